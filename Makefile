@@ -1,0 +1,74 @@
+# Every target installs what it needs and is quick the second time. Needs python3 (3.10 to 3.13), make and git only.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_OLDEST ?= .venv-oldest
+DEMO_ARGS ?=
+TEST_ARGS ?= -n 2
+OLDEST_ARGS ?= -n 2 -m "not slow and not newest"
+BENCH_ARGS ?=
+CODE := bcos_peft tests examples benchmarks
+SOURCES = $(wildcard $(CODE))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-oldest quality style bench docs coverage clean
+
+help:  ## List the targets
+	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
+
+demo: $(VENV)/.demo  ## Convert, train and explain MiniLM on tweets (DEMO_ARGS=--quick for the short form)
+	$(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+
+test: $(VENV)/.dev  ## Run the tests against the newest dependencies (TEST_ARGS="-k name")
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
+
+test-oldest: $(VENV_OLDEST)/.test  ## Run the core tests against the oldest supported dependencies
+	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest $(OLDEST_ARGS)
+
+quality: $(VENV)/.dev  ## Check style and formatting, change nothing
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+
+style: $(VENV)/.dev  ## Fix style and formatting in place
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
+	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
+
+docs: $(VENV)/.dev  ## Build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+coverage: $(VENV)/.dev  ## Run the tests and report the lines they miss
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TEST_ARGS) --cov --cov-report=term-missing
+
+clean:  ## Remove caches, build outputs and the two environments
+	rm -rf $(VENV) $(VENV_OLDEST) site build dist htmlcov .pytest_cache .ruff_cache *.egg-info
+
+# Environments: the stamps are rewritten when a dependency changes, so an existing environment is brought up to date.
+
+$(VENV)/bin/python $(VENV_OLDEST)/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'bcos_peft needs Python 3.10 or newer; choose one with: make PYTHON=python3.11 ...')"
+	$(PYTHON) -m venv $(@D)/..
+
+# torch comes first and alone: left to the resolver, another package's open range would fetch a newer build instead.
+define install
+	$(1)/bin/python -m pip install --quiet -c $(2) torch
+	$(1)/bin/python -m pip install --quiet -c $(2) -e '.[$(3)]'
+	@touch $@
+endef
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+	$(call install,$(VENV),constraints/dev.txt,demo)
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+	$(call install,$(VENV),constraints/dev.txt,dev)
+
+$(VENV_OLDEST)/.test: $(VENV_OLDEST)/bin/python pyproject.toml constraints/oldest.txt
+	$(call install,$(VENV_OLDEST),constraints/oldest.txt,test)
