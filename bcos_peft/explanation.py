@@ -1,0 +1,354 @@
+"""What an explanation is: tokens, their contributions to one logit, and how to read, save and load them. Pure data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .explanation_checks import checked_fields, checked_span
+from .files import write_text
+from .words import strip_span
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FORMAT, _VERSION = "bcos_peft.explanation", 1
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A piece of text and what it adds to the explained logit.
+
+    Args:
+        text (`str`): The characters, or the token itself where it has no place in the text.
+        score (`float`): Contribution in logit units; positive speaks for the target.
+        start (`int`, *optional*): First character in its text.
+        end (`int`, *optional*): One past its last character.
+        index (`int`): Number of the token, word or span, as the method that made it counts.
+        sequence_id (`int`, *optional*): Which text of a pair; `None` for special tokens.
+        special (`bool`): Whether this is a special token.
+        token_indices (`tuple[int, ...]`): The tokens it is made of.
+    """
+
+    text: str
+    score: float
+    start: int | None
+    end: int | None
+    index: int
+    sequence_id: int | None = 0
+    special: bool = False
+    token_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Explanation:
+    """The contribution of every token of one text to one logit.
+
+    The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`. For a converted model
+    the residual is rounding error (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992,
+    section 3).
+
+    Args:
+        tokens (`list[str]`): Tokens in order, as the tokenizer writes them, without padding.
+        scores (`np.ndarray`): float64 of shape `(n_tokens,)`, in logit units.
+        text (`str` or `tuple[str, str]`): What was explained.
+        offsets (`list[tuple[int, int] | None]`): Character span of each token in its text; `None` if it has none.
+        sequence_ids (`list[int | None]`): 0 or 1, the text each token belongs to; `None` for special tokens.
+        special (`list[bool]`): Which tokens are special.
+        token_ids (`list[int]`): Vocabulary ids.
+        target (`int`): The explained class (or vocabulary id).
+        target_label (`str`): Its name.
+        predicted (`int`): The class with the largest logit.
+        predicted_label (`str`): Its name.
+        logit (`float`): Logit of the target, or target minus foil.
+        probability (`float`, *optional*): Probability of the target, 0 to 1; `None` where there is none (regression).
+        foil (`int`, *optional*): The class that the target is compared with.
+        foil_label (`str`, *optional*): Its name.
+        residual (`float`, *optional*): `logit - sum(scores)`, in logit units; computed when not given.
+        position (`int`, *optional*): The token whose output is explained (token-level tasks).
+        parts (`dict[str, np.ndarray]`, *optional*): Each token's score by source (word, position, token type).
+        word_ids (`list[int | None]`, *optional*): Word of each token; made from `text` and `offsets` when not given.
+
+    Raises:
+        ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
+
+    Example:
+
+    ```python
+    >>> from bcos_peft.explanation import Explanation
+
+    >>> explanation = Explanation(
+    ...     tokens=["[CLS]", "grip", "##ping", "[SEP]"], scores=[0.5, 1.0, 2.0, -0.5], text="gripping",
+    ...     offsets=[None, (0, 4), (4, 8), None], sequence_ids=[None, 0, 0, None], special=[True, False, False, True],
+    ...     token_ids=[101, 5, 6, 102], target=1, target_label="positive", predicted=1, predicted_label="positive",
+    ...     logit=3.0, probability=0.95,
+    ... )
+    >>> explanation.words()[0].score
+    3.0
+
+    ```
+    """
+
+    tokens: list[str]
+    scores: np.ndarray
+    text: str | tuple[str, str]
+    offsets: list[tuple[int, int] | None]
+    sequence_ids: list[int | None]
+    special: list[bool]
+    token_ids: list[int]
+    target: int
+    target_label: str
+    predicted: int
+    predicted_label: str
+    logit: float
+    probability: float | None
+    foil: int | None = None
+    foil_label: str | None = None
+    residual: float | None = None
+    position: int | None = None
+    parts: dict[str, np.ndarray] | None = None
+    word_ids: list[int | None] | None = None
+
+    def __post_init__(self) -> None:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in checked_fields(fields).items():
+            object.__setattr__(self, name, value)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text as a tuple of one, or both texts of a pair."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def total(self) -> float:
+        """Sum of all contributions, in logit units; `total + residual` is the logit."""
+        return float(self.scores.sum())
+
+    @property
+    def special_score(self) -> float:
+        """Summed contribution of the special tokens, in logit units."""
+        return float(self.scores[np.array(self.special, dtype=bool)].sum())
+
+    def top(self, k: int = 5, include_special: bool = False, words: bool = False) -> list[Contribution]:
+        """The largest contributions by absolute value, the largest first.
+
+        Args:
+            k (`int`, defaults to 5): How many; fewer come back if there are fewer.
+            include_special (`bool`, defaults to `False`): Whether special tokens compete too.
+            words (`bool`, defaults to `False`): Rank words instead of tokens.
+
+        Returns:
+            `list[Contribution]`: `index` is the token's index, or the word's with `words=True`. Equal tokens are
+            separate entries; ties keep the order of the text.
+
+        Raises:
+            ValueError: If `k` is negative.
+        """
+        if k < 0:
+            raise ValueError(f"k={k} must not be negative.")
+        if words:
+            pieces = self.words(include_special=include_special)
+        else:
+            indices = (i for i in range(len(self.tokens)) if include_special or not self.special[i])
+            pieces = [self.merge([i], index=i) for i in indices]
+        return sorted(pieces, key=lambda piece: -abs(piece.score))[:k]
+
+    def words(self, include_special: bool = False) -> list[Contribution]:
+        """Contributions merged word by word, in the order of the text.
+
+        Args:
+            include_special (`bool`, defaults to `False`): Whether special tokens appear, each on its own.
+
+        Returns:
+            `list[Contribution]`: `index` is the word's number in `word_ids` (the token's for special tokens). With
+            special tokens the scores sum to `total`.
+        """
+        groups: dict[object, list[int]] = {}
+        for i, word in enumerate(self.word_ids):
+            if word is not None:
+                groups.setdefault(word, []).append(i)
+            elif include_special:
+                groups[("special", i)] = [i]
+        return [
+            self.merge(indices, index=indices[0] if isinstance(key, tuple) else key) for key, indices in groups.items()
+        ]
+
+    def spans(self, spans: Sequence[tuple[int, int] | str], sequence_id: int = 0) -> list[Contribution]:
+        """Contributions of chosen stretches of a text.
+
+        A token counts with the span it overlaps, whole even if it reaches beyond it; a token that overlaps several of
+        the spans is divided among them in proportion to the characters each shares with it. So no score is counted
+        twice. White space at the ends of a token does not count as overlap.
+
+        Args:
+            spans (`Sequence[tuple[int, int] | str]`): Character spans `(start, end)`, or substrings that occur once.
+            sequence_id (`int`, defaults to 0): Which text of a pair.
+
+        Returns:
+            `list[Contribution]`: One per span, in the order given; `index` counts the spans.
+
+        Raises:
+            ValueError: If a span lies outside the text or is empty, two spans overlap, or a substring does not occur
+                exactly once.
+
+        Example:
+
+        ```python
+        >>> explanation.spans(["gripping", (12, 30)])  # doctest: +SKIP
+
+        ```
+        """
+        if not 0 <= sequence_id < len(self.texts):
+            raise ValueError(f"sequence_id={sequence_id} is no text; the number of texts is {len(self.texts)}.")
+        text = self.texts[sequence_id]
+        places = [checked_span(text, span) for span in spans]
+        ordered = sorted(places)
+        for one, two in zip(ordered, ordered[1:], strict=False):
+            if two[0] < one[1]:
+                raise ValueError(f"spans {one} and {two} overlap; ask for them in separate calls.")
+        sums, members = [0.0] * len(places), [[] for _ in places]
+        for i, raw in enumerate(self.offsets):
+            if raw is None or self.special[i] or self.sequence_ids[i] != sequence_id:
+                continue
+            start, end = strip_span(text, raw)
+            start, end = (start, end) if start < end else raw
+            shared = [min(end, high) - max(start, low) for low, high in places]
+            if start == end:  # an empty span lies in the span that holds its position
+                shared = [int(low <= start < high) for low, high in places]
+            shared = [max(0, characters) for characters in shared]
+            for j, characters in enumerate(shared):
+                if characters:
+                    sums[j] += float(self.scores[i]) * characters / sum(shared)
+                    members[j].append(i)
+        return [
+            Contribution(text[low:high], sums[j], low, high, j, sequence_id, False, tuple(members[j]))
+            for j, (low, high) in enumerate(places)
+        ]
+
+    def merge(self, indices: Sequence[int], index: int) -> Contribution:
+        """Sums some tokens into one `Contribution` that spans them; `index` becomes its number."""
+        sequence_id, special = self.sequence_ids[indices[0]], self.special[indices[0]]
+        score = float(self.scores[list(indices)].sum())
+        raw = [self.offsets[i] for i in indices if self.offsets[i] is not None]
+        if sequence_id is None or not raw:
+            text, start, end = "".join(self.tokens[i] for i in indices), None, None
+        else:
+            whole = self.texts[sequence_id]
+            inked = [span for span in (strip_span(whole, span) for span in raw) if span[0] < span[1]] or raw
+            start, end = min(span[0] for span in inked), max(span[1] for span in inked)
+            text = whole[start:end] or "".join(self.tokens[i] for i in indices)
+        return Contribution(text, score, start, end, index, sequence_id, special, tuple(indices))
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, ready for `json.dumps`; `from_dict` reverses it exactly."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["scores"] = self.scores.tolist()
+        values["offsets"] = [None if span is None else list(span) for span in self.offsets]
+        values["text"] = self.text if isinstance(self.text, str) else list(self.text)
+        values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
+        return {"format": _FORMAT, "version": _VERSION, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Explanation:
+        """Makes an explanation from what `to_dict` gave.
+
+        Args:
+            values (`Mapping[str, Any]`): The dictionary.
+
+        Raises:
+            ValueError: If it is not the dictionary of an explanation, comes from a newer version, or does not hold.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
+            raise ValueError(f"this is not an explanation: it has no 'format': {_FORMAT!r} entry.")
+        if values.get("version") != _VERSION:
+            raise ValueError(f"unknown version {values.get('version')!r} (known: {_VERSION}); upgrade bcos_peft.")
+        given = {name: value for name, value in values.items() if name not in ("format", "version")}
+        if isinstance(given.get("text"), list):
+            given["text"] = tuple(given["text"])
+        try:
+            return cls(**given)
+        except (TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"the explanation is incomplete or damaged: {error}") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the explanation as JSON. The file changes whole or not at all.
+
+        Args:
+            path (`str` or `os.PathLike`): Where to; an existing file is replaced.
+        """
+        write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Explanation:
+        """Reads an explanation written by `save`.
+
+        Args:
+            path (`str` or `os.PathLike`): The file.
+
+        Raises:
+            ValueError: If the file is not JSON, or not an explanation; the message names the file.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
+            raise ValueError(f"cannot load an explanation from {os.fspath(path)!r}: {error}") from error
+
+    # ---- showing ----------------------------------------------------------------------------------------------------
+
+    def show(
+        self,
+        width: int | None = None,
+        words: bool = True,
+        console: Console | None = None,
+        hide_special: bool = False,
+        top: int = 5,
+    ) -> None:
+        """Prints the explanation in the terminal; see `bcos_peft.visualize.show`."""
+        from .visualize import show
+
+        show(self, width=width, words=words, console=console, hide_special=hide_special, top=top)
+
+    def to_html(
+        self,
+        path: str | os.PathLike | None = None,
+        words: bool = True,
+        hide_special: bool = False,
+        top: int = 5,
+    ) -> str:
+        """One self-contained HTML page, also written to `path` if given; see `bcos_peft.visualize.render_html`."""
+        from .visualize import render_html
+
+        page = render_html(self, words=words, hide_special=hide_special, top=top)
+        if path is not None:
+            write_text(path, page)
+        return page
+
+    def _repr_html_(self) -> str:
+        from .visualize import render_fragment
+
+        return render_fragment(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == other.to_dict() if isinstance(other, Explanation) else NotImplemented
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        foil = "" if self.foil is None else f", foil={self.foil_label!r}"
+        top = ", ".join(f"{piece.text!r} {piece.score:+.3g}" for piece in self.top(3, words=True))
+        return (
+            f"Explanation(target={self.target_label!r}{foil}, logit={self.logit:+.4g}, residual={self.residual:.1e}, "
+            f"tokens={len(self.tokens)}, top: {top or 'nothing'})"
+        )
