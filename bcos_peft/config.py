@@ -1,0 +1,284 @@
+"""`BcosConfig`: what `get_bcos_model` is asked to do. It knows no layers and no models."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CONFIG_NAME", "BcosConfig"]
+
+CONFIG_NAME = "bcos_config.json"
+
+
+@dataclass
+class BcosConfig:
+    r"""How a model is converted into a B-cos model.
+
+    Args:
+        b (`float`, defaults to 1.25):
+            The exponent B of `y = |cos(x, w)|^(B-1) · w·x`, at least 1. Larger values align the weights more with the
+            input, hence sharper explanations, and move the model further from the one it was (B-cos LM, section 4).
+        b_pattern (`dict[str, float]`, *optional*):
+            Module name patterns to their own B, as `rank_pattern` in peft: a key is a regular expression that
+            must match the end of the module's name, e.g. `{"classifier": 1.0, r"layer\.0\..*": 1.1}`. The first match wins.
+        normalize_weights (`bool`, defaults to `False`):
+            Divide each weight row by its norm, as the paper does. `False` keeps the pre-trained weights as they are:
+            with B = 1 the layer is then the plain one.
+        target_modules (`list[str]` or `str`, *optional*):
+            Which linear layers become B-cos layers, as in peft: a list of names (a module matches if its name is one of
+            them or ends with `.name`) or one regular expression for whole names. Default: the table of the model's
+            family, which leaves query, key, value and the LM head as plain bias-free layers. Layers that are not
+            targets become plain bias-free layers, so the explanation stays exact.
+        exclude_modules (`list[str]` or `str`, *optional*):
+            Linear layers that stay plain, matched as `target_modules`; it wins over `target_modules`.
+        convert_head (`bool`, defaults to `False`):
+            Convert language-modelling heads too. Classification heads are always converted.
+        align (`bool`, defaults to `True`):
+            `False` keeps every B-cos layer at B = 1, so that only the biases are removed: one of the two ingredients
+            alone, for ablations.
+        remove_bias (`bool`, defaults to `True`):
+            `False` keeps the biases: the other ingredient alone. A bias is a constant that belongs to no token, so
+            this is refused unless the biases that the model has cannot reach a logit (those of query and key).
+        pooler_activation (`str`, defaults to `"identity"`):
+            What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the paper does for encoders;
+            `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
+        base_model_name_or_path (`str`, *optional*):
+            The model that was converted. Filled in by `get_bcos_model`.
+        probe_residual (`float`, *optional*):
+            The largest `|logit − Σ contributions| / Σ |contributions|` on the probe that `get_bcos_model` runs with
+            `verify=True`. Filled in by `get_bcos_model`.
+        bcos_version (`str`, *optional*):
+            The version of this package that converted the model. Filled in by `get_bcos_model`.
+
+    Raises:
+        ValueError: a value that cannot be used; the message names the field, the value and what is possible.
+        TypeError: a value of the wrong type.
+
+    Example:
+        >>> from bcos_peft import BcosConfig
+        >>> config = BcosConfig(b=1.5, b_pattern={"classifier": 1.0})
+        >>> BcosConfig.from_dict(config.to_dict()) == config
+        True
+
+    Source: B-cos LM (arXiv 2502.12992), sections 3 and 4.
+    """
+
+    b: float = 1.25
+    b_pattern: dict[str, float] = field(default_factory=dict)
+    normalize_weights: bool = False
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    convert_head: bool = False
+    align: bool = True
+    remove_bias: bool = True
+    pooler_activation: str = "identity"
+    base_model_name_or_path: str | None = None
+    probe_residual: float | None = None
+    bcos_version: str | None = None
+
+    def __post_init__(self):
+        self.b = _valid_b("b", self.b)
+        if self.b_pattern is None:
+            self.b_pattern = {}
+        if not isinstance(self.b_pattern, dict):
+            raise TypeError(f"b_pattern must be a dict of regular expression to B, got {self.b_pattern!r}.")
+        self.b_pattern = {
+            _valid_regex("b_pattern", key): _valid_b(f"b_pattern[{key!r}]", value)
+            for key, value in self.b_pattern.items()
+        }
+        for name in ("normalize_weights", "convert_head", "align", "remove_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        for name in ("target_modules", "exclude_modules"):
+            setattr(self, name, _valid_modules(name, getattr(self, name)))
+        if self.pooler_activation not in ("identity", "dynamic"):
+            raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
+        if not self.align and (self.normalize_weights or not self.remove_bias):
+            raise ValueError(
+                "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True or "
+                "remove_bias=False. Leave one of them out."
+            )
+
+    def b_for(self, name: str) -> float:
+        """The B of the module called `name`: the first entry of `b_pattern` that matches the end of it, or `b`.
+
+        Args:
+            name (`str`): the module's name in the model.
+
+        Returns:
+            `float`: B; 1.0 for every module when `align` is False.
+
+        Example:
+            >>> from bcos_peft import BcosConfig
+            >>> BcosConfig(b=1.5, b_pattern={"classifier": 1.0}).b_for("classifier")
+            1.0
+        """
+        if not self.align:
+            return 1.0
+        for pattern, value in self.b_pattern.items():
+            if matches_pattern(pattern, name):
+                return value
+        return self.b
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict that JSON can hold and `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BcosConfig:
+        """Build from a dict; unknown keys are refused, with the closest known name.
+
+        Args:
+            values (`dict`): as `to_dict` gives.
+
+        Raises:
+            ValueError: on a key that is not a field.
+            TypeError: if `values` is not a dict.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"A BcosConfig is made from a dict, got {type(values).__name__}.")
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                close = get_close_matches(str(key), known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known fields: {', '.join(known)}."
+                raise ValueError(
+                    f"BcosConfig has no field {key!r}. {hint} (A file from a newer bcos_peft may need an upgrade.)"
+                )
+        return cls(**values)
+
+    def to_json_string(self) -> str:
+        """The config as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Write `bcos_config.json` into a directory; the old file stays if writing fails.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): made if it does not exist.
+
+        Raises:
+            ValueError: if the path is a file.
+        """
+        directory = Path(save_directory)
+        if directory.is_file():
+            raise ValueError(f"save_directory must be a directory, but {str(directory)!r} is a file.")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(directory / CONFIG_NAME, self.to_json_string())
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **hub_kwargs) -> BcosConfig:
+        """Read the config of a saved B-cos model, from a directory or the hub.
+
+        Both `bcos_config.json` and the `"bcos"` entry of a model's `config.json` are understood.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): a directory, or a repository on the hub.
+            **hub_kwargs: passed on to `huggingface_hub.hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            ValueError: if there is no config, or it is not valid JSON, or it is not that of a B-cos model.
+
+        Example:
+            >>> import tempfile
+            >>> from bcos_peft import BcosConfig
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     BcosConfig(b=1.1).save_pretrained(directory)
+            ...     BcosConfig.from_pretrained(directory).b
+            1.1
+        """
+        where = str(pretrained_model_name_or_path)
+        for file_name in (CONFIG_NAME, "config.json"):
+            path = _find_file(where, file_name, hub_kwargs)
+            if path is None:
+                continue
+            try:
+                values = json.loads(Path(path).read_text(encoding="utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{file_name} in {where!r} is not valid JSON ({error}). Save the model again.") from error
+            if file_name == "config.json":
+                values = values.get("bcos") if isinstance(values, dict) else None
+                if values is None:
+                    break
+            return cls.from_dict(values)
+        raise ValueError(
+            f"{where!r} is not a B-cos model: it has no {CONFIG_NAME} and no 'bcos' entry in a config.json. "
+            "Convert a model with get_bcos_model(model, BcosConfig(...)) and save it with save_pretrained."
+        )
+
+
+def matches_pattern(pattern: str, name: str) -> bool:
+    """Whether a regular expression matches the end of a module name, from a dot on (as peft's `rank_pattern`)."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def matches_modules(modules: list[str] | str | None, name: str) -> bool:
+    """Whether `name` is named by `target_modules` or `exclude_modules`, by the rules of peft."""
+    if modules is None:
+        return False
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return any(name == module or name.endswith("." + module) for module in modules)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file in one step: whoever reads it sees the old or the new text, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
+    if os.path.isdir(where):
+        path = os.path.join(where, file_name)
+        return path if os.path.isfile(path) else None
+    if os.path.exists(where) or where.startswith((".", os.sep)):
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return hf_hub_download(where, file_name, **hub_kwargs)
+    except EntryNotFoundError:
+        return None
+
+
+def _valid_b(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of at least 1, got {value!r}.")
+    if not (math.isfinite(value) and value >= 1):
+        raise ValueError(f"{name} must be a finite number of at least 1, got {value!r}. B = 1 is the plain linear layer.")
+    return float(value)
+
+
+def _valid_regex(name: str, pattern: Any) -> str:
+    if not isinstance(pattern, str):
+        raise TypeError(f"{name} must have strings as keys, got {pattern!r}.")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error}).") from error
+    return pattern
+
+
+def _valid_modules(name: str, value: Any) -> list[str] | str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _valid_regex(name, value)
+    if not isinstance(value, (list, tuple, set)) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{name} must be a list of module names or one regular expression, got {value!r}.")
+    return sorted(value) if isinstance(value, set) else list(value)

@@ -1,0 +1,148 @@
+"""`get_bcos_model`: convert a pre-trained model into a B-cos model, in place."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+from bcos_peft.config import BcosConfig
+from bcos_peft.families.base import Family, find_family, register_family
+from bcos_peft.models import BcosModel, config_class, model_class, register
+from bcos_peft.structure import apply_plan, plan_conversion, set_class
+from bcos_peft.verify import probe_residual, tolerance
+from bcos_peft.version import __version__
+
+__all__ = ["get_bcos_model"]
+
+
+def get_bcos_model(
+    model: PreTrainedModel, config: BcosConfig | None = None, verify: bool = True, *, family: Family | None = None
+) -> PreTrainedModel:
+    """Convert a transformers model into a B-cos model, in place, and return it: the same object.
+
+    Biases go, linear layers become B-cos layers (query, key, value and LM heads plain bias-free ones), norms and
+    activations can be held linear. Parameters keep their names and identity, so everything that works with a `PreTrainedModel` goes on
+    working: `Trainer`, `save_pretrained`, `pipeline`, accelerate. Its class becomes, for instance,
+    `BcosBertForSequenceClassification`, with `model_type="bcos_bert"`. On any refusal the model is left as it was.
+
+    A freshly converted model predicts differently from the one it was; fine-tune it on the task (`bcos_bce_loss`).
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): on any device, in any precision; tied embeddings and accelerate hooks are kept.
+        config ([`BcosConfig`], *optional*): default `BcosConfig()`.
+        verify (`bool`, defaults to `True`):
+            Explain a short probe and refuse the model if the contributions do not sum to its logits. The relative residual is stored in
+            `model.bcos_config.probe_residual`. A model without weights (on the meta device) is not probed.
+        family ([`Family`](families.md), *optional*): the table for an architecture that the package does not know. It is registered, so that
+            saved models of it load in this process.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: `model` itself.
+
+    Raises:
+        TypeError: `model` is not a transformers model, or `config` not a [`BcosConfig`].
+        ValueError: unknown architecture, a model that is converted already, a module that cannot be made dynamic-linear,
+            a name in the config that matches nothing, or contributions that do not sum.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> stock = BertForSequenceClassification(BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32))
+        >>> model = get_bcos_model(stock, BcosConfig(b=1.5))
+        >>> model is stock, type(model).__name__, model.classifier
+        (True, 'BcosBertForSequenceClassification', BcosLinear(in_features=16, out_features=2, b=1.5))
+
+    Source: B-cos LM (arXiv 2502.12992), sections 3 and 4.
+    """
+    config = BcosConfig() if config is None else config
+    if not isinstance(config, BcosConfig):
+        raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
+    family = _check_model(model, family)
+    stock = type(model)
+    plan = plan_conversion(model, stock, config, family)
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = model.config._name_or_path or None
+    config.bcos_version = __version__
+
+    undo = [apply_plan(model, plan, config)]
+    try:
+        undo.append(_change_class(model, stock, config, family))
+        if verify and not any(parameter.is_meta and not _is_offloaded(model) for parameter in model.parameters()):
+            _verify(model)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+    return model
+
+
+def _check_model(model, family: Family | None) -> Family:
+    if isinstance(model, BcosModel):
+        raise ValueError(
+            f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock model again to "
+            "convert it with another config."
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"model must be a transformers PreTrainedModel, got {type(model).__module__}.{type(model).__qualname__}. Convert before "
+            "wrapping: before peft.get_peft_model, torch.compile and any trainer."
+        )
+    if family is None:
+        family = find_family(model.config.model_type)
+    elif not isinstance(family, Family):
+        raise TypeError(f"family must be a bcos_peft.families.Family, got {type(family).__name__}.")
+    if type(model).__name__ not in family.architectures:
+        raise ValueError(
+            f"{type(model).__name__} is not an architecture that the {family.model_type!r} family covers: "
+            f"{', '.join(family.architectures)}. A class of your own needs a table of its own: pass family=... "
+            "(guide 'Adding a family')."
+        )
+    if not family.causal and model.config.to_dict().get("is_decoder"):
+        raise ValueError(
+            f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or cross-attention, which the "
+            f"{family.model_type!r} family does not cover. Use is_decoder=False."
+        )
+    return family
+
+
+def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, family: Family) -> Callable[[], None]:
+    """Give the model its generated class and a config of its own; other models may share the stock config."""
+    register_family(family, exist_ok=True)
+    register(family)
+    old_config, old_tied, old_class_state = model.config, dict(model.all_tied_weights_keys), dict(model.__dict__)
+    new_config = copy.deepcopy(old_config)
+    new_config.__class__ = config_class(type(old_config))
+    new_config.bcos = bcos_config.to_dict()
+    owners = [module for module in model.modules() if module.__dict__.get("config") is old_config]
+    for module in owners:
+        module.config = new_config
+    set_class(model, model_class(stock, family))
+    model.all_tied_weights_keys = {k: v for k, v in old_tied.items() if not k.endswith("bias")}
+
+    def restore() -> None:
+        model.__class__ = stock
+        model.__dict__.clear()
+        model.__dict__.update(old_class_state)
+        for module in owners:
+            module.config = old_config
+
+    return restore
+
+
+def _is_offloaded(model: PreTrainedModel) -> bool:
+    return any("_hf_hook" in module.__dict__ for module in model.modules())
+
+
+def _verify(model: PreTrainedModel) -> None:
+    residual = probe_residual(model)
+    limit = tolerance(model.dtype)
+    if not math.isfinite(residual) or residual > limit:
+        raise ValueError(
+            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss the logit by "
+            f"{residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is neither covered by the "
+            f"{model.bcos_family.model_type!r} table nor linear; the model was put back as it was. See 'Troubleshooting' in the docs."
+        )
+    model.config.bcos["probe_residual"] = residual

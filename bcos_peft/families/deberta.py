@@ -1,0 +1,135 @@
+"""DeBERTa and DeBERTa-v2/v3: disentangled attention, whose position terms reach only the (held) attention weights."""
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+from transformers.models.deberta import modeling_deberta as v1
+from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
+
+from bcos_peft import functional as F
+from bcos_peft.families.base import Family, architectures, hold, register_family
+from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.layers import DynamicLinear
+
+
+class BcosContextPooler(FunctionalActivation):
+    """The pooler; the stock one looks its activation up when it runs."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        x = self.dense(self.dropout(hidden_states[:, 0]))
+        name = self.config.pooler_hidden_act
+        return (self.activate_pooled if name in ("tanh", "relu") else self.activate)(ACT2FN[name], x)
+
+
+class BcosDebertaPooler(BcosContextPooler, v1.ContextPooler):
+    """DeBERTa's."""
+
+
+class BcosDebertaV2Pooler(BcosContextPooler, v2.ContextPooler):
+    """DeBERTa-v2's."""
+
+
+class BcosDebertaLayerNorm(DynamicLinear, v1.DebertaLayerNorm):
+    """DeBERTa's own LayerNorm, which adds its bias in Python, and rounds float64 to float32."""
+
+    @property
+    def bias(self) -> Tensor:
+        return self.weight.new_zeros(())
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if self.explaining or hidden_states.dtype == torch.float64:
+            return F.layer_norm(hidden_states, self.weight, self.variance_epsilon)
+        return super().forward(hidden_states)
+
+
+class BcosDebertaSelfAttention(v1.DisentangledSelfAttention):
+    """Attention without the free-standing query and value biases, which the stock forward adds."""
+
+    @property
+    def q_bias(self) -> Tensor:
+        return self.in_proj.weight.new_zeros(self.all_head_size)
+
+    @property
+    def v_bias(self) -> Tensor:
+        return self.in_proj.weight.new_zeros(self.all_head_size)
+
+
+class BcosDebertaLMHead(v1.DebertaLMPredictionHead):
+    """The stock head multiplies with the word embeddings and adds its bias in Python."""
+
+    @property
+    def bias(self) -> Tensor:
+        return self.dense.weight.new_zeros(())
+
+
+class BcosDebertaV2LMHead(v2.DebertaV2LMPredictionHead):
+    """The stock head multiplies with the word embeddings and adds its bias in Python."""
+
+    @property
+    def bias(self) -> Tensor:
+        return self.dense.weight.new_zeros(())
+
+
+class BcosConvLayer(FunctionalActivation, v2.ConvLayer):
+    """The convolution beside the first block of DeBERTa-v2; linear but for its activation and norm."""
+
+    def forward(self, hidden_states: Tensor, residual_states: Tensor, input_mask: Tensor) -> Tensor:
+        out = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
+        mask = input_mask.unsqueeze(-1).to(out.dtype)
+        out = self.activate(ACT2FN[self.conv_act], self.dropout(out * mask))
+        return self.LayerNorm(residual_states + out) * mask
+
+
+def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
+    # in_proj interleaves the three by head: (..., heads, [q | k | v]).
+    query_key, value = output.unflatten(-1, (config.num_attention_heads, 3, -1)).split([2, 1], dim=-2)
+    return torch.cat([query_key.detach(), value], dim=-2).flatten(-3)
+
+
+_PARTS = {
+    "word": "embeddings.word_embeddings",
+    "position": "embeddings.position_embeddings",
+    "token_type": "embeddings.token_type_embeddings",
+}
+_LM_HEADS = (r"cls\.predictions\.decoder",)
+_LM_BIASES = (r"cls\.predictions\.bias", r"lm_predictions\.lm_head\.bias")
+
+DEBERTA = register_family(
+    Family(
+        model_type="deberta",
+        architectures=architectures("Deberta"),
+        embeddings="embeddings",
+        parts=_PARTS,
+        held={r"attention\.self\.in_proj": _hold_query_key},
+        plain=(r"attention\.self\.(in_proj|pos_proj|pos_q_proj|head_logits_proj|head_weights_proj)", r"embed_proj"),
+        lm_heads=_LM_HEADS,
+        replacements={
+            v1.ContextPooler: BcosDebertaPooler,
+            v1.DebertaLayerNorm: BcosDebertaLayerNorm,
+            v1.DisentangledSelfAttention: BcosDebertaSelfAttention,
+            v1.DebertaLMPredictionHead: BcosDebertaLMHead,
+        },
+        biases=(*_LM_BIASES, r"attention\.self\.[qv]_bias"),
+        harmless_biases=(r"attention\.self\.q_bias", r"attention\.self\.pos_q_proj"),
+    )
+)
+
+DEBERTA_V2 = register_family(
+    Family(
+        model_type="deberta-v2",
+        architectures=architectures("DebertaV2"),
+        embeddings="embeddings",
+        parts=_PARTS,
+        held={r"attention\.self\.(query|key)_proj": hold},
+        plain=(r"attention\.self\.(query_proj|key_proj|value_proj|pos_key_proj|pos_query_proj)", r"embed_proj"),
+        lm_heads=_LM_HEADS,
+        replacements={
+            v2.ContextPooler: BcosDebertaV2Pooler,
+            v2.ConvLayer: BcosConvLayer,
+            v2.DebertaV2LMPredictionHead: BcosDebertaV2LMHead,
+        },
+        biases=_LM_BIASES,
+        harmless_biases=(r"attention\.self\.(query_proj|key_proj|pos_key_proj|pos_query_proj)",),
+    )
+)

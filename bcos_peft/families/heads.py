@@ -1,0 +1,44 @@
+"""Heads whose stock forward calls an activation as a function, where no hook can reach it.
+
+Each class here owns the forward of such a head. `pooler_activation` is set from `BcosConfig` at conversion.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bcos_peft.functional import hold_ratio
+from bcos_peft.layers import DynamicLinear
+
+
+class FunctionalActivation(DynamicLinear):
+    """A module that calls activations as functions."""
+
+    pooler_activation: str = "identity"
+
+    def activate(self, function, x: Tensor) -> Tensor:
+        """`function(x)`, explained as `x · (function(x)/x)`; `function(0)` must be 0."""
+        y = function(x)
+        return hold_ratio(x, y) if self.explaining else y
+
+    def activate_pooled(self, function, x: Tensor) -> Tensor:
+        """The same for a pooler's or head's saturating activation, which `BcosConfig.pooler_activation` may drop."""
+        return x if self.pooler_activation == "identity" else self.activate(function, x)
+
+
+class BcosClassificationHead(FunctionalActivation):
+    """The head of RoBERTa and XLM-R: dense, tanh, projection of the first token."""
+
+    def forward(self, features: Tensor, **kwargs) -> Tensor:
+        x = self.dropout(features[:, 0, :])
+        x = self.activate_pooled(torch.tanh, self.dense(x))
+        return self.out_proj(self.dropout(x))
+
+
+class BcosLMHead(FunctionalActivation):
+    """The masked-LM head of RoBERTa and XLM-R: dense, GELU, norm, decoder."""
+
+    def forward(self, features: Tensor, **kwargs) -> Tensor:
+        x = self.activate(torch.nn.functional.gelu, self.dense(features))
+        return self.decoder(self.layer_norm(x))

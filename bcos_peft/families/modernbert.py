@@ -1,0 +1,15 @@
+"""ModernBERT: rotary positions, fused projections and a gated MLP, whose gate is held constant."""
+
+from bcos_peft.families.base import Family, architectures, hold, hold_query_key, register_family
+
+MODERNBERT = register_family(
+    Family(
+        model_type="modernbert",
+        architectures=architectures("ModernBert"),
+        embeddings="embeddings",
+        parts={"word": "embeddings.tok_embeddings"},
+        held={r"attn\.Wqkv": hold_query_key, r"mlp\.act": hold},
+        plain=(r"attn\.Wqkv",),
+        lm_heads=(r"decoder",),
+    )
+)

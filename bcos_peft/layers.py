@@ -1,0 +1,79 @@
+"""B-cos layers: thin modules over `functional`, made so that a stock layer becomes one by a change of class.
+
+Parameters keep their names and their identity, so a converted layer is trained, saved and moved as the stock one was.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bcos_peft import functional as F
+
+__all__ = ["BcosLayerNorm", "BcosLinear", "DynamicLinear"]
+
+
+class DynamicLinear:
+    """Marks modules that are linear in their input while `explaining` is True. `explanation_mode` sets it.
+
+    Example:
+        >>> from bcos_peft.layers import BcosLinear, DynamicLinear
+        >>> isinstance(BcosLinear(2, 2), DynamicLinear)
+        True
+    """
+
+    explaining: bool = False
+
+
+class BcosLinear(DynamicLinear, nn.Linear):
+    """A linear layer without bias whose rows are scaled by `|cos(x, w)|^(b-1)`.
+
+    Args:
+        in_features (`int`), out_features (`int`): as in `torch.nn.Linear`.
+        b (`float`, defaults to 1.25): the exponent B, at least 1.
+        normalize_weights (`bool`, defaults to `False`): use unit-norm rows.
+        **kwargs: `device` and `dtype`.
+
+    Shape:
+        `(..., in_features)` to `(..., out_features)`.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.layers import BcosLinear
+        >>> BcosLinear(4, 3, b=2.0)(torch.ones(2, 4)).shape
+        torch.Size([2, 3])
+
+    Source: B-cos LM (arXiv 2502.12992), section 3.
+    """
+
+    b: float
+    normalize_weights: bool
+
+    def __init__(self, in_features: int, out_features: int, b: float = 1.25, normalize_weights: bool = False, **kwargs):
+        super().__init__(in_features, out_features, bias=False, **kwargs)
+        self.b = b
+        self.normalize_weights = normalize_weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.bcos_linear(
+            x, self.weight, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining
+        )
+
+    def extra_repr(self) -> str:
+        unit = ", normalize_weights=True" if self.normalize_weights else ""
+        return f"in_features={self.in_features}, out_features={self.out_features}, b={self.b:g}{unit}"
+
+
+class BcosLayerNorm(DynamicLinear, nn.LayerNorm):
+    """`torch.nn.LayerNorm` without bias, linear in its input while explaining (1/σ is held constant).
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.layers import BcosLayerNorm
+        >>> BcosLayerNorm(2, bias=False)(torch.tensor([[1.0, 3.0]])).detach().round(decimals=3)
+        tensor([[-1.,  1.]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.explaining:
+            return F.layer_norm(x, self.weight, self.eps)
+        return super().forward(x)

@@ -1,0 +1,87 @@
+"""`explanation_mode`: the one switch between a B-cos model that predicts and one that is linear in its input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from bcos_peft.config import matches_pattern
+from bcos_peft.functional import hold_ratio
+from bcos_peft.layers import DynamicLinear
+from bcos_peft.models import find_bcos_model
+from bcos_peft.structure import is_activation
+
+__all__ = ["explanation_mode"]
+
+
+@contextmanager
+def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Make a converted model linear in its input for the time of a `with` block.
+
+    Inside, everything that depends on the input is held constant but the input itself: the cosine factors, attention
+    weights, the statistics of norms, the slopes of activations, gates. The outputs are those of the model in evaluation mode; gradients
+    are not those of training but the rows of `W(x)`, so that gradient × input sums to the logit. The model is in
+    evaluation mode meanwhile, and compiled code is set aside.
+
+    It works with every attention implementation, because it holds the outputs of the query and key projections and leaves
+    the attention itself alone. Blocks may be nested; leaving the outermost one, by an exception too,
+    restores each module as it was.
+
+    Args:
+        model (`torch.nn.Module`): a converted model, or a wrapper around one (peft, `torch.compile`, data parallel).
+
+    Yields:
+        `torch.nn.Module`: the same model.
+
+    Raises:
+        TypeError: if `model` is not a module.
+        ValueError: if there is no converted model in it.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, explanation_mode, get_bcos_model
+        >>> stock = BertForSequenceClassification(BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32))
+        >>> model = get_bcos_model(stock, BcosConfig())
+        >>> with explanation_mode(model):
+        ...     model.classifier.explaining
+        True
+        >>> model.classifier.explaining
+        False
+
+    Source: B-cos LM (arXiv 2502.12992), section 3; DESIGN of this package in docs/concepts/maths.md.
+    """
+    bcos_model = find_bcos_model(model)
+    if bcos_model.__dict__.get("_explaining", False):
+        yield model
+        return
+    with ExitStack() as stack:
+        stack.callback(_restore_training, [(module, module.training) for module in model.modules()])
+        model.eval()
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for module in bcos_model.modules():
+            if isinstance(module, DynamicLinear):
+                stack.callback(setattr, module, "explaining", module.explaining)
+                module.explaining = True
+        for handle in _hold(bcos_model):
+            stack.callback(handle.remove)
+        stack.callback(bcos_model.__dict__.pop, "_explaining")
+        bcos_model.__dict__["_explaining"] = True
+        yield model
+
+
+def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
+
+
+def _hold(model) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    """Hooks on the modules without parameters of their own, and on projections that stay plain."""
+    for name, module in model.named_modules():
+        rule = next((rule for key, rule in model.bcos_family.held.items() if matches_pattern(key, name)), None)
+        if rule is not None:
+            yield module.register_forward_hook(lambda m, args, output, rule=rule: rule(model.config, output))
+        elif is_activation(module):
+            yield module.register_forward_hook(lambda m, args, output: hold_ratio(args[0], output))

@@ -1,0 +1,228 @@
+"""From a stock model to B-cos layers: first a plan, which may refuse, then the changes, which can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MethodType
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2CLS
+
+from bcos_peft.config import BcosConfig, matches_modules, matches_pattern
+from bcos_peft.families.base import Family
+from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.layers import BcosLayerNorm, BcosLinear
+
+__all__ = ["Plan", "apply_plan", "is_activation", "plan_conversion"]
+
+# Linear in their input as they are, or without a part in the forward pass.
+_LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
+_ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Tanh, nn.Mish, nn.Hardswish, nn.Hardtanh)
+_HUB_ACTIVATIONS = tuple(entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values())
+
+
+@dataclass
+class Plan:
+    """What a conversion will do, by module name."""
+
+    bcos: dict[str, float] = field(default_factory=dict)
+    swaps: dict[str, type] = field(default_factory=dict)
+    dropped_activations: list[str] = field(default_factory=list)
+    biases: list[str] = field(default_factory=list)
+    plain: list[str] = field(default_factory=list)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an elementwise function with value 0 at 0, which can be explained as `x · (f(x)/x)`."""
+    if type(module) not in _ACTIVATIONS + _HUB_ACTIVATIONS or any(True for _ in module.parameters()):
+        return False
+    with torch.no_grad():
+        return bool(module(torch.zeros(1, device="cpu")) == 0)
+
+
+def matches_any(patterns, name: str) -> bool:
+    """Whether one of the patterns matches the end of a module name."""
+    return any(matches_pattern(pattern, name) for pattern in patterns)
+
+
+def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    """Decide about every module of a model, without touching it.
+
+    Modules defined beside `stock_class` are taken as the family's table says; any other must be known to be linear,
+    a norm or an activation.
+
+    Raises:
+        ValueError: names the first module, parameter or pattern that cannot be handled, and why.
+    """
+    plan = Plan()
+    for name, module in model.named_modules():
+        _plan_module(plan, stock_class.__module__, name, module, config, family)
+    _plan_parameters(plan, model, config, family)
+    _check_patterns(plan, model, config)
+    return plan
+
+
+def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
+    cls = type(module)
+    if "forward" in module.__dict__ and "_hf_hook" not in module.__dict__:
+        raise ValueError(
+            f"Cannot convert module {name!r} ({cls.__qualname__}): something has patched its forward (Liger kernels and some "
+            "trainers do). Convert the model first, before a trainer or a kernel library touches it."
+        )
+    if cls in family.replacements:
+        plan.swaps[name] = family.replacements[cls]
+    elif cls is nn.Linear:
+        if _is_target(name, config, family):
+            plan.bcos[name] = config.b_for(name)
+            plan.swaps[name] = BcosLinear
+        else:
+            plan.plain.append(name)
+    elif cls is nn.LayerNorm:
+        plan.swaps[name] = BcosLayerNorm
+    elif matches_any(family.pooler_activations, name) and is_activation(module):
+        if config.pooler_activation == "identity":
+            plan.dropped_activations.append(name)
+    elif matches_any(family.held, name) or is_activation(module):
+        pass
+    elif not (cls in _LINEAR + _LOSSES or cls.__module__ == home or not name):
+        raise ValueError(_refusal(name, module))
+
+
+def _refusal(name: str, module: nn.Module) -> str:
+    cls = type(module)
+    reason = "is not a linear layer, norm or activation that can be held linear in its input"
+    if isinstance(module, nn.Linear):
+        reason = "is a special linear layer; convert the model before adapters or quantisation are put on it"
+    return (
+        f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it {reason}. The model was not changed. "
+        "If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take it out of the model."
+    )
+
+
+def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
+    if matches_modules(config.exclude_modules, name):
+        return False
+    if matches_any(family.lm_heads, name):
+        return config.convert_head
+    if config.target_modules is not None:
+        return matches_modules(config.target_modules, name)
+    return not matches_any(family.plain, name)
+
+
+def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
+    for name, module in model.named_modules():
+        known = isinstance(module, (nn.Linear, nn.LayerNorm, nn.Conv1d, nn.Embedding)) or name in plan.swaps
+        for parameter in module._parameters:
+            if module._parameters[parameter] is None:
+                continue
+            full_name = f"{name}.{parameter}" if name else parameter
+            if matches_any(family.biases, full_name) or (known and parameter == "bias"):
+                plan.biases.append(full_name)
+            elif not known:
+                raise ValueError(
+                    f"Cannot convert: the parameter {full_name!r} of {type(module).__qualname__} is not the weight of a linear "
+                    "layer, norm or embedding. The model was not changed. If the module is dynamic-linear, give it a "
+                    "replacement in a family table (guide 'Adding a family')."
+                )
+    if config.remove_bias:
+        return
+    harmful = [name for name in plan.biases if not matches_any(_with_bias(family.harmless_biases), name)]
+    if harmful:
+        raise ValueError(
+            f"remove_bias=False cannot be exact for this model: {len(harmful)} biases are constants that reach the logits and "
+            f"belong to no token ({', '.join(harmful[:3])}{', ...' if len(harmful) > 3 else ''}). Use remove_bias=True."
+        )
+    plan.biases.clear()
+
+
+def _with_bias(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(rf"({pattern})(\.bias)?" for pattern in patterns)
+
+
+def _check_patterns(plan: Plan, model: nn.Module, config: BcosConfig) -> None:
+    linear = list(plan.bcos) + plan.plain
+    for argument in ("target_modules", "exclude_modules"):
+        modules = getattr(config, argument)
+        for entry in [modules] if isinstance(modules, str) else modules or []:
+            if not any(matches_modules(entry if isinstance(modules, str) else [entry], name) for name in linear):
+                raise ValueError(_unmatched(argument, entry, "linear layer", linear))
+    for pattern in config.b_pattern:
+        if not any(matches_pattern(pattern, name) for name in plan.bcos):
+            raise ValueError(_unmatched("b_pattern", pattern, "B-cos layer", list(plan.bcos)))
+    if not plan.bcos:
+        raise ValueError("No linear layer would become a B-cos layer: check target_modules and exclude_modules.")
+
+
+def _unmatched(argument: str, entry: str, what: str, names: list[str]) -> str:
+    endings = sorted({name.rsplit(".", 1)[-1] for name in names})
+    return f"{argument}: {entry!r} matches no {what} of the model. Names end with: {', '.join(endings)}."
+
+
+def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callable[[], None]:
+    """Carry a plan out, in place.
+
+    Returns:
+        A function that puts the model back as it was.
+    """
+    undo: list[Callable[[], None]] = []
+    for name, cls in plan.swaps.items():
+        if name:  # the model itself gets a generated class
+            undo.append(_swap(model.get_submodule(name), cls, plan.bcos.get(name), config))
+    for name in plan.dropped_activations:
+        undo.append(_replace(model, name, nn.Identity()))
+    for name in plan.biases:
+        undo.append(_drop_parameter(model, name))
+    if isinstance(model, FunctionalActivation):
+        model.pooler_activation = config.pooler_activation
+
+    def restore() -> None:
+        for step in reversed(undo):
+            step()
+
+    return restore
+
+
+def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> Callable[[], None]:
+    old_class, old_state = type(module), dict(module.__dict__)
+    set_class(module, cls)
+    if b is not None:
+        module.b, module.normalize_weights = b, config.normalize_weights
+    if isinstance(module, FunctionalActivation):
+        module.pooler_activation = config.pooler_activation
+
+    def restore() -> None:
+        module.__class__ = old_class
+        module.__dict__.clear()
+        module.__dict__.update(old_state)
+
+    return restore
+
+
+def set_class(module: nn.Module, cls: type) -> None:
+    """Change a module's class; the forward that accelerate's hooks keep on the instance follows."""
+    module.__class__ = cls
+    if "_old_forward" in module.__dict__:
+        module._old_forward = MethodType(cls.forward, module)
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
+    parent = model.get_submodule(name.rpartition(".")[0])
+    child = name.rpartition(".")[2]
+    old = parent._modules[child]
+    parent._modules[child] = new.train(old.training)
+    return lambda: parent._modules.__setitem__(child, old)
+
+
+def _drop_parameter(model: nn.Module, name: str) -> Callable[[], None]:
+    owner = model.get_submodule(name.rpartition(".")[0])
+    parameter = name.rpartition(".")[2]
+    old = owner._parameters[parameter]
+    if isinstance(getattr(type(owner), parameter, None), property):
+        del owner._parameters[parameter]
+    else:
+        owner._parameters[parameter] = None
+    return lambda: owner._parameters.__setitem__(parameter, old)

@@ -1,0 +1,44 @@
+"""The certificate on a short probe: do the contributions of a converted model sum to its logits?"""
+
+from __future__ import annotations
+
+import torch
+
+from bcos_peft.attribution import attribute
+from bcos_peft.models import BcosModel
+
+__all__ = ["probe_residual", "tolerance"]
+
+
+def probe_residual(model: BcosModel) -> float:
+    """The largest `|logit − Σ contributions| / Σ |contributions|` over two short rows, one of them padded.
+
+    Args:
+        model: a converted model; it may be on any device and in any precision.
+
+    Returns:
+        `float`: zero to rounding when the model is dynamic-linear.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from bcos_peft.verify import probe_residual
+        >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> probe_residual(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
+        True
+    """
+    embeddings = model.get_input_embeddings()
+    vocabulary, padding = embeddings.num_embeddings, model.config.pad_token_id or 0
+    ids = (torch.arange(16) * 7919 + 13) % vocabulary
+    ids[ids == padding] = (padding + 1) % vocabulary
+    ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
+    ids[1, 6:], mask[1, 6:] = padding, 0
+    device = model.device
+    result = attribute(model, ids.to(device), mask.to(device))
+    scale = result.scores.abs().sum(-1).clamp_min(torch.finfo(result.scores.dtype).tiny)
+    return float((result.residual.abs() / scale).max())
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What rounding may leave of `probe_residual` in a precision."""
+    return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 5e-2)
