@@ -14,7 +14,7 @@ from .view import Piece, View, format_residual
 
 # Blue speaks for the target, orange against it: a pair that colour-blind readers tell apart. A colour runs from the
 # ground (no contribution) to full; the ink reads on every step between.
-_DARK = {"ground": (44, 46, 52), "for": (36, 99, 222), "against": (190, 84, 0), "ink": (244, 244, 242)}
+_DARK = {"ground": (44, 46, 52), "for": (36, 99, 222), "against": (182, 78, 0), "ink": (244, 244, 242)}
 _LIGHT = {"ground": (244, 244, 242), "for": (96, 162, 255), "against": (255, 158, 66), "ink": (24, 24, 27)}
 _FAINT = 0.03  # strengths below this are left uncoloured
 _HALF_BAR = 12  # columns on either side of the axis

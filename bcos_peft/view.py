@@ -16,7 +16,7 @@ from .explanation import Contribution, Explanation
 # White space may carry a contribution too; these marks make it visible.
 _VISIBLE_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
-_NOTE_WIDTH = 6  # characters of text that a number below it takes up
+_NOTE_WIDTH = 5.5  # characters of text that a number below it takes up
 _WEAK = 0.15  # strengths below this get no number below them
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
