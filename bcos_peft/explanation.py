@@ -204,7 +204,16 @@ class Explanation:
         Example:
 
         ```python
-        >>> explanation.spans(["gripping", (12, 30)])  # doctest: +SKIP
+        >>> from bcos_peft.explanation import Explanation
+
+        >>> explanation = Explanation(
+        ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
+        ...     offsets=[(0, 2), (2, 7), (8, 11)], sequence_ids=[0, 0, 0], special=[False, False, False],
+        ...     token_ids=[4, 5, 6], target=1, target_label="positive", predicted=0, predicted_label="negative",
+        ...     logit=-2.5, probability=0.08,
+        ... )
+        >>> [(piece.text, piece.score) for piece in explanation.spans(["unhappy", (8, 11)])]
+        [('unhappy', -3.0), ('end', 0.5)]
 
         ```
         """

@@ -269,7 +269,9 @@ def format_score(value: float, scale: float | None = None) -> str:
 
 
 def format_residual(value: float) -> str:
-    """The order of magnitude is what matters: `3e-7`; `0` if it is nothing at all."""
+    """The order of magnitude is what matters: `3e-7`; `0` if it is nothing at all, `+3.84` if it is no rounding."""
+    if abs(value) >= 0.01:
+        return f"{value:+.2f}"
     mantissa, _, exponent = f"{value:.0e}".partition("e")
     return "0" if value == 0 else f"{mantissa}e{int(exponent)}"
 

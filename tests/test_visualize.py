@@ -118,7 +118,7 @@ def test_format_score(value, scale, text):
     assert format_score(value, scale) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "5e-1")])
+@pytest.mark.parametrize(("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "+0.50"), (-12.0, "-12.00")])
 def test_format_residual(value, text):
     assert format_residual(value) == text
 
@@ -347,7 +347,7 @@ def test_parts_are_summed():
 
 def test_inexact_explanations_say_so():
     output = plain(review(logit=5.0))
-    assert "≠ logit +5.00 (residual 4e0)" in output
+    assert "≠ logit +5.00 (residual +3.84)" in output
     assert "do not sum to the logit" in output
     assert "do not sum to the logit" in render_html(review(logit=5.0))
     assert "do not sum to the logit" not in plain(review()) + render_html(review())
