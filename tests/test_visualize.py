@@ -118,7 +118,9 @@ def test_format_score(value, scale, text):
     assert format_score(value, scale) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "+0.50"), (-12.0, "-12.00")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "+0.50"), (-12.0, "-12.00")]
+)
 def test_format_residual(value, text):
     assert format_residual(value) == text
 
