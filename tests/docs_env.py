@@ -1,9 +1,9 @@
 """Runs the Python blocks of a documentation page without a network.
 
 A page is run in a process of its own whose hub cache holds, under the names that the documentation uses, tiny random
-models with tokenizers trained on the documentation's own words. `from_pretrained("google-bert/bert-base-uncased")` then
-takes its ordinary path through transformers and huggingface_hub, which find the files in the cache. Data sets of the hub
-are stood in for by a few rows. To use another name in the documentation, add a line to MODELS or DATASETS.
+models with tokenizers trained on the documentation's own words. `from_pretrained("google-bert/bert-base-uncased")`
+then takes its ordinary path through transformers and huggingface_hub, which find the files in the cache. Data sets of
+the hub are stood in for by a few rows. To use another name in the documentation, add a line to MODELS or DATASETS.
 
     python tests/docs_env.py README.md      # one page by hand, from the root of the repository
 """
@@ -47,7 +47,13 @@ DATASETS = {
         "label": [1, 0] * 8,
     },
 }
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The Python blocks of a page, in order. Raises ValueError for a fence that looks like Python but is not marked `python`."""
+    """The Python blocks of a page, in order. A fence that looks like Python but is not marked `python` is an error."""
     found, fence, info, start = [], None, "", 0
     lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
