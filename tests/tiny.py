@@ -1,0 +1,180 @@
+"""Tiny random models, inputs and tokenizers of every family, built in memory.
+
+Weights are large and biases are not zero, so that logits and what is done about biases can be told from rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+
+VOCAB_SIZE = 320
+MAX_LENGTH = 64  # tokens that a tiny model can read
+TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM")
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_ALL = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
+_ENCODER = _SIZES | _ALL | {"max_position_embeddings": MAX_LENGTH}
+_ROBERTA = _ENCODER | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_ROBERTA["max_position_embeddings"] = MAX_LENGTH + 2  # positions are counted from the padding id on
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "max_position_embeddings": MAX_LENGTH + 2,
+}
+_DEBERTA = _ENCODER | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+
+# model_type: the prefix of its classes, and the fields of its config.
+_CONFIGS = {
+    "bert": ("Bert", _ENCODER),
+    "roberta": ("Roberta", _ROBERTA),
+    "xlm-roberta": ("XLMRoberta", _ROBERTA),
+    "distilbert": (
+        "DistilBert",
+        _ALL | {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": MAX_LENGTH},
+    ),
+    "electra": ("Electra", _ENCODER | {"embedding_size": 16}),
+    "modernbert": (
+        "ModernBert",
+        _ENCODER
+        | {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+        | {"local_attention": 4, "global_attn_every_n_layers": 2},
+    ),
+    "deberta": ("Deberta", _DEBERTA | {"max_relative_positions": 20}),
+    "deberta-v2": (
+        "DebertaV2",
+        _DEBERTA
+        | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+        | {"position_biased_input": False, "conv_kernel_size": 3},
+    ),
+}
+FAMILIES = tuple(_CONFIGS)
+# The kind of tokenizer whose special tokens have the ids of the family's config.
+TOKENIZER_KINDS = ("wordpiece", "bpe", "sentencepiece")
+KIND_OF = {family: "wordpiece" for family in FAMILIES} | {"roberta": "bpe", "xlm-roberta": "sentencepiece"}
+
+
+def config(family: str, num_labels: int = 3, **changes) -> transformers.PretrainedConfig:
+    """A new config of a family."""
+    prefix, fields = _CONFIGS[family]
+    cls = getattr(transformers, f"{prefix}Config")
+    return cls(**copy.deepcopy(fields), num_labels=num_labels, **changes)
+
+
+def model_class(family: str, task: str) -> type[transformers.PreTrainedModel]:
+    return getattr(transformers, f"{_CONFIGS[family][0]}For{task}")
+
+
+def model(
+    family: str = "bert",
+    task: str = "SequenceClassification",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    cls: type[transformers.PreTrainedModel] | None = None,
+    **changes,
+) -> transformers.PreTrainedModel:
+    """A stock model in evaluation mode; equal arguments give equal weights. `changes` go to the config."""
+    if task == "QuestionAnswering":
+        changes.setdefault("num_labels", 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        stock = (cls or model_class(family, task))(config(family, **changes))
+        for parameter in stock.parameters():
+            if parameter.dim() == 1:  # biases and the weights of norms
+                parameter.data += 0.3 * torch.randn_like(parameter)
+    return stock.to(dtype).eval()
+
+
+def pad_token_id(family: str) -> int:
+    return config(family).pad_token_id
+
+
+def inputs(
+    batch: int = 2, length: int = 8, padding: str | None = "right", family: str = "bert", seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`; every row but the first is padded on one side, the last row by most.
+
+    Ids 0 to 9, among them the special tokens of every family, are only used for padding.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(10, VOCAB_SIZE, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(batch if padding else 0):
+        count = min(length - 2, 3 * row)
+        if count > 0:
+            where = slice(length - count, None) if padding == "right" else slice(0, count)
+            ids[row, where], mask[row, where] = pad_token_id(family), 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+_CORPUS = [
+    "A gripping, beautifully shot film that I did not want to end.",
+    "Two hours that I shall not get back: dull, overlong and badly acted.",
+    "The cast is unbelievably good, but the well-made story isn't.",
+    "Don't miss it! The café scene's naïve humour cost 3.14 euros, and it was worth 1,000.",
+    "An awful movie with a great soundtrack; the ending was terrible.",
+    "We loved the wonderful acting, the direction and the music.",
+    "Who made this boring thing? Nobody knows, nobody cares.",
+    "It is not bad, not good either, and the second half is better than the first.",
+]
+
+
+def tokenizer(kind: str = "wordpiece", padding_side: str = "right") -> PreTrainedTokenizerFast:
+    """A fast tokenizer of at most `VOCAB_SIZE` entries.
+
+    Args:
+        kind: `"wordpiece"` (ids of BERT), `"bpe"` (byte-level, of RoBERTa) or `"sentencepiece"` (unigram, of XLM-R).
+        padding_side: `"right"` or `"left"`.
+    """
+    special = (
+        {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+        if kind == "wordpiece"
+        else {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    )
+    names = {f"{key}_token": token for key, token in special.items()}
+    if kind != "wordpiece":
+        names |= {"cls_token": "<s>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_backend(kind, tuple(special.values()))),
+        **names,
+        padding_side=padding_side,
+        model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", *(["token_type_ids"] if kind == "wordpiece" else []), "attention_mask"],
+    )
+
+
+@cache
+def _backend(kind: str, special: tuple[str, ...]) -> str:
+    options = {"vocab_size": VOCAB_SIZE, "special_tokens": list(special), "show_progress": False}
+    if kind == "wordpiece":
+        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(**options)
+        single, pair, ends = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ("[CLS]", "[SEP]")
+    elif kind == "bpe":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(**options, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        single, pair, ends = "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>")
+    elif kind == "sentencepiece":
+        backend = Tokenizer(models.Unigram())
+        backend.normalizer = normalizers.NFKC()
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(**options, unk_token="<unk>")
+        single, pair, ends = "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>")
+    else:
+        raise ValueError(f"kind must be one of {TOKENIZER_KINDS}, got {kind!r}")
+    backend.train_from_iterator(_CORPUS, trainer)
+    pairs = [(token, backend.token_to_id(token)) for token in ends]
+    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=pairs)
+    return backend.to_str()
