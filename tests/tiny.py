@@ -23,11 +23,6 @@ _ALL = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
 _ENCODER = _SIZES | _ALL | {"max_position_embeddings": MAX_LENGTH}
 _ROBERTA = _ENCODER | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _ROBERTA["max_position_embeddings"] = MAX_LENGTH + 2  # positions are counted from the padding id on
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "max_position_embeddings": MAX_LENGTH + 2,
-}
 _DEBERTA = _ENCODER | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 
 # model_type: the prefix of its classes, and the fields of its config.
