@@ -53,18 +53,8 @@ def test_wheel_is_complete(tmp_path):
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "bcos_peft", source / "bcos_peft", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(source),
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    run = subprocess.run([*build, str(source)], capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
 
     (wheel,) = tmp_path.glob("*.whl")
