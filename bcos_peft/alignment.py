@@ -18,7 +18,8 @@ def roll(values: Tensor, shift: Tensor) -> Tensor:
     """Roll the sequence dimension by a number of places for each row.
 
     Args:
-        values: `(batch, sequence)`, `(batch, sequence, classes)`, or `(batch, targets, sequence)` with `shift` of shape `(batch, 1)`.
+        values: `(batch, sequence)`, `(batch, sequence, classes)`, or `(batch, targets, sequence)` with `shift` of
+            shape `(batch, 1)`.
         shift: places to the right, `(batch,)`.
     """
     dim = shift.dim()

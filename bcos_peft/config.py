@@ -6,11 +6,13 @@ import json
 import math
 import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from bcos_peft.files import write_text
+
 
 __all__ = ["CONFIG_NAME", "BcosConfig"]
 
@@ -27,15 +29,16 @@ class BcosConfig:
             input, hence sharper explanations, and move the model further from the one it was (B-cos LM, section 4).
         b_pattern (`dict[str, float]`, *optional*):
             Module name patterns to their own B, as `rank_pattern` in peft: a key is a regular expression that
-            must match the end of the module's name, e.g. `{"classifier": 1.0, r"layer\.0\..*": 1.1}`. The first match wins.
+            must match the end of the module's name, e.g. `{"classifier": 1.0, r"layer\.0\..*": 1.1}`. The first
+            match wins.
         normalize_weights (`bool`, defaults to `False`):
             Divide each weight row by its norm, as the paper does. `False` keeps the pre-trained weights as they are:
             with B = 1 the layer is then the plain one.
         target_modules (`list[str]` or `str`, *optional*):
-            Which linear layers become B-cos layers, as in peft: a list of names (a module matches if its name is one of
-            them or ends with `.name`) or one regular expression for whole names. Default: the table of the model's
-            family, which leaves query, key, value and the LM head as plain bias-free layers. Layers that are not
-            targets become plain bias-free layers, so the explanation stays exact.
+            Which linear layers become B-cos layers, as in peft: a list of names (a module matches if its name is
+            one of them or ends with `.name`) or one regular expression for whole names. Default: the table of the
+            model's family, which leaves query, key, value and the LM head as plain bias-free layers. Layers that
+            are not targets become plain bias-free layers, so the explanation stays exact.
         exclude_modules (`list[str]` or `str`, *optional*):
             Linear layers that stay plain, matched as `target_modules`; it wins over `target_modules`.
         convert_head (`bool`, defaults to `False`):
@@ -47,7 +50,8 @@ class BcosConfig:
             `False` keeps the biases: the other ingredient alone. A bias is a constant that belongs to no token, so
             this is refused unless the biases that the model has cannot reach a logit (those of query and key).
         pooler_activation (`str`, defaults to `"identity"`):
-            What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the paper does for encoders;
+            What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the
+                paper does for encoders;
             `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
         base_model_name_or_path (`str`, *optional*):
             The model that was converted. Filled in by `get_bcos_model`.
@@ -171,7 +175,7 @@ class BcosConfig:
         if directory.is_file():
             raise ValueError(f"save_directory must be a directory, but {str(directory)!r} is a file.")
         directory.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(directory / CONFIG_NAME, self.to_json_string())
+        write_text(directory / CONFIG_NAME, self.to_json_string())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **hub_kwargs) -> BcosConfig:
@@ -202,7 +206,9 @@ class BcosConfig:
             try:
                 values = json.loads(Path(path).read_text(encoding="utf-8"))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{file_name} in {where!r} is not valid JSON ({error}). Save the model again.") from error
+                raise ValueError(
+                    f"{file_name} in {where!r} is not valid JSON ({error}). Save the model again."
+                ) from error
             if file_name == "config.json":
                 values = values.get("bcos") if isinstance(values, dict) else None
                 if values is None:
@@ -228,19 +234,6 @@ def matches_modules(modules: list[str] | str | None, name: str) -> bool:
     return any(name == module or name.endswith("." + module) for module in modules)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file in one step: whoever reads it sees the old or the new text, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
     if os.path.isdir(where):
         path = os.path.join(where, file_name)
@@ -260,7 +253,9 @@ def _valid_b(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of at least 1, got {value!r}.")
     if not (math.isfinite(value) and value >= 1):
-        raise ValueError(f"{name} must be a finite number of at least 1, got {value!r}. B = 1 is the plain linear layer.")
+        raise ValueError(
+            f"{name} must be a finite number of at least 1, got {value!r}. B = 1 is the plain linear layer."
+        )
     return float(value)
 
 

@@ -15,6 +15,7 @@ from bcos_peft.structure import apply_plan, plan_conversion, set_class
 from bcos_peft.verify import probe_residual, tolerance
 from bcos_peft.version import __version__
 
+
 __all__ = ["get_bcos_model"]
 
 
@@ -24,33 +25,37 @@ def get_bcos_model(
     """Convert a transformers model into a B-cos model, in place, and return it: the same object.
 
     Biases go, linear layers become B-cos layers (query, key, value and LM heads plain bias-free ones), norms and
-    activations can be held linear. Parameters keep their names and identity, so everything that works with a `PreTrainedModel` goes on
+    activations can be held linear. Parameters keep their names and identity, so everything that works with a
+    `PreTrainedModel` goes on
     working: `Trainer`, `save_pretrained`, `pipeline`, accelerate. Its class becomes, for instance,
     `BcosBertForSequenceClassification`, with `model_type="bcos_bert"`. On any refusal the model is left as it was.
 
     A freshly converted model predicts differently from the one it was; fine-tune it on the task (`bcos_bce_loss`).
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): on any device, in any precision; tied embeddings and accelerate hooks are kept.
+        model ([`~transformers.PreTrainedModel`]): on any device, in any precision; tied embeddings and accelerate
+            hooks are kept.
         config ([`BcosConfig`], *optional*): default `BcosConfig()`.
         verify (`bool`, defaults to `True`):
-            Explain a short probe and refuse the model if the contributions do not sum to its logits. The relative residual is stored in
-            `model.bcos_config.probe_residual`. A model without weights (on the meta device) is not probed.
-        family ([`Family`](families.md), *optional*): the table for an architecture that the package does not know. It is registered, so that
-            saved models of it load in this process.
+            Explain a short probe and refuse the model if the contributions do not sum to its logits. The relative
+            residual is stored in `model.bcos_config.probe_residual`. A model without weights (on the meta device)
+            is not probed.
+        family ([`Family`](families.md), *optional*): the table for an architecture that the package does not know.
+            It is registered, so that saved models of it load in this process.
 
     Returns:
         [`~transformers.PreTrainedModel`]: `model` itself.
 
     Raises:
         TypeError: `model` is not a transformers model, or `config` not a [`BcosConfig`].
-        ValueError: unknown architecture, a model that is converted already, a module that cannot be made dynamic-linear,
-            a name in the config that matches nothing, or contributions that do not sum.
+        ValueError: unknown architecture, a model that is converted already, a module that cannot be made
+            dynamic-linear, a name in the config that matches nothing, or contributions that do not sum.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> stock = BertForSequenceClassification(BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32))
+        >>> tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> stock = BertForSequenceClassification(tiny)
         >>> model = get_bcos_model(stock, BcosConfig(b=1.5))
         >>> model is stock, type(model).__name__, model.classifier
         (True, 'BcosBertForSequenceClassification', BcosLinear(in_features=16, out_features=2, b=1.5))
@@ -82,12 +87,14 @@ def get_bcos_model(
 def _check_model(model, family: Family | None) -> Family:
     if isinstance(model, BcosModel):
         raise ValueError(
-            f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock model again to "
+            f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock "
+            "model again to "
             "convert it with another config."
         )
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
-            f"model must be a transformers PreTrainedModel, got {type(model).__module__}.{type(model).__qualname__}. Convert before "
+            "model must be a transformers PreTrainedModel, got "
+            f"{type(model).__module__}.{type(model).__qualname__}. Convert before "
             "wrapping: before peft.get_peft_model, torch.compile and any trainer."
         )
     if family is None:
@@ -102,7 +109,8 @@ def _check_model(model, family: Family | None) -> Family:
         )
     if not family.causal and model.config.to_dict().get("is_decoder"):
         raise ValueError(
-            f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or cross-attention, which the "
+            f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or "
+            "cross-attention, which the "
             f"{family.model_type!r} family does not cover. Use is_decoder=False."
         )
     return family
@@ -141,8 +149,11 @@ def _verify(model: PreTrainedModel) -> None:
     limit = tolerance(model.dtype)
     if not math.isfinite(residual) or residual > limit:
         raise ValueError(
-            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss the logit by "
-            f"{residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is neither covered by the "
-            f"{model.bcos_family.model_type!r} table nor linear; the model was put back as it was. See 'Troubleshooting' in the docs."
+            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions "
+            "miss the logit by "
+            f"{residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is neither "
+            "covered by the "
+            f"{model.bcos_family.model_type!r} table nor linear; the model was put back as it was. See "
+            "'Troubleshooting' in the docs."
         )
     model.config.bcos["probe_residual"] = residual

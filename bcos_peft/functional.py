@@ -2,9 +2,9 @@
 
 Start reading here: everything else in the package decides *where* these functions are applied. Only torch is needed.
 
-Notation (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992, section 3): ``x`` is one token's input
-to a layer, ``w_i`` a weight row, ``o_i = w_i·x`` and ``cos_i = o_i / (‖x‖ ‖w_i‖)``. The layer gives
-``y_i = |cos_i|^(B-1) · o_i``: a linear map of ``x`` whose rows are scaled, input by input, by how well they align with it.
+Notation (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992, section 3): ``x`` is one token's
+input to a layer, ``w_i`` a weight row, ``o_i = w_i·x`` and ``cos_i = o_i / (‖x‖ ‖w_i‖)``. The layer gives ``y_i =
+|cos_i|^(B-1) · o_i``: a linear map of ``x`` whose rows are scaled, input by input, by how well they align with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
 
 __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
 
@@ -65,8 +66,8 @@ def bcos_linear(
 class _BcosLinear(torch.autograd.Function):
     # y is homogeneous of degree b in o, so the factors of the cosine can be moved in front of the product:
     # with sx = ‖x‖^-a, sw = ‖w‖^-a, a = (b-1)/b and u = (sx·x)·(sw·w), it holds that y = |u|^(b-1)·u and
-    # s = |y|^a · sx · sw. (Unit rows: sw = 1/‖w‖, and s below stands for s/‖w‖.) Scaling the smaller side of the product is what
-    # keeps the layer close to a plain one, and the power of y is all that the backward pass needs.
+    # s = |y|^a · sx · sw. (Unit rows: sw = 1/‖w‖, and s below stands for s/‖w‖.) Scaling the smaller side of the
+    # product is what keeps the layer close to a plain one, and the power of y is all that the backward pass needs.
 
     @staticmethod
     def forward(ctx, x, weight, b, normalize_weights, hold_scale):

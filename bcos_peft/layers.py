@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bcos_peft import functional as F
 
+
 __all__ = ["BcosLayerNorm", "BcosLinear", "DynamicLinear"]
 
 
@@ -48,7 +49,9 @@ class BcosLinear(DynamicLinear, nn.Linear):
     b: float
     normalize_weights: bool
 
-    def __init__(self, in_features: int, out_features: int, b: float = 1.25, normalize_weights: bool = False, **kwargs):
+    def __init__(
+        self, in_features: int, out_features: int, b: float = 1.25, normalize_weights: bool = False, **kwargs
+    ):
         super().__init__(in_features, out_features, bias=False, **kwargs)
         self.b = b
         self.normalize_weights = normalize_weights

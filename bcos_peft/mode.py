@@ -14,6 +14,7 @@ from bcos_peft.layers import DynamicLinear
 from bcos_peft.models import find_bcos_model
 from bcos_peft.structure import is_activation
 
+
 __all__ = ["explanation_mode"]
 
 
@@ -22,12 +23,12 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Make a converted model linear in its input for the time of a `with` block.
 
     Inside, everything that depends on the input is held constant but the input itself: the cosine factors, attention
-    weights, the statistics of norms, the slopes of activations, gates. The outputs are those of the model in evaluation mode; gradients
-    are not those of training but the rows of `W(x)`, so that gradient × input sums to the logit. The model is in
-    evaluation mode meanwhile, and compiled code is set aside.
+    weights, the statistics of norms, the slopes of activations, gates. The outputs are those of the model in
+    evaluation mode; gradients are not those of training but the rows of `W(x)`, so that gradient × input sums to
+    the logit. The model is in evaluation mode meanwhile, and compiled code is set aside.
 
-    It works with every attention implementation, because it holds the outputs of the query and key projections and leaves
-    the attention itself alone. Blocks may be nested; leaving the outermost one, by an exception too,
+    It works with every attention implementation, because it holds the outputs of the query and key projections and
+    leaves the attention itself alone. Blocks may be nested; leaving the outermost one, by an exception too,
     restores each module as it was.
 
     Args:
@@ -43,7 +44,8 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from bcos_peft import BcosConfig, explanation_mode, get_bcos_model
-        >>> stock = BertForSequenceClassification(BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32))
+        >>> tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> stock = BertForSequenceClassification(tiny)
         >>> model = get_bcos_model(stock, BcosConfig())
         >>> with explanation_mode(model):
         ...     model.classifier.explaining

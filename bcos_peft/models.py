@@ -1,8 +1,8 @@
 """B-cos model classes, generated from the stock ones, and their registration with the Auto classes.
 
-`BertForSequenceClassification` becomes `BcosBertForSequenceClassification` with `model_type="bcos_bert"`: parameter names stay those
-of the stock model, a plain `AutoModelFor….from_pretrained` loads it once `bcos_peft` is imported, and without the import
-transformers refuses it instead of loading a silently different model.
+`BertForSequenceClassification` becomes `BcosBertForSequenceClassification` with `model_type="bcos_bert"`:
+parameter names stay those of the stock model, a plain `AutoModelFor….from_pretrained` loads it once `bcos_peft` is
+imported, and without the import transformers refuses it instead of loading a silently different model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families
 from bcos_peft.structure import apply_plan, plan_conversion
+
 
 __all__ = ["BcosModel", "find_bcos_model"]
 
@@ -71,7 +72,8 @@ def _stored_config(config: PretrainedConfig) -> dict:
     stored = getattr(config, "bcos", None)
     if not isinstance(stored, dict):
         raise ValueError(
-            f"The config of this {config.model_type!r} model has no 'bcos' entry, so it cannot be built as a B-cos model. Load "
+            f"The config of this {config.model_type!r} model has no 'bcos' entry, so it cannot be built as a "
+            "B-cos model. Load "
             "a model that get_bcos_model has converted, or convert a stock one with get_bcos_model."
         )
     return stored
@@ -115,7 +117,7 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
         base = family.replacements.get(stock, stock)
         body = {
             "__module__": __name__,
-            "__doc__": f"`{stock.__name__}` as a B-cos model. Made by `get_bcos_model` or loaded by `from_pretrained`.",
+            "__doc__": f"`{stock.__name__}` as a B-cos model. From `get_bcos_model` or `from_pretrained`.",
             "config_class": config_class(stock.config_class),
             "bcos_family": family,
             "bcos_stock_class": stock,

@@ -7,6 +7,7 @@ import torch
 from bcos_peft.attribution import attribute
 from bcos_peft.models import BcosModel
 
+
 __all__ = ["probe_residual", "tolerance"]
 
 

@@ -1,8 +1,8 @@
 """What a family table says, and the list of families.
 
-A table names the few modules of an architecture that need a word: where the input of the linear map is, which outputs are
-held constant while explaining, which linear layers stay plain. Everything else (linear layers, layer norms,
-activations) is found by its class.
+A table names the few modules of an architecture that need a word: where the input of the linear map is, which
+outputs are held constant while explaining, which linear layers stay plain. Everything else (linear layers, layer
+norms, activations) is found by its class.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
+
 
 __all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family"]
 
@@ -55,16 +56,16 @@ class Family:
     Args:
         model_type (`str`): the `model_type` of the stock config.
         architectures (`tuple[str, ...]`): names of the model classes that this table covers.
-        embeddings (`str`): path, inside the base model, of the module whose output feeds the first block: the input `x`
-            of the linear map `logits = W(x)·x`.
-        parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are summed into `x`, by the name that
-            `attribute(..., split=True)` gives them. Those that a model lacks are left out.
+        embeddings (`str`): path, inside the base model, of the module whose output feeds the first block: the
+            input `x` of the linear map `logits = W(x)·x`.
+        parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are summed into
+            `x`, by the name that `attribute(..., split=True)` gives them. Those that a model lacks are left out.
         held (`dict[str, Hold]`): modules whose output, or a part of it, is held constant while explaining.
         plain (`tuple[str, ...]`): linear layers that stay plain and lose only their bias.
         lm_heads (`tuple[str, ...]`): language-modelling heads; plain unless `BcosConfig.convert_head`.
         pooler_activations (`tuple[str, ...]`): activation modules that `BcosConfig.pooler_activation` decides about.
-        replacements (`dict[type, type]`): classes whose forward calls a function that needs a rule, each with the subclass
-            that takes its place.
+        replacements (`dict[type, type]`): classes whose forward calls a function that needs a rule, each with the
+            subclass that takes its place.
         biases (`tuple[str, ...]`): bias parameters that are not the `bias` of a linear, norm or convolution layer.
         harmless_biases (`tuple[str, ...]`): modules whose bias cannot reach a logit while explaining: query and key.
         causal (`bool`): a decoder that predicts the next token; padding may be on either side. Encoders are read
@@ -117,7 +118,9 @@ def register_family(family: Family, exist_ok: bool = False) -> Family:
     if not isinstance(family, Family):
         raise TypeError(f"register_family takes a Family, got {type(family).__name__}.")
     if family.model_type in _FAMILIES and not exist_ok:
-        raise ValueError(f"There is a family for model_type {family.model_type!r} already; pass exist_ok=True to replace it.")
+        raise ValueError(
+            f"There is a family for model_type {family.model_type!r} already; pass exist_ok=True to replace it."
+        )
     _FAMILIES[family.model_type] = family
     return family
 
@@ -137,7 +140,8 @@ def find_family(model_type: str) -> Family:
         return _FAMILIES[model_type]
     except KeyError:
         raise ValueError(
-            f"Unknown architecture: no B-cos family for model_type {model_type!r}. Known: {', '.join(sorted(_FAMILIES))}. "
+            f"Unknown architecture: no B-cos family for model_type {model_type!r}. Known: "
+            f"{', '.join(sorted(_FAMILIES))}. "
             "A family is one small table: write a bcos_peft.families.Family and pass it as "
             "get_bcos_model(model, config, family=...), as the guide 'Adding a family' shows."
         ) from None

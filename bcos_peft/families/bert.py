@@ -2,6 +2,7 @@
 
 from bcos_peft.families.base import Family, architectures, hold, register_family
 
+
 BERT = register_family(
     Family(
         model_type="bert",

@@ -2,6 +2,7 @@
 
 from bcos_peft.families.base import Family, architectures, hold, hold_query_key, register_family
 
+
 MODERNBERT = register_family(
     Family(
         model_type="modernbert",

@@ -1,0 +1,107 @@
+"""Which number of a model's output is explained: target, foil and position, checked and with their defaults."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Logits, `(batch, classes)` or `(batch, sequence, classes)`; for questions also probabilities over the tokens."""
+    if "start_logits" not in output:
+        return output.logits, None
+    logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    visible = logits.detach() if mask is None else logits.detach().masked_fill(mask[..., None] == 0, float("-inf"))
+    return logits, visible.softmax(dim=1)
+
+
+class Choice:
+    """The explained outputs of a batch.
+
+    Attributes:
+        all: every output is a target.
+        target: `(batch, targets)`.
+        foil, position: `(batch,)` or None.
+        logits, probabilities: `(batch, classes)`, at `position`.
+
+    Raises:
+        ValueError: an argument does not fit the logits.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        target: int | Tensor | str | None,
+        foil: int | Tensor | None,
+        position: int | Tensor | None,
+        probabilities: Tensor | None = None,
+        independent: bool = False,
+    ):
+        if isinstance(target, str) and target != "all":
+            raise ValueError(f"target must be an int, a tensor or 'all', got {target!r}.")
+        self.all = isinstance(target, str)
+        if self.all and foil is not None:
+            raise ValueError("foil cannot go with target='all': contrast two targets at a time.")
+        batch, classes = logits.shape[0], logits.shape[-1]
+        device = logits.device
+        target = None if self.all else _index("target", target, batch, classes, device)
+        self.foil = _index("foil", foil, batch, classes, device)
+        self.position = None
+        if logits.dim() == 3:
+            self.position = _position(logits, mask, causal, target, position)
+            rows = torch.arange(batch, device=device)
+            logits = logits[rows, self.position]
+            probabilities = None if probabilities is None else probabilities[rows, self.position]
+        elif position is not None:
+            raise ValueError(
+                f"position={position!r} given, but this model has one output for the whole text. Leave it out."
+            )
+        self.logits = logits
+        if probabilities is None:
+            one_each = independent or classes == 1
+            probabilities = logits.detach().sigmoid() if one_each else logits.detach().softmax(dim=-1)
+        self.probabilities = probabilities
+        if self.all:
+            self.target = torch.arange(classes, device=device).expand(batch, classes)
+        else:
+            self.target = (logits.argmax(-1) if target is None else target).unsqueeze(1)
+        if self.foil is not None and bool((self.foil == self.target[:, 0]).any()):
+            raise ValueError("foil equals target: their difference is zero and has nothing to explain.")
+
+    def values(self) -> list[Tensor]:
+        """For each target, the explained numbers of the batch, `(batch,)`: the logit, less that of the foil."""
+        values = self.logits.gather(1, self.target)
+        if self.foil is not None:
+            values = values - self.logits.gather(1, self.foil.unsqueeze(1))
+        return list(values.unbind(1))
+
+
+def _index(name: str, value, batch: int, size: int, device) -> Tensor | None:
+    if value is None:
+        return None
+    index = torch.as_tensor(value, device=device)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(f"{name} must be an integer or a tensor of integers, got {value!r}.")
+    if index.dim() > 1 or (index.dim() == 1 and len(index) != batch):
+        raise ValueError(
+            f"{name} must be one integer or one for each of the {batch} rows, got shape {tuple(index.shape)}."
+        )
+    if bool(((index < 0) | (index >= size)).any()):
+        raise ValueError(f"{name} must be between 0 and {size - 1}, got {value!r}.")
+    return index.long().expand(batch)
+
+
+def _position(logits: Tensor, mask: Tensor | None, causal: bool, target: Tensor | None, position) -> Tensor:
+    batch, length, _ = logits.shape
+    mask = torch.ones(batch, length, device=logits.device) if mask is None else mask.to(logits.device)
+    if position is not None:
+        index = _index("position", position, batch, length, logits.device)
+        if bool((mask.gather(1, index.unsqueeze(1)) == 0).any()):
+            raise ValueError(f"position={position!r} is padding in at least one row.")
+        return index
+    if causal:
+        return length - 1 - mask.flip(1).long().argmax(1)
+    best = logits.amax(-1) if target is None else logits.gather(2, target[:, None, None].expand(-1, length, 1))[..., 0]
+    return best.masked_fill(mask == 0, float("-inf")).argmax(1)
