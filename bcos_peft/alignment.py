@@ -1,9 +1,32 @@
-"""Moving left padding to the right and back, for models that are read from their first token on."""
+"""Left padding is moved to the right before a model sees it, and what comes out is moved back."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def arrange(inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
+
+    Encoders are read from their first token on, and positions are counted from there. For decoders both sides are the same
+    but for rounding; on the right no row of the attention is masked altogether, which gives NaN in float64.
+
+    Returns:
+        The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).
+    """
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    shift = left_padding(inputs.get("attention_mask"))
+    if shift is None:
+        return inputs, None
+    shape = inputs["input_ids"].shape
+    rolled = {
+        name: roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
+        for name, value in inputs.items()
+    }
+    return rolled, shift
 
 
 def left_padding(attention_mask: Tensor | None) -> Tensor | None:

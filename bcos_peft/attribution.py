@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.alignment import left_padding, roll
+from bcos_peft.alignment import arrange, roll
 from bcos_peft.choice import Choice, read_logits
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
@@ -72,10 +72,8 @@ def attribute(
     the scores sum to the logit. One forward and one backward pass; parameters are frozen meanwhile and get no
     gradient. The model may be in training mode and comes back as it was.
 
-    Encoders are read from their first token on, so left padding is moved to the right before the model sees it,
-    and the scores are moved
-    back: a text has the same scores alone and in a batch, padded on either side. (The stock model would take the
-    padding for the first token.)
+    Left padding is moved to the right before the model sees it, and the scores are moved back: a text has the same scores
+    alone and in a batch, padded on either side. (A stock encoder would take left padding for the first token.)
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one.
@@ -116,18 +114,14 @@ def attribute(
     bcos_model = find_bcos_model(model)
     _check_inputs(bcos_model, input_ids, attention_mask)
     causal = bcos_model.bcos_family.causal
-    shift = None if causal else left_padding(attention_mask)
-    per_token = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-    if shift is not None:
-        shape = input_ids.shape
-        per_token = {
-            k: roll(v, -shift) if isinstance(v, Tensor) and v.shape == shape else v for k, v in per_token.items()
-        }
+    if causal:
+        inputs.setdefault("use_cache", False)
+    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
     with _frozen(model), explanation_mode(model):
         leaves: dict[str, Tensor] = {}
         with _leaves(bcos_model, split, len(input_ids), leaves):
-            output = model(**{key: value for key, value in per_token.items() if value is not None})
-        logits, probabilities = read_logits(output, per_token["attention_mask"])
+            output = model(**per_token)
+        logits, probabilities = read_logits(output, per_token.get("attention_mask"))
         if shift is not None and logits.dim() == 3:
             logits = roll(logits, shift)
             probabilities = None if probabilities is None else roll(probabilities, shift)
@@ -179,8 +173,9 @@ def max_tokens(model) -> int | None:
     table = dict(model.base_model.named_modules()).get(path)
     if table is None:
         return None
-    # RoBERTa counts positions from behind the padding index.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    # RoBERTa counts positions from behind the padding index; OPT's table is two rows longer than its config says.
+    rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return min(rows, model.config.max_position_embeddings)
 
 
 def _describe(value) -> str:
@@ -206,9 +201,9 @@ def _leaves(model, split: bool, batch: int, leaves: dict[str, Tensor]):
     """Cut the graph where the input enters, and collect the tensors there."""
     family, base = model.bcos_family, model.base_model
     present = dict(base.named_modules())
-    paths = (
-        {name: path for name, path in family.parts.items() if path in present} if split else {"": family.embeddings}
-    )
+    paths = {name: path for name, path in family.parts.items() if path in present}
+    if family.embeddings is not None and not split:
+        paths = {"": family.embeddings}
 
     def cut(name: str):
         def hook(module, args, output):

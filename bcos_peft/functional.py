@@ -251,13 +251,14 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return y if weight is None else y * weight
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """RMSNorm, ``weight·x/rms``, with ``1/rms`` held constant: linear in ``x``.
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool = True) -> Tensor:
+    """RMSNorm, ``weight·x/rms``; linear in ``x`` when ``1/rms`` is held constant.
 
     Args:
         x: ``(..., features)``.
         weight: ``(features,)``, or None.
         eps: added to the mean square.
+        hold_scale: hold ``1/rms`` constant (explanation mode); False is the ordinary norm.
 
     Returns:
         ``(..., features)`` in the dtype of ``x``; the statistics are taken in float32 at least.
@@ -271,5 +272,6 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = (wide * (wide.detach().square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
+    measured = wide.detach() if hold_scale else wide
+    y = (wide * (measured.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
     return y if weight is None else y * weight

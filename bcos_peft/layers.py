@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcos_peft import functional as F
 
 
-__all__ = ["BcosLayerNorm", "BcosLinear", "DynamicLinear"]
+__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosRMSNorm", "DynamicLinear"]
 
 
 class DynamicLinear:
@@ -25,7 +25,29 @@ class DynamicLinear:
     explaining: bool = False
 
 
-class BcosLinear(DynamicLinear, nn.Linear):
+class BcosLayer(DynamicLinear):
+    """Marks layers that have an exponent: linear layers, transposed ones, experts.
+
+    Attributes:
+        b (`float`): the exponent B, at least 1.
+        normalize_weights (`bool`): use unit-norm rows.
+
+    Example:
+        >>> from bcos_peft.layers import BcosLayer, BcosLinear
+        >>> layer = BcosLinear(2, 2, b=1.5)
+        >>> isinstance(layer, BcosLayer), layer.b
+        (True, 1.5)
+    """
+
+    b: float
+    normalize_weights: bool
+
+    def bcos(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`."""
+        return F.bcos_linear(x, weight, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining)
+
+
+class BcosLinear(BcosLayer, nn.Linear):
     """A linear layer without bias whose rows are scaled by `|cos(x, w)|^(b-1)`.
 
     Args:
@@ -46,9 +68,6 @@ class BcosLinear(DynamicLinear, nn.Linear):
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
 
-    b: float
-    normalize_weights: bool
-
     def __init__(
         self, in_features: int, out_features: int, b: float = 1.25, normalize_weights: bool = False, **kwargs
     ):
@@ -57,9 +76,7 @@ class BcosLinear(DynamicLinear, nn.Linear):
         self.normalize_weights = normalize_weights
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.bcos_linear(
-            x, self.weight, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining
-        )
+        return self.bcos(x, self.weight)
 
     def extra_repr(self) -> str:
         unit = ", normalize_weights=True" if self.normalize_weights else ""
@@ -80,3 +97,24 @@ class BcosLayerNorm(DynamicLinear, nn.LayerNorm):
         if self.explaining:
             return F.layer_norm(x, self.weight, self.eps)
         return super().forward(x)
+
+
+class BcosRMSNorm(DynamicLinear, nn.Module):
+    """The RMSNorm of Llama and its relatives, linear in its input while explaining (1/rms is held constant).
+
+    It takes the place of a stock norm, whose `weight` and `variance_epsilon` it finds. It does not inherit from it: hub
+    kernels would look for their name on the class and replace the forward.
+
+    Example:
+        >>> from bcos_peft.layers import BcosRMSNorm, DynamicLinear
+        >>> issubclass(BcosRMSNorm, DynamicLinear)
+        True
+    """
+
+    variance_epsilon: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight, self.variance_epsilon, hold_scale=self.explaining)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"

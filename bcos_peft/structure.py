@@ -10,17 +10,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
+from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.config import BcosConfig, matches_modules, matches_pattern
 from bcos_peft.families.base import Family
 from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.layers import BcosLayerNorm, BcosLinear
+from bcos_peft.families.conv1d import BcosConv1D
+from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
 
 
 __all__ = ["Plan", "apply_plan", "is_activation", "plan_conversion"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_LAYERS: dict[type, type] = {nn.Linear: BcosLinear, Conv1D: BcosConv1D, nn.LayerNorm: BcosLayerNorm}
 _LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
 _ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Tanh, nn.Mish, nn.Hardswish, nn.Hardtanh)
 _HUB_ACTIVATIONS = tuple(entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values())
@@ -75,16 +78,17 @@ def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: Bc
             "kernels and some "
             "trainers do). Convert the model first, before a trainer or a kernel library touches it."
         )
-    if cls in family.replacements:
-        plan.swaps[name] = family.replacements[cls]
-    elif cls is nn.Linear:
+    replacement = family.replacements.get(cls) or _LAYERS.get(cls)
+    if replacement is not None and issubclass(replacement, BcosLayer):
         if _is_target(name, config, family):
             plan.bcos[name] = config.b_for(name)
-            plan.swaps[name] = BcosLinear
+            plan.swaps[name] = replacement
         else:
             plan.plain.append(name)
-    elif cls is nn.LayerNorm:
-        plan.swaps[name] = BcosLayerNorm
+            if cls is not nn.Linear:  # it cannot do without a bias, or without rules of its own
+                plan.swaps[name] = replacement
+    elif replacement is not None:
+        plan.swaps[name] = replacement
     elif matches_any(family.pooler_activations, name) and is_activation(module):
         if config.pooler_activation == "identity":
             plan.dropped_activations.append(name)
@@ -119,7 +123,8 @@ def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
 
 def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
     for name, module in model.named_modules():
-        known = isinstance(module, (nn.Linear, nn.LayerNorm, nn.Conv1d, nn.Embedding)) or name in plan.swaps
+        known = isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) or name in plan.swaps
+        known = known or matches_any(family.held, name)
         for parameter in module._parameters:
             if module._parameters[parameter] is None:
                 continue
@@ -196,8 +201,9 @@ def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callab
 def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> Callable[[], None]:
     old_class, old_state = type(module), dict(module.__dict__)
     set_class(module, cls)
-    if b is not None:
-        module.b, module.normalize_weights = b, config.normalize_weights
+    if isinstance(module, BcosLayer):
+        # Without a B the layer stays plain: B = 1 on the weights as they are.
+        module.b, module.normalize_weights = (1.0, False) if b is None else (b, config.normalize_weights)
     if isinstance(module, FunctionalActivation):
         module.pooler_activation = config.pooler_activation
 

@@ -1,7 +1,21 @@
 """One small table per model family. `base` says what a table is; importing this package registers those that come
 with it."""
 
-from bcos_peft.families import bert, deberta, distilbert, electra, modernbert, roberta  # noqa: F401
+from bcos_peft.families import (  # noqa: F401
+    bert,
+    deberta,
+    distilbert,
+    electra,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    modernbert,
+    moe,
+    opt,
+    phi3,
+    roberta,
+)
 from bcos_peft.families.base import Family, families, find_family, hold, hold_query_key, register_family
 
 

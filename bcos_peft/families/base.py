@@ -20,8 +20,8 @@ __all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family"]
 Hold = Callable[[PretrainedConfig, Tensor], Tensor]
 
 
-def hold(config: PretrainedConfig, output: Tensor) -> Tensor:
-    """Hold a module's whole output constant: query and key projections, the gate of a gated MLP.
+def hold(config: PretrainedConfig, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """Hold a module's whole output constant: query and key projections, the gate of a gated MLP, a router.
 
     Example:
         >>> import torch
@@ -29,6 +29,8 @@ def hold(config: PretrainedConfig, output: Tensor) -> Tensor:
         >>> hold(None, torch.ones(2, requires_grad=True)).requires_grad
         False
     """
+    if isinstance(output, tuple):
+        return tuple(tensor.detach() for tensor in output)
     return output.detach()
 
 
@@ -56,8 +58,9 @@ class Family:
     Args:
         model_type (`str`): the `model_type` of the stock config.
         architectures (`tuple[str, ...]`): names of the model classes that this table covers.
-        embeddings (`str`): path, inside the base model, of the module whose output feeds the first block: the
-            input `x` of the linear map `logits = W(x)·x`.
+        embeddings (`str`, *optional*): path, inside the base model, of the module whose output feeds the first block:
+            the input `x` of the linear map `logits = W(x)·x`. `None` where no module gives it: `x` is then the sum of
+            the `parts`.
         parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are summed into
             `x`, by the name that `attribute(..., split=True)` gives them. Those that a model lacks are left out.
         held (`dict[str, Hold]`): modules whose output, or a part of it, is held constant while explaining.
@@ -68,8 +71,7 @@ class Family:
             subclass that takes its place.
         biases (`tuple[str, ...]`): bias parameters that are not the `bias` of a linear, norm or convolution layer.
         harmless_biases (`tuple[str, ...]`): modules whose bias cannot reach a logit while explaining: query and key.
-        causal (`bool`): a decoder that predicts the next token; padding may be on either side. Encoders are read
-            from the first token on, so `attribute` moves their padding to the right.
+        causal (`bool`): a decoder that predicts the next token.
 
     Example:
         >>> from bcos_peft.families import find_family
@@ -81,7 +83,7 @@ class Family:
 
     model_type: str
     architectures: tuple[str, ...]
-    embeddings: str
+    embeddings: str | None
     parts: Mapping[str, str]
     held: Mapping[str, Hold]
     plain: tuple[str, ...] = ()
@@ -156,3 +158,8 @@ def architectures(prefix: str, *extra: str) -> tuple[str, ...]:
     """The model classes that most encoder families have, by the prefix of their names."""
     tasks = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", *extra)
     return tuple(prefix + task for task in tasks)
+
+
+def decoder_architectures(prefix: str) -> tuple[str, ...]:
+    """The model classes that most decoder families have."""
+    return tuple(prefix + task for task in ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification"))

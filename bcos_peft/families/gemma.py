@@ -1,0 +1,78 @@
+"""Gemma 1, 2 and 3 (text): norms scaled by `1 + weight`, and logits that are capped by a tanh."""
+
+import torch
+from torch import Tensor, nn
+from transformers.models.gemma import modeling_gemma
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.gemma3 import modeling_gemma3
+
+from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
+from bcos_peft.functional import hold_ratio, rms_norm
+from bcos_peft.layers import DynamicLinear
+
+
+class BcosGemmaRMSNorm(DynamicLinear, nn.Module):
+    """RMSNorm with `1 + weight`, multiplied before the result is rounded to the input's precision."""
+
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return rms_norm(wide, 1.0 + self.weight.to(wide.dtype), self.eps, hold_scale=self.explaining).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+class SoftCapped(DynamicLinear):
+    """A causal LM that caps its logits, `c·tanh(z/c)`, in its own forward."""
+
+    def forward(self, *args, **kwargs):
+        cap = self.config.final_logit_softcapping
+        if cap is None or not self.explaining:
+            return super().forward(*args, **kwargs)
+        self.config.final_logit_softcapping = None
+        try:
+            output = super().forward(*args, **kwargs)
+        finally:
+            self.config.final_logit_softcapping = cap
+        output.logits = hold_ratio(output.logits, cap * torch.tanh(output.logits / cap))
+        return output
+
+
+class BcosGemma2LM(SoftCapped, modeling_gemma2.Gemma2ForCausalLM):
+    """Gemma 2."""
+
+
+class BcosGemma3LM(SoftCapped, modeling_gemma3.Gemma3ForCausalLM):
+    """Gemma 3, text."""
+
+
+def _family(model_type: str, architectures: tuple[str, ...], replacements: dict[type, type]) -> Family:
+    return register_family(
+        Family(
+            model_type=model_type,
+            architectures=architectures,
+            embeddings="embed_tokens",
+            parts={"word": "embed_tokens"},
+            held={r"self_attn\.[qk]_proj": hold, r"mlp\.act_fn": hold},
+            plain=(r"self_attn\.[qkv]_proj",),
+            lm_heads=(r"lm_head",),
+            replacements=replacements,
+            harmless_biases=(r"self_attn\.[qk]_proj",),
+            causal=True,
+        )
+    )
+
+
+GEMMA = _family("gemma", decoder_architectures("Gemma"), {modeling_gemma.GemmaRMSNorm: BcosGemmaRMSNorm})
+GEMMA2 = _family(
+    "gemma2",
+    decoder_architectures("Gemma2"),
+    {modeling_gemma2.Gemma2RMSNorm: BcosGemmaRMSNorm, modeling_gemma2.Gemma2ForCausalLM: BcosGemma2LM},
+)
+GEMMA3 = _family(
+    "gemma3_text",
+    ("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
+    {modeling_gemma3.Gemma3RMSNorm: BcosGemmaRMSNorm, modeling_gemma3.Gemma3ForCausalLM: BcosGemma3LM},
+)
