@@ -29,7 +29,7 @@ class BcosLayer(DynamicLinear):
     """Marks layers that have an exponent: linear layers, transposed ones, experts.
 
     Attributes:
-        b (`float`): the exponent B, at least 1.
+        b (`float`, *optional*): the exponent B, at least 1; `None` for a layer that stays plain.
         normalize_weights (`bool`): use unit-norm rows.
 
     Example:
@@ -39,11 +39,13 @@ class BcosLayer(DynamicLinear):
         (True, 1.5)
     """
 
-    b: float
+    b: float | None
     normalize_weights: bool
 
     def bcos(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`."""
+        if self.b is None:
+            return nn.functional.linear(x, weight)
         return F.bcos_linear(x, weight, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining)
 
 

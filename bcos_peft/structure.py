@@ -85,7 +85,7 @@ def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: Bc
             plan.swaps[name] = replacement
         else:
             plan.plain.append(name)
-            if cls is not nn.Linear:  # it cannot do without a bias, or without rules of its own
+            if cls is not nn.Linear:  # its stock forward needs a bias, or rules of its own
                 plan.swaps[name] = replacement
     elif replacement is not None:
         plan.swaps[name] = replacement
@@ -202,8 +202,7 @@ def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> 
     old_class, old_state = type(module), dict(module.__dict__)
     set_class(module, cls)
     if isinstance(module, BcosLayer):
-        # Without a B the layer stays plain: B = 1 on the weights as they are.
-        module.b, module.normalize_weights = (1.0, False) if b is None else (b, config.normalize_weights)
+        module.b, module.normalize_weights = b, config.normalize_weights
     if isinstance(module, FunctionalActivation):
         module.pooler_activation = config.pooler_activation
 

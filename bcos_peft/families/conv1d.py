@@ -9,12 +9,12 @@ from bcos_peft.layers import BcosLayer
 class BcosConv1D(BcosLayer, Conv1D):
     """A `Conv1D` without bias whose columns are scaled by `|cos(x, w)|^(b-1)`; the weight is `(in, out)`.
 
-    The stock forward cannot do without a bias, so layers that stay plain take this class too, with `b=1`.
+    The stock forward cannot do without a bias, so layers that stay plain take this class too, with `b=None`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bcos(x, self.weight.t())
 
     def __repr__(self) -> str:
-        unit = ", normalize_weights=True" if self.normalize_weights else ""
-        return f"BcosConv1D(nf={self.nf}, nx={self.nx}, b={self.b:g}{unit})"
+        kind = "plain" if self.b is None else f"b={self.b:g}"
+        return f"BcosConv1D(nf={self.nf}, nx={self.nx}, {kind})"

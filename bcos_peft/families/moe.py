@@ -25,7 +25,7 @@ class BcosExperts(BcosLayer, nn.Module):
         return output
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.gate_up_proj.shape)}, {tuple(self.down_proj.shape)}, b={self.b:g}"
+        return f"{tuple(self.gate_up_proj.shape)}, {tuple(self.down_proj.shape)}, b={self.b}"
 
 
 def _family(model_type: str, prefix: str, experts: type, norm: type) -> Family:
