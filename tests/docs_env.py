@@ -1,4 +1,4 @@
-"""Runs the Python blocks of a documentation page without a network.
+"""Runs the Python blocks of a documentation page, or the examples of the docstrings, without a network.
 
 A page is run in a process of its own whose hub cache holds, under the names that the documentation uses, tiny random
 models with tokenizers trained on the documentation's own words. `from_pretrained("google-bert/bert-base-uncased")`
@@ -10,7 +10,10 @@ the hub are stood in for by a few rows. To use another name in the documentation
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -106,15 +109,24 @@ def environment(hub: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), "."]),
         "PYTHONWARNINGS": "error::DeprecationWarning:__main__,error::FutureWarning:__main__",
     }
 
 
 def run_page(page: Path, folder: Path, timeout: float = 240) -> subprocess.CompletedProcess:
     """Run a page's blocks, in order and in one namespace, in a new process that starts in `folder/work`."""
+    return run_inside(["page", str(page.resolve())], folder, timeout)
+
+
+def run_docstrings(folder: Path, package: str = "bcos_peft", timeout: float = 280) -> subprocess.CompletedProcess:
+    """Run the examples in the docstrings of a package, each in a namespace of its own, in one new process."""
+    return run_inside(["docstrings", package], folder, timeout)
+
+
+def run_inside(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess:
     (work := folder / "work").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).resolve()), "--inside", str(page.resolve())]
+    command = [sys.executable, str(Path(__file__).resolve()), "--inside", *arguments]
     env = environment(folder / "hub")
     return subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=timeout)
 
@@ -203,18 +215,22 @@ def stand_in_datasets() -> None:
     datasets.load_dataset = load_dataset
 
 
-def main(page: Path) -> None:
-    """Build the stand-ins that a page names, then run its blocks."""
+def stand_in(code: str) -> None:
+    """Build what `code` names: models in the hub cache, data sets in place of the real ones."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    to_run = [block for block in blocks(page) if block.run]
-    code = "\n".join(block.code for block in to_run)
-    text = [line for other in PAGES for line in other.read_text(encoding="utf-8").splitlines()]
+    text = [line for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
     for name in MODELS:
         if re.search(rf"[\"']{re.escape(name)}[\"']", code):
             build_model(name, text, Path(HF_HUB_CACHE))
     if any(name in code for name in DATASETS):
         stand_in_datasets()
+
+
+def page_inside(page: Path) -> None:
+    """Run the blocks of a page."""
+    to_run = [block for block in blocks(page) if block.run]
+    stand_in("\n".join(block.code for block in to_run))
     namespace = {"__name__": "__main__"}
     for block in to_run:
         # The empty lines before it make a traceback point into the page.
@@ -222,9 +238,26 @@ def main(page: Path) -> None:
     print(f"ran {len(to_run)} blocks")
 
 
+def docstrings_inside(package: str) -> None:
+    """Run the examples in the docstrings of a package and its modules; exit with 1 if one prints something else."""
+    root = importlib.import_module(package)
+    names = [info.name for info in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{package}.")]
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [test for name in [package, *sorted(names)] for test in finder.find(importlib.import_module(name))]
+    tests = [test for test in found if test.examples]
+    stand_in("\n".join(example.source for test in tests for example in test.examples))
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in tests:
+        print(test.name)
+        runner.run(test)
+    print(f"ran {runner.tries} examples, {runner.failures} failed")
+    sys.exit(runner.failures > 0)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--inside":
-        main(Path(sys.argv[2]))
+        kind, argument = sys.argv[2:]
+        page_inside(Path(argument)) if kind == "page" else docstrings_inside(argument)
     else:
         with tempfile.TemporaryDirectory() as folder:
             run = run_page(Path(sys.argv[1]), Path(folder))

@@ -24,7 +24,7 @@ ORDER = [
     {"families"},
     {"structure"},
     {"models"},
-    {"alignment", "choice", "encoding", "mode"},
+    {"alignment", "choice", "encoding", "inputs", "mode"},
     {"attribution"},
     {"verify"},
     {"convert"},
