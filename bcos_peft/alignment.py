@@ -11,8 +11,9 @@ from torch import Tensor
 def arrange(inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
     """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
 
-    Encoders are read from their first token on, and positions are counted from there. For decoders both sides are the same
-    but for rounding; on the right no row of the attention is masked altogether, which gives NaN in float64.
+    Encoders are read from their first token on, and positions are counted from there. For decoders both sides are
+    the same but for rounding; on the right no row of the attention is masked altogether, which gives NaN in
+    float64.
 
     Returns:
         The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).

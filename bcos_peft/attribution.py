@@ -72,8 +72,9 @@ def attribute(
     the scores sum to the logit. One forward and one backward pass; parameters are frozen meanwhile and get no
     gradient. The model may be in training mode and comes back as it was.
 
-    Left padding is moved to the right before the model sees it, and the scores are moved back: a text has the same scores
-    alone and in a batch, padded on either side. (A stock encoder would take left padding for the first token.)
+    Left padding is moved to the right before the model sees it, and the scores are moved back: a text has the same
+    scores alone and in a batch, padded on either side. (A stock encoder would take left padding for the first
+    token.)
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one.
@@ -162,8 +163,7 @@ def _check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> No
     if limit is not None and input_ids.shape[1] > limit:
         raise ValueError(
             f"input_ids has {input_ids.shape[1]} tokens, but the model has position embeddings for {limit}. "
-            "Truncate the text, "
-            "or explain it in pieces."
+            "Truncate the text, or explain it in pieces."
         )
 
 

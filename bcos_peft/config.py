@@ -106,8 +106,8 @@ class BcosConfig:
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
         if not self.align and (self.normalize_weights or not self.remove_bias):
             raise ValueError(
-                "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True or "
-                "remove_bias=False. Leave one of them out."
+                "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True "
+                "or remove_bias=False. Leave one of them out."
             )
 
     def b_for(self, name: str) -> float:
@@ -215,8 +215,8 @@ class BcosConfig:
                     break
             return cls.from_dict(values)
         raise ValueError(
-            f"{where!r} is not a B-cos model: it has no {CONFIG_NAME} and no 'bcos' entry in a config.json. "
-            "Convert a model with get_bcos_model(model, BcosConfig(...)) and save it with save_pretrained."
+            f"{where!r} is not a B-cos model: it has no {CONFIG_NAME} and no 'bcos' entry in a config.json. Convert "
+            "a model with get_bcos_model(model, BcosConfig(...)) and save it with save_pretrained."
         )
 
 

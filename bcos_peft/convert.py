@@ -87,15 +87,14 @@ def get_bcos_model(
 def _check_model(model, family: Family | None) -> Family:
     if isinstance(model, BcosModel):
         raise ValueError(
-            f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock "
-            "model again to "
-            "convert it with another config."
+            f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock model "
+            "again to convert it with another config."
         )
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             "model must be a transformers PreTrainedModel, got "
-            f"{type(model).__module__}.{type(model).__qualname__}. Convert before "
-            "wrapping: before peft.get_peft_model, torch.compile and any trainer."
+            f"{type(model).__module__}.{type(model).__qualname__}. Convert before wrapping: before "
+            "peft.get_peft_model, torch.compile and any trainer."
         )
     if family is None:
         family = find_family(model.config.model_type)
@@ -110,8 +109,7 @@ def _check_model(model, family: Family | None) -> Family:
     if not family.causal and model.config.to_dict().get("is_decoder"):
         raise ValueError(
             f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or "
-            "cross-attention, which the "
-            f"{family.model_type!r} family does not cover. Use is_decoder=False."
+            f"cross-attention, which the {family.model_type!r} family does not cover. Use is_decoder=False."
         )
     return family
 
@@ -149,11 +147,9 @@ def _verify(model: PreTrainedModel) -> None:
     limit = tolerance(model.dtype)
     if not math.isfinite(residual) or residual > limit:
         raise ValueError(
-            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions "
-            "miss the logit by "
-            f"{residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is neither "
-            "covered by the "
-            f"{model.bcos_family.model_type!r} table nor linear; the model was put back as it was. See "
-            "'Troubleshooting' in the docs."
+            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss "
+            f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is "
+            f"neither covered by the {model.bcos_family.model_type!r} table nor linear; the model was put back as "
+            "it was. See 'Troubleshooting' in the docs."
         )
     model.config.bcos["probe_residual"] = residual

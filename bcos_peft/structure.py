@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.config import BcosConfig, matches_modules, matches_pattern
 from bcos_peft.families.base import Family
-from bcos_peft.families.heads import FunctionalActivation
 from bcos_peft.families.conv1d import BcosConv1D
+from bcos_peft.families.heads import FunctionalActivation
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
 
 
@@ -74,9 +74,8 @@ def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: Bc
     cls = type(module)
     if "forward" in module.__dict__ and "_hf_hook" not in module.__dict__:
         raise ValueError(
-            f"Cannot convert module {name!r} ({cls.__qualname__}): something has patched its forward (Liger "
-            "kernels and some "
-            "trainers do). Convert the model first, before a trainer or a kernel library touches it."
+            f"Cannot convert module {name!r} ({cls.__qualname__}): something has patched its forward (Liger kernels "
+            "and some trainers do). Convert the model first, before a trainer or a kernel library touches it."
         )
     replacement = family.replacements.get(cls) or _LAYERS.get(cls)
     if replacement is not None and issubclass(replacement, BcosLayer):
@@ -105,9 +104,8 @@ def _refusal(name: str, module: nn.Module) -> str:
         reason = "is a special linear layer; convert the model before adapters or quantisation are put on it"
     return (
         f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it {reason}. The model was not "
-        "changed. "
-        "If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take it out "
-        "of the model."
+        "changed. If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take "
+        "it out of the model."
     )
 
 
@@ -133,19 +131,17 @@ def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: F
                 plan.biases.append(full_name)
             elif not known:
                 raise ValueError(
-                    f"Cannot convert: the parameter {full_name!r} of {type(module).__qualname__} is not the "
-                    "weight of a linear "
-                    "layer, norm or embedding. The model was not changed. If the module is dynamic-linear, give it a "
-                    "replacement in a family table (guide 'Adding a family')."
+                    f"Cannot convert: the parameter {full_name!r} of {type(module).__qualname__} is not the weight "
+                    "of a linear layer, norm or embedding. The model was not changed. If the module is "
+                    "dynamic-linear, give it a replacement in a family table (guide 'Adding a family')."
                 )
     if config.remove_bias:
         return
     harmful = [name for name in plan.biases if not matches_any(_with_bias(family.harmless_biases), name)]
     if harmful:
         raise ValueError(
-            f"remove_bias=False cannot be exact for this model: {len(harmful)} biases are constants that reach "
-            "the logits and "
-            f"belong to no token ({', '.join(harmful[:3])}{', ...' if len(harmful) > 3 else ''}). Use "
+            f"remove_bias=False cannot be exact for this model: {len(harmful)} biases are constants that reach the "
+            f"logits and belong to no token ({', '.join(harmful[:3])}{', ...' if len(harmful) > 3 else ''}). Use "
             "remove_bias=True."
         )
     plan.biases.clear()

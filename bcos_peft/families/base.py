@@ -143,9 +143,8 @@ def find_family(model_type: str) -> Family:
     except KeyError:
         raise ValueError(
             f"Unknown architecture: no B-cos family for model_type {model_type!r}. Known: "
-            f"{', '.join(sorted(_FAMILIES))}. "
-            "A family is one small table: write a bcos_peft.families.Family and pass it as "
-            "get_bcos_model(model, config, family=...), as the guide 'Adding a family' shows."
+            f"{', '.join(sorted(_FAMILIES))}. A family is one small table: write a bcos_peft.families.Family and "
+            "pass it as get_bcos_model(model, config, family=...), as the guide 'Adding a family' shows."
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from bcos_peft.families.base import Family, hold_query_key, register_family
 
+
 GPT2 = register_family(
     Family(
         model_type="gpt2",

@@ -2,6 +2,7 @@
 
 from bcos_peft.families.base import Family, hold, register_family
 
+
 OPT = register_family(
     Family(
         model_type="opt",
