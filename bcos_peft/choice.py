@@ -68,7 +68,11 @@ class Choice:
         else:
             self.target = (logits.argmax(-1) if target is None else target).unsqueeze(1)
         if self.foil is not None and bool((self.foil == self.target[:, 0]).any()):
-            raise ValueError("foil equals target: their difference is zero and has nothing to explain.")
+            row = int((self.foil == self.target[:, 0]).nonzero()[0])
+            raise ValueError(
+                f"foil equals target in row {row} (both are {int(self.foil[row])}): their difference is zero and has "
+                "nothing to explain. Without target=..., the target is what the model predicts."
+            )
 
     def values(self) -> list[Tensor]:
         """For each target, the explained numbers of the batch, `(batch,)`: the logit, less that of the foil."""

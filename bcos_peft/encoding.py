@@ -1,15 +1,21 @@
-"""From what a user has (text, pair, ids, a `BatchEncoding`) to token ids with their places in the text."""
+"""From one input (text, pair or ids) to token ids with their places in the text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from bcos_peft.spelling import align, spell
 
 
-__all__ = ["Encoding", "encode", "split_inputs"]
+__all__ = ["Encoding", "encode"]
+
+# What tokenizers give beside the inputs of a model.
+_NO_INPUTS = {
+    "attention_mask", "input_ids", "labels", "length", "num_truncated_tokens", "offset_mapping", "overflowing_tokens",
+    "overflow_to_sample_mapping", "sequence_ids", "special_tokens_mask",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,154 +30,158 @@ class Encoding:
     extra: dict[str, list[int]] = field(default_factory=dict)
 
 
-def split_inputs(inputs: Any, text_column: str | None = None) -> tuple[list, bool]:
-    """The single inputs in what a user passed, and whether it was only one.
+def encode(item: Any, tokenizer, max_length: int | None, truncation: bool, where: str = "inputs") -> Encoding:
+    """Tokenize one input as `split_inputs` gives it.
 
     Raises:
-        TypeError: for something that is neither text nor ids.
-        ValueError: for an empty list, or a dataset without its column named.
+        ValueError: for an empty input, or one that is longer than the model reads; `where` names it.
     """
-    if text_column is not None:
-        return list(_column(inputs, text_column)), False
-    if isinstance(inputs, (str, bytes)) or _is_pair(inputs):
-        return [inputs], True
-    if isinstance(inputs, torch.Tensor):
-        return ([inputs.tolist()], True) if inputs.dim() == 1 else (inputs.tolist(), False)
-    if isinstance(inputs, Mapping):
-        return _split_mapping(inputs)
-    if hasattr(inputs, "column_names"):
-        raise ValueError(
-            f"A dataset needs text_column=..., one of {list(inputs.column_names)}; or pass the column: "
-            "dataset['text']."
-        )
-    if isinstance(inputs, Sequence) and len(inputs) and all(_is_int(item) for item in inputs):
-        return [list(inputs)], True
-    if isinstance(inputs, Iterable):
-        items = list(inputs)
-        if not items:
-            raise ValueError("inputs is an empty list: there is nothing to explain.")
-        return items, False
-    raise TypeError(
-        f"inputs must be text, a pair, token ids, a BatchEncoding or a list of these, got {type(inputs).__name__}."
-    )
-
-
-def _column(dataset, text_column: str):
-    names = list(getattr(dataset, "column_names", None) or (dataset if isinstance(dataset, Mapping) else []))
-    if text_column not in names:
-        raise ValueError(f"text_column={text_column!r} is not a column of the dataset; it has {names}.")
-    return dataset[text_column]
-
-
-def _split_mapping(inputs: Mapping) -> tuple[list, bool]:
-    if "text" in inputs:
-        return [(inputs["text"], inputs["text_pair"]) if inputs.get("text_pair") else inputs["text"]], True
-    if "input_ids" not in inputs:
-        raise ValueError(f"A dict of inputs needs 'input_ids' (or 'text'), got {sorted(inputs)}.")
-    values = {key: value.tolist() if isinstance(value, torch.Tensor) else list(value) for key, value in inputs.items()}
-    if not len(values["input_ids"]) or _is_int(values["input_ids"][0]):
-        return [values], True
-    return [{key: value[row] for key, value in values.items()} for row in range(len(values["input_ids"]))], False
-
-
-def encode(item: Any, tokenizer, max_length: int | None, truncation: bool) -> Encoding:
-    """Tokenize one input.
-
-    Raises:
-        TypeError, ValueError: for an input that is no text, an empty one, or one that is longer than the model reads.
-    """
-    if isinstance(item, str):
-        encoding = _encode_text(item, None, tokenizer)
-    elif _is_pair(item):
-        encoding = _encode_text(item[0], item[1], tokenizer)
-    elif isinstance(item, Mapping):
-        encoding = _encode_ids(item, tokenizer)
-    elif isinstance(item, Sequence) and item and all(_is_int(value) for value in item):
-        encoding = _encode_ids({"input_ids": list(item)}, tokenizer)
+    if isinstance(item, Mapping):
+        encoding, blank = _encode_ids(item, tokenizer, where), False
     else:
-        raise TypeError(f"Cannot explain {item!r}: not a text, a pair (tuple) of texts, or a list of token ids.")
-    if all(encoding.special):
+        encoding, blank = _encode_text(item, tokenizer), not "".join(item).strip()
+    if blank or all(encoding.special):
         raise ValueError(
-            f"The text {encoding.text!r} is empty: it has no token of its own, so there is nothing to explain."
+            f"{where} is empty: {encoding.text!r} has no text of its own, so there is nothing to explain."
         )
-    if max_length is not None and len(encoding.input_ids) > max_length:
-        if not truncation:
-            raise ValueError(
-                f"The text has {len(encoding.input_ids)} tokens, but the model reads {max_length}. Pass "
-                "truncation=True to explain its "
-                f"beginning, or shorten it: {_shorten(encoding.text)!r}."
-            )
-        if isinstance(item, str) or _is_pair(item):
-            pair = item if _is_pair(item) else (item, None)
-            return _encode_text(*pair, tokenizer, truncation=True, max_length=max_length)
+    if max_length is None or len(encoding.input_ids) <= max_length:
+        return encoding
+    if not truncation:
         raise ValueError(
-            "truncation=True works on text; cut a list of token ids yourself, so that its special tokens stay right."
+            f"{where} has {len(encoding.input_ids)} tokens, but the model reads {max_length}. Pass truncation=True to "
+            f"explain a part of it, or shorten it: {_shorten(encoding.text)!r}."
         )
-    return encoding
+    if isinstance(item, Mapping):
+        raise ValueError(
+            f"{where} has {len(encoding.input_ids)} tokens, but the model reads {max_length}, and truncation=True "
+            "works on text only: cut the token ids yourself, so that their special tokens stay right."
+        )
+    return _encode_text(item, tokenizer, truncation=True, max_length=max_length)
 
 
-def _encode_text(text: str, pair: str | None, tokenizer, **truncation) -> Encoding:
-    arguments = {"text_pair": pair} if pair is not None else {}
-    if not tokenizer.is_fast:
-        return _encode_ids(dict(tokenizer(text, **arguments, **truncation)), tokenizer)
+def _encode_text(text: str | tuple[str, str], tokenizer, **truncation) -> Encoding:
+    texts = (text,) if isinstance(text, str) else text
+    # A fast tokenizer's `verbose` only silences its remark about the length, which `encode` judges itself.
     encoded = tokenizer(
-        text, **arguments, **truncation, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        *texts, **truncation, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
     )
-    sequence_ids = encoded.sequence_ids(0)
-    special = [
-        bool(flag) or sequence is None
-        for flag, sequence in zip(encoded["special_tokens_mask"], sequence_ids, strict=True)
-    ]
-    offsets = [None if flag else tuple(span) for flag, span in zip(special, encoded["offset_mapping"], strict=True)]
-    kept = {"input_ids", "offset_mapping", "special_tokens_mask", "attention_mask", "overflow_to_sample_mapping"}
-    return Encoding(
-        input_ids=list(encoded["input_ids"]),
-        text=text if pair is None else (text, pair),
-        offsets=offsets,
-        sequence_ids=[None if flag else sequence for flag, sequence in zip(special, sequence_ids, strict=True)],
-        special=special,
-        extra={key: list(value) for key, value in encoded.items() if key not in kept},
-    )
-
-
-def _encode_ids(values: Mapping, tokenizer) -> Encoding:
-    """Ids without their text: it is decoded token by token, so that every token has its place in it."""
-    mask = values.get("attention_mask")
-    keep = [i for i in range(len(values["input_ids"])) if mask is None or mask[i]]
-    ids = [int(values["input_ids"][i]) for i in keep]
-    unknown = [token for token in ids if not 0 <= token < len(tokenizer)]
-    if unknown:
-        raise ValueError(f"Token id {unknown[0]} is outside the tokenizer's vocabulary of {len(tokenizer)} tokens.")
-    special_ids = set(tokenizer.all_special_ids)
-    special = [token in special_ids for token in ids]
-    offsets: list[tuple[int, int] | None] = []
-    read: list[int] = []
-    text = ""
-    for token, is_special in zip(ids, special, strict=True):
-        if is_special:
-            offsets.append(None)
-            continue
-        read.append(token)
-        longer = tokenizer.decode(read, clean_up_tokenization_spaces=False)
-        offsets.append((min(len(text), len(longer)), len(longer)))
-        text = longer
-    per_token = ("token_type_ids", "position_ids")
+    ids = list(encoded["input_ids"])
+    if tokenizer.is_fast:
+        sequence_ids = encoded.sequence_ids(0)
+        special = [
+            bool(flag) or sequence is None
+            for flag, sequence in zip(encoded["special_tokens_mask"], sequence_ids, strict=True)
+        ]
+        spans = encoded["offset_mapping"]
+    else:
+        special = [bool(flag) for flag in encoded["special_tokens_mask"]]
+        sequence_ids = _count_sequences(special, texts, tokenizer)
+        texts, spans = _places(ids, sequence_ids, tokenizer, texts)
     return Encoding(
         input_ids=ids,
-        text=text,
-        offsets=offsets,
-        sequence_ids=[None if flag else 0 for flag in special],
+        text=texts[0] if len(texts) == 1 else tuple(texts),
+        offsets=[None if flag else tuple(span) for flag, span in zip(special, spans, strict=True)],
+        sequence_ids=[None if flag else sequence for flag, sequence in zip(special, sequence_ids, strict=True)],
         special=special,
-        extra={key: [int(values[key][i]) for i in keep] for key in per_token if key in values},
+        extra=_extra(encoded, list(range(len(ids)))),
     )
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
+def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> list[int | None]:
+    """Sequence ids for a Python tokenizer, which does not tell them: the first text's tokens come first."""
+    count = special.count(False)
+    if len(texts) == 2:
+        first, second = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
+        cut = len(first) + len(second) - count
+        count = len(tokenizer.truncate_sequences(first, second, cut)[0])
+    sequence_ids: list[int | None] = []
+    for flag in special:
+        sequence_ids.append(None if flag else int(count <= 0))
+        count -= not flag
+    return sequence_ids
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
+    """Ids without their text: the text is what they decode to."""
+    ids = [int(token) for token in values["input_ids"]]
+    keep = _visible(ids, values.get("attention_mask"), tokenizer, where)
+    ids = [ids[i] for i in keep]
+    unknown = [token for token in ids if not 0 <= token < len(tokenizer)]
+    if unknown:
+        raise ValueError(
+            f"{where}: token id {unknown[0]} is outside the tokenizer's vocabulary of {len(tokenizer)} tokens."
+        )
+    if values.get("sequence_ids") is not None:
+        sequence_ids = [values["sequence_ids"][i] for i in keep]
+    else:
+        # An unknown word and a mask stand for text.
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+        types = values.get("token_type_ids")
+        sequence_ids = [
+            None if token in special else int(bool(types[i])) if types is not None else 0
+            for i, token in zip(keep, ids, strict=True)
+        ]
+        if 0 not in sequence_ids:
+            sequence_ids = [None if sequence is None else 0 for sequence in sequence_ids]
+    texts, spans = _places(ids, sequence_ids, tokenizer)
+    return Encoding(
+        input_ids=ids,
+        text=texts[0] if len(texts) == 1 else tuple(texts),
+        offsets=spans,
+        sequence_ids=sequence_ids,
+        special=[sequence is None for sequence in sequence_ids],
+        extra=_extra(values, keep),
+    )
+
+
+def _visible(ids: list[int], mask, tokenizer, where: str) -> list[int]:
+    """Indices of what is no padding: by the mask or, without one, by the padding token at the ends."""
+    if mask is not None:
+        if len(mask) != len(ids):
+            raise ValueError(f"{where}: attention_mask has {len(mask)} entries for {len(ids)} token ids.")
+        keep = [i for i, flag in enumerate(mask) if flag]
+        if keep and keep[-1] - keep[0] >= len(keep):
+            raise ValueError(
+                f"{where}: attention_mask hides tokens in the middle. It can only mark padding at the ends here; "
+                "bcos_peft.attribute takes any mask."
+            )
+        return keep
+    pad = tokenizer.pad_token_id
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id)
+    keep = list(range(len(ids)))
+    if pad is None or pad in others:
+        return keep
+    while keep and ids[keep[-1]] == pad:
+        keep.pop()
+    while keep and ids[keep[0]] == pad:
+        keep.pop(0)
+    return keep
+
+
+def _places(ids: list[int], sequence_ids: list[int | None], tokenizer, originals: tuple[str, ...] | None = None):
+    """The text of each sequence and every token's span in it; for given texts, spans in them where they match."""
+    texts: list[str] = []
+    spans: list[tuple[int, int] | None] = [None] * len(ids)
+    count = len(originals) if originals else max((s for s in sequence_ids if s is not None), default=0) + 1
+    for sequence in range(count):
+        members = [i for i, value in enumerate(sequence_ids) if value == sequence]
+        text, found = spell([ids[i] for i in members], tokenizer)
+        if originals:
+            text, found = align(text, found, originals[sequence])
+        texts.append(text)
+        for i, span in zip(members, found, strict=True):
+            spans[i] = span
+    return texts, spans
+
+
+def _extra(values: Mapping, keep: list[int]) -> dict[str, list[int]]:
+    """Further inputs of the model that have one entry for each token."""
+    length = max(keep, default=-1) + 1
+    return {
+        key: [int(value[i]) for i in keep]
+        for key, value in values.items()
+        if key not in _NO_INPUTS and isinstance(value, (list, tuple)) and len(value) >= length
+    }
 
 
 def _shorten(text: str | tuple[str, str]) -> str:

@@ -18,13 +18,13 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "version", "words"},
+    {"files", "inputs", "spelling", "version", "words"},
     {"config", "functional"},
     {"layers"},
     {"families"},
     {"structure"},
     {"models"},
-    {"alignment", "choice", "encoding", "inputs", "mode"},
+    {"alignment", "choice", "mode"},
     {"attribution"},
     {"verify"},
     {"convert"},
@@ -34,7 +34,7 @@ ORDER = [
     {"view"},
     {"terminal"},
     {"visualize"},
-    {"encoding"},
+    {"encoding", "labels"},
     {"explainer"},
     {"evaluation"},
     {"cli"},
