@@ -25,7 +25,7 @@ ORDER = [
     {"structure"},
     {"models"},
     {"alignment", "choice", "mode"},
-    {"attribution"},
+    {"attribution", "encoding"},
     {"verify"},
     {"convert"},
     {"calibrate", "hub", "lora", "quantization", "training"},
