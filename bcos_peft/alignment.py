@@ -8,26 +8,32 @@ import torch
 from torch import Tensor
 
 
-def arrange(inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tensor | None]:
     """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
 
-    Encoders are read from their first token on, and positions are counted from there. For decoders both sides are
-    the same but for rounding; on the right no row of the attention is masked altogether, which gives NaN in
-    float64.
+    Encoders are read from their first token on, and positions are counted from there. A decoder never sees what comes
+    after a token, so padding on the right needs no mask; without one no row of the attention is empty, which stock
+    models answer with NaN in float64.
 
     Returns:
         The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     shift = left_padding(inputs.get("attention_mask"))
-    if shift is None:
-        return inputs, None
-    shape = inputs["input_ids"].shape
-    rolled = {
-        name: roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
-        for name, value in inputs.items()
-    }
-    return rolled, shift
+    if shift is not None:
+        shape = inputs["input_ids"].shape
+        inputs = {
+            name: roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
+            for name, value in inputs.items()
+        }
+    if causal and "attention_mask" in inputs and _only_trailing_padding(inputs["attention_mask"]):
+        del inputs["attention_mask"]
+    return inputs, shift
+
+
+def _only_trailing_padding(attention_mask: Tensor) -> bool:
+    seen = (attention_mask != 0).int()
+    return bool((seen.diff(dim=1) <= 0).all())
 
 
 def left_padding(attention_mask: Tensor | None) -> Tensor | None:

@@ -117,11 +117,12 @@ def attribute(
     causal = bcos_model.bcos_family.causal
     if causal:
         inputs.setdefault("use_cache", False)
-    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
+    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, causal)
     with _frozen(model), explanation_mode(model):
         leaves: dict[str, Tensor] = {}
         with _leaves(bcos_model, split, len(input_ids), leaves):
-            output = model(**per_token)
+            # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
+            output = (model.module if isinstance(model, nn.DataParallel) else model)(**per_token)
         logits, probabilities = read_logits(output, per_token.get("attention_mask"))
         if shift is not None and logits.dim() == 3:
             logits = roll(logits, shift)

@@ -50,9 +50,48 @@ _CONFIGS = {
     ),
 }
 FAMILIES = tuple(_CONFIGS)
+
+_DECODER = _ENCODER | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_GROUPED = _DECODER | {"num_key_value_heads": 2}
+_DECODERS = {
+    "llama": ("Llama", _GROUPED | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", _GROUPED | {"sliding_window": 4}),
+    "qwen2": ("Qwen2", _GROUPED),
+    "qwen3": ("Qwen3", _GROUPED | {"head_dim": 8}),
+    "smollm3": ("SmolLM3", _GROUPED),
+    "gemma": ("Gemma", _GROUPED | {"head_dim": 8}),
+    "gemma2": (
+        "Gemma2",
+        _GROUPED | {"head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0},
+    ),
+    "gemma3_text": ("Gemma3Text", _GROUPED | {"head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}),
+    "gpt2": (
+        "GPT2",
+        _ALL
+        | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": MAX_LENGTH}
+        | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "gpt_neox": ("GPTNeoX", _DECODER),
+    "opt": (
+        "OPT",
+        {"vocab_size": VOCAB_SIZE, "init_std": 0.2, "hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 64}
+        | {"num_attention_heads": 4, "max_position_embeddings": MAX_LENGTH, "word_embed_proj_dim": 16}
+        | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "phi3": ("Phi3", _GROUPED),
+    "mixtral": ("Mixtral", _GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        _GROUPED
+        | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 16, "decoder_sparse_step": 2},
+    ),
+}
+DECODERS = tuple(_DECODERS)
+_CONFIGS |= _DECODERS
 # The kind of tokenizer whose special tokens have the ids of the family's config.
 TOKENIZER_KINDS = ("wordpiece", "bpe", "sentencepiece")
-KIND_OF = {family: "wordpiece" for family in FAMILIES} | {"roberta": "bpe", "xlm-roberta": "sentencepiece"}
+KIND_OF = dict.fromkeys(FAMILIES, "wordpiece") | {"roberta": "bpe", "xlm-roberta": "sentencepiece"}
 
 
 def config(family: str, num_labels: int = 3, **changes) -> transformers.PretrainedConfig:
@@ -63,7 +102,9 @@ def config(family: str, num_labels: int = 3, **changes) -> transformers.Pretrain
 
 
 def model_class(family: str, task: str) -> type[transformers.PreTrainedModel]:
-    return getattr(transformers, f"{_CONFIGS[family][0]}For{task}")
+    name = f"{_CONFIGS[family][0]}For{task}"
+    irregular = {"GPT2ForCausalLM": "GPT2LMHeadModel", "Gemma3TextForCausalLM": "Gemma3ForCausalLM"}
+    return getattr(transformers, irregular.get(name, name))
 
 
 def model(
