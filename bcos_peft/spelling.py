@@ -67,6 +67,8 @@ def align(spelled: str, spans: list[Span], text: str) -> tuple[str, list[Span]]:
         >>> align("cafe noir", [(0, 4), (4, 9)], "Café  Noir")
         ('Café  Noir', [(0, 4), (6, 10)])
     """
+    if spelled == text:
+        return text, spans
     short, places = _fold(spelled)
     long, targets = _fold(text)
     if not long.startswith(short):
