@@ -7,6 +7,8 @@ imported, and without the import transformers refuses it instead of loading a si
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -17,6 +19,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families
+from bcos_peft.layers import BcosLayer
 from bcos_peft.structure import apply_plan, plan_conversion
 
 
@@ -51,6 +54,32 @@ class BcosModel:
     def bcos_config(self) -> BcosConfig:
         """The conversion's config, as stored in `model.config.bcos`."""
         return BcosConfig.from_dict(_stored_config(self.config))
+
+    def set_b(self, b: float) -> None:
+        """Give the model another B: every layer without an entry in `b_pattern`, and the config that is saved with it.
+
+        Args:
+            b (`float`): the new `BcosConfig.b`, at least 1. Layers with an entry in `b_pattern` keep theirs, and with
+                `align=False` all stay at 1.
+
+        Raises:
+            ValueError: `b` is below 1 or not finite; nothing was changed.
+            TypeError: `b` is not a number.
+
+        Example:
+            >>> from transformers import BertConfig, BertForSequenceClassification
+            >>> from bcos_peft import BcosConfig, get_bcos_model
+            >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+            >>> model = get_bcos_model(BertForSequenceClassification(small), BcosConfig(b=1.25))
+            >>> model.set_b(2)
+            >>> model.classifier, model.bcos_config.b
+            (BcosLinear(in_features=16, out_features=2, b=2), 2.0)
+        """
+        config = replace(self.bcos_config, b=b)
+        for name, module in self.named_modules():
+            if isinstance(module, BcosLayer) and module.b is not None:
+                module.b = config.b_for(name)
+        self.config.bcos = config.to_dict()
 
     def _init_weights(self, module):
         parameters = module._parameters.values()
