@@ -1,6 +1,8 @@
 """B-cos language models: convert a pre-trained model in place, and read every token's contribution off its
 predictions."""
 
+from typing import TYPE_CHECKING
+
 from bcos_peft import models as _models
 from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.config import BcosConfig
@@ -12,18 +14,32 @@ from bcos_peft.mode import explanation_mode
 from bcos_peft.version import __version__
 
 
+if TYPE_CHECKING:
+    from bcos_peft.training import BcosScheduleCallback, bcos_bce_loss
+
 __all__ = [
     "Attribution",
     "BcosConfig",
     "BcosExplainer",
+    "BcosScheduleCallback",
     "Contribution",
     "Explanation",
     "Family",
     "__version__",
     "attribute",
+    "bcos_bce_loss",
     "explanation_mode",
     "get_bcos_model",
     "register_family",
 ]
 
 _models.register_all()
+
+
+def __getattr__(name: str):
+    # Training needs the Trainer's modules, which load accelerate and peft: only for those who train.
+    if name in ("BcosScheduleCallback", "bcos_bce_loss"):
+        from bcos_peft import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
