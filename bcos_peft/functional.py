@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
@@ -55,11 +54,11 @@ def bcos_linear(
 
     Source: B-cos networks (arXiv 2205.10268), equations 3 and 4; B-cos LM (arXiv 2502.12992), section 3.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
     if b == 1 and not normalize_weights:
         return torch.nn.functional.linear(x, weight)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
     return _BcosLinear.apply(x, weight, float(b), normalize_weights, hold_scale)
 
 
@@ -73,27 +72,46 @@ class _BcosLinear(torch.autograd.Function):
     def forward(ctx, x, weight, b, normalize_weights, hold_scale):
         x_norm, w_norm = row_norms(x), row_norms(weight)
         sx, sw = _scales(x_norm, w_norm, b, normalize_weights)
-        u = _scaled_linear(x, weight, sx, sw)
+        u = _scaled_linear(x, weight, sx, sw, normalize_weights)
         y = _power_(u.abs(), b - 1).mul_(u).to(x.dtype)
         ctx.save_for_backward(x, weight, y, x_norm, w_norm)
         ctx.b, ctx.normalize_weights, ctx.hold_scale = b, normalize_weights, hold_scale
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, weight, y, x_norm, w_norm = ctx.saved_tensors
-        b, unit_rows, hold_scale = ctx.b, ctx.normalize_weights, ctx.hold_scale
-        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
-        scaled_grad = _power_(y.abs().to(sx.dtype), (b - 1) / b).mul_(grad)
+        b, unit_rows = ctx.b, ctx.normalize_weights
         need_x, need_w = ctx.needs_input_grad[:2]
-        linear_x, linear_w = _scaled_linear_backward(scaled_grad, x, weight, sx, sw, need_x, need_w)
-        if hold_scale:
-            return linear_x, linear_w, None, None, None
-        # Σ_i g_i·y_i = x·linear_x and Σ_tokens g_i·y_i = w_i·linear_w: no pass over the outputs is needed.
-        grad_x = _along(linear_x, x, x_norm, b, b - 1) if need_x else None
-        grad_w = _along(linear_w, weight, w_norm, b, b if unit_rows else b - 1) if need_w else None
-        return grad_x, grad_w, None, None, None
+        with torch.no_grad():
+            sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+            scaled_grad = _power_(y.abs().to(sx.dtype), (b - 1) / b).mul_(grad)
+            grad_x, grad_w = _scaled_linear_backward(scaled_grad, x, weight, sx, sw, unit_rows, need_x, need_w)
+            if not ctx.hold_scale:
+                # Σ_i g_i·y_i = x·grad_x and Σ_tokens g_i·y_i = w_i·grad_w: no pass over the outputs is needed.
+                grad_x = _along(grad_x, x, x_norm, b, b - 1) if need_x else None
+                grad_w = _along(grad_w, weight, w_norm, b, b if unit_rows else b - 1) if need_w else None
+        return *_first_order((grad_x, grad_w), (grad, x, weight)), None, None, None
+
+
+def _first_order(grads, origins):
+    """The same gradients, such that asking for their own gradient is an error, and not silently zero."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled when create_graph=True
+        return grads
+    return tuple(grad if grad is None else _FirstOrder.apply(grad, *origins) for grad in grads)
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, *origins):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "The B-cos transform has a first derivative only: it cannot be differentiated twice (gradient penalties, "
+            "Hessians). Write it with plain torch operations for that."
+        )
 
 
 def row_norms(x: Tensor) -> Tensor:
@@ -116,22 +134,27 @@ def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[
     exponent = (1 - b) / b
     sx = x_norm.clamp_min(tiny).pow(exponent).unsqueeze(-1)
     sw = w_norm.clamp_min(tiny).pow(-1.0 if unit_rows else exponent)
+    if unit_rows:
+        sw = sw.masked_fill(w_norm == 0, 0)  # a zero row has no direction; 1/tiny times a gradient would overflow
     return sx, sw
 
 
-def _scale_weight_first(x: Tensor, weight: Tensor) -> bool:
-    # Two passes over the weight are fewer elements than one over the outputs. Half precision is scaled after the
+def _scale_weight_first(x: Tensor, weight: Tensor, unit_rows: bool) -> bool:
+    # Two passes over the weight are fewer elements than one over the outputs. Unit rows are made first in any case:
+    # the product of inputs and raw rows may overflow where the output does not. Half precision is scaled after the
     # product, in float32: scaling first would round the operands once more.
-    return x.dtype in (torch.float32, torch.float64) and x.numel() >= 2 * weight.shape[1] ** 2
+    if x.dtype not in (torch.float32, torch.float64):
+        return False
+    return unit_rows or x.numel() >= 2 * weight.shape[1] ** 2
 
 
 def _scale_input_first(x: Tensor, weight: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.float64) and weight.shape[1] <= weight.shape[0]
 
 
-def _scaled_linear(x: Tensor, weight: Tensor, sx: Tensor, sw: Tensor) -> Tensor:
+def _scaled_linear(x: Tensor, weight: Tensor, sx: Tensor, sw: Tensor, unit_rows: bool) -> Tensor:
     """``(sx·x) @ (sw·weight)^T`` with each scale applied where it touches the fewest elements; float32 at least."""
-    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight)
+    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight, unit_rows)
     u = torch.nn.functional.linear(x * sx if input_first else x, weight * sw.unsqueeze(-1) if weight_first else weight)
     u = u.to(sx.dtype)
     if not input_first:
@@ -139,9 +162,9 @@ def _scaled_linear(x: Tensor, weight: Tensor, sx: Tensor, sw: Tensor) -> Tensor:
     return u if weight_first else u.mul_(sw)
 
 
-def _scaled_linear_backward(g, x, weight, sx, sw, need_x, need_w):
+def _scaled_linear_backward(g, x, weight, sx, sw, unit_rows, need_x, need_w):
     """Gradients of ``_scaled_linear`` with both scales held constant; ``g`` may be overwritten."""
-    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight)
+    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight, unit_rows)
     if not input_first:
         g = g.mul_(sx)
     if not weight_first:
@@ -153,8 +176,8 @@ def _scaled_linear_backward(g, x, weight, sx, sw, need_x, need_w):
         if input_first:
             grad_x = grad_x.mul_(sx)
     if need_w:
-        rows = (x * sx if input_first else x).flatten(0, -2)
-        grad_w = g.flatten(0, -2).t() @ rows
+        rows = torch.atleast_2d(x * sx if input_first else x).flatten(0, -2)
+        grad_w = torch.atleast_2d(g).flatten(0, -2).t() @ rows
         if weight_first:
             grad_w = grad_w.mul_(sw.unsqueeze(-1))
     return grad_x, grad_w
@@ -219,10 +242,11 @@ class _HoldRatio(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
-        return torch.where(x == 0, 0, grad * (y / x)), None
+        with torch.no_grad():
+            grad_x = torch.where(x == 0, 0, grad * (y / x))
+        return *_first_order((grad_x,), (grad, x)), None
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

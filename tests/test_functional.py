@@ -1,0 +1,411 @@
+"""The maths: values by hand, gradients against autograd, extremes, precisions, compilation, memory."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from bcos_peft import functional as F
+from bcos_peft.functional import bcos_linear, hold_ratio, layer_norm, rms_norm
+from bcos_peft.layers import BcosLinear
+
+
+EXPONENTS = (1.0, 1.25, 1.5, 2.0, 3.0)
+# (leading dimensions, in, out): one for each way of scaling the product.
+SHAPES = {
+    "scale outputs": ((2, 3), 6, 4),
+    "scale inputs": ((3,), 4, 6),
+    "scale weights": ((16,), 4, 3),
+    "scale inputs and weights": ((4, 5), 3, 5),
+}
+exponents = pytest.mark.parametrize("b", EXPONENTS)
+both_modes = pytest.mark.parametrize("unit_rows", [False, True], ids=["as is", "unit rows"])
+
+
+def reference(x, weight, b, unit_rows=False, hold_scale=False):
+    """The definition, written down with autograd."""
+    plain = x @ weight.t()
+    w_norm = weight.norm(dim=-1)
+    cos = plain / (x.norm(dim=-1, keepdim=True) * w_norm)
+    scale = cos.abs() ** (b - 1)
+    if unit_rows:
+        scale = scale / w_norm
+    return (scale.detach() if hold_scale else scale) * plain
+
+
+def operands(shape="scale inputs", dtype=torch.float64, seed=0, scale=(1.0, 1.0)):
+    leading, n_in, n_out = SHAPES[shape]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*leading, n_in, generator=generator, dtype=torch.float64) * scale[0]
+    weight = torch.randn(n_out, n_in, generator=generator, dtype=torch.float64) * scale[1]
+    return x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+
+
+def gradients(function, x, weight, *args, **kwargs):
+    """The output and the gradients of a fixed random combination of it."""
+    y = function(x, weight, *args, **kwargs)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(y.dtype)
+    return y.detach(), *torch.autograd.grad(y, (x, weight), g)
+
+
+def test_values_by_hand():
+    x = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    weight = torch.tensor([[2.0, 0.0], [3.0, 4.0], [0.0, -1.0], [4.0, -3.0]], dtype=torch.float64)
+    # plain outputs 6, 25, -4, 0 and cosines 0.6, 1, -0.8, 0
+    for b in EXPONENTS:
+        expected = torch.tensor([6 * 0.6 ** (b - 1), 25.0, -4 * 0.8 ** (b - 1), 0.0], dtype=torch.float64)
+        torch.testing.assert_close(bcos_linear(x, weight, b), expected)
+        unit = expected / torch.tensor([2.0, 5.0, 1.0, 5.0], dtype=torch.float64)
+        torch.testing.assert_close(bcos_linear(x, weight, b, normalize_weights=True), unit)
+
+
+def test_b_1_is_the_plain_layer():
+    x, weight = operands(dtype=torch.float32)
+    assert torch.equal(bcos_linear(x, weight, 1), torch.nn.functional.linear(x, weight))
+
+
+def test_scaling_a_row_scales_its_output_alone():
+    x, weight = operands()
+    k = torch.tensor([1.0, 2.0, -3.0, 0.5, 10.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(bcos_linear(x, weight * k[:, None], 1.5), bcos_linear(x, weight, 1.5) * k)
+    unit = bcos_linear(x, weight * k[:, None], 1.5, normalize_weights=True)
+    torch.testing.assert_close(unit, bcos_linear(x, weight, 1.5, normalize_weights=True) * k.sign())
+
+
+def test_the_shapes_take_every_branch():
+    def branches(shape, unit_rows):
+        x, weight = operands(shape)
+        return F._scale_input_first(x, weight), F._scale_weight_first(x, weight, unit_rows)
+
+    branch = {shape: branches(shape, False) for shape in SHAPES}
+    assert list(branch.values()) == [(False, False), (True, False), (False, True), (True, True)]
+    assert all(branches(shape, True) == (input_first, True) for shape, (input_first, _) in branch.items())
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(b, unit_rows, shape):
+    x, weight = operands(shape)
+    assert gradcheck(lambda x, w: bcos_linear(x, w, b, normalize_weights=unit_rows), (x, weight), atol=1e-7)
+    torch.testing.assert_close(
+        gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows),
+        gradients(reference, x, weight, b, unit_rows),
+    )
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_held_scale(b, unit_rows, shape):
+    x, weight = operands(shape)
+    held = gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows, hold_scale=True)
+    torch.testing.assert_close(held, gradients(reference, x, weight, b, unit_rows, hold_scale=True))
+    assert torch.equal(held[0], bcos_linear(x, weight, b, normalize_weights=unit_rows)), "the output is the same"
+    y = bcos_linear(x, weight, b, normalize_weights=unit_rows, hold_scale=True)
+    (grad,) = torch.autograd.grad(y[..., 0].sum(), x)
+    torch.testing.assert_close((grad * x).sum(-1), y[..., 0], rtol=1e-12, atol=1e-12)
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_inputs_and_zero_rows(b, unit_rows, shape):
+    """Both give zeros, pass no gradient on, and leave the other rows alone."""
+    x, weight = operands(shape)
+    with torch.no_grad():
+        x.view(-1, x.shape[-1])[1] = 0
+        weight[1] = 0
+    y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
+    assert (y.reshape(-1, y.shape[-1])[1] == 0).all()
+    assert (y[..., 1] == 0).all()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        small = x.detach().to(dtype).requires_grad_(), weight.detach().to(dtype).requires_grad_()
+        y = bcos_linear(*small, b, normalize_weights=unit_rows)
+        grads = torch.autograd.grad(y, small, torch.full_like(y, 100.0))
+        assert all(grad.isfinite().all() for grad in grads)
+    _, dx, dw = gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows)
+    rows_of_w = [row for row in range(len(weight)) if row != 1]
+    rows_of_x = [row for row in range(x.shape[:-1].numel()) if row != 1]
+    if b > 1:
+        assert (dx.view(-1, x.shape[-1])[1] == 0).all()
+    if b > 1 or unit_rows:
+        assert (dw[1] == 0).all()
+    live_x = x.detach().view(-1, x.shape[-1])[rows_of_x].requires_grad_()
+    live_w = weight.detach()[rows_of_w].requires_grad_()
+    g = torch.randn((*x.shape[:-1], len(weight)), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    exact = reference(live_x, live_w, b, unit_rows)
+    expected = torch.autograd.grad(exact, (live_x, live_w), g.view(-1, len(weight))[rows_of_x][:, rows_of_w])
+    torch.testing.assert_close((dx.view(-1, x.shape[-1])[rows_of_x], dw[rows_of_w]), expected)
+
+
+EXTREMES = {
+    "huge inputs": (1e30, 1.0),
+    "tiny inputs": (1e-30, 1.0),
+    "huge weights": (1.0, 1e30),
+    "tiny weights": (1.0, 1e-30),
+    "huge and tiny": (1e30, 1e-30),
+    "tiny and huge": (1e-30, 1e30),
+}
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", EXTREMES.values(), ids=EXTREMES)
+def test_huge_and_tiny_values(b, unit_rows, shape, scale):
+    if unit_rows and scale[1] != 1:
+        scale = (1.0, scale[1])  # a unit row has no size: nothing is huge or tiny but the weights themselves
+    x, weight = operands(shape, torch.float32, scale=scale)
+    found = gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows)
+    exact = gradients(
+        reference, x.detach().double().requires_grad_(), weight.detach().double().requires_grad_(), b, unit_rows
+    )
+    for value, expected in zip(found, exact, strict=True):
+        assert value.isfinite().all()
+        size = expected.abs().max()
+        torch.testing.assert_close(value.double() / size, expected / size, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [(1e30, 1e30), (1e-30, 1e-30)], ids=["huge", "tiny"])
+@pytest.mark.parametrize("shape", SHAPES)
+@exponents
+def test_unit_rows_do_not_overflow_where_the_output_fits(b, shape, scale):
+    x, weight = operands(shape, torch.float32, scale=scale)
+    y = bcos_linear(x, weight, b, normalize_weights=True).double()
+    expected = reference(x.double(), weight.double(), b, True)
+    torch.testing.assert_close(y / scale[0], expected / scale[0], rtol=2e-5, atol=2e-5)
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_half_precision(b, unit_rows, shape, dtype, tolerance):
+    x, weight = operands(shape, dtype)
+    found = gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows)
+    wide = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    y = reference(*wide, b, unit_rows)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype).double()
+    exact = y, *torch.autograd.grad(y, wide, g)
+    for value, expected in zip(found, exact, strict=True):
+        assert value.dtype == dtype
+        size = float(expected.abs().max())
+        torch.testing.assert_close(value.double() / size, expected.detach() / size, rtol=0, atol=2 * tolerance)
+
+
+def test_norms_are_accumulated_in_float32():
+    x = torch.full((1, 4096), 0.1, dtype=torch.bfloat16)
+    assert F.row_norms(x).item() == pytest.approx(float(x[0, 0]) * 64, rel=1e-5)
+    x = torch.full((1, 64), 3e4, dtype=torch.float16)  # the sum of squares does not fit float16
+    assert F.row_norms(x).item() == pytest.approx(8 * 3e4, rel=1e-3)
+
+
+@pytest.mark.parametrize("hold_scale", [False, True])
+def test_no_gradient_of_the_gradient(hold_scale):
+    """Not even silently, where the loss has another part that can be differentiated."""
+    x, weight = operands()
+    y = bcos_linear(x, weight, 1.5, hold_scale=hold_scale)
+    for output in (y, hold_ratio(x, x.tanh())):
+        (grad,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+        torch.testing.assert_close(grad, torch.autograd.grad(output.sum(), x, retain_graph=True)[0])
+        with pytest.raises(RuntimeError, match="differentiated twice"):
+            torch.autograd.grad(x.sum() + grad.square().sum(), x, retain_graph=True)
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(b, unit_rows, dtype):
+    x, weight = operands("scale weights", torch.float32)
+    with torch.autocast("cpu", dtype):
+        y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
+        inside = torch.autograd.grad(y, (x, weight), torch.ones_like(y), retain_graph=True)
+    assert y.dtype == dtype
+    outside = torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+    exact = reference(x, weight, b, unit_rows)
+    for grads in (inside, outside):
+        for value, expected in zip(
+            grads, torch.autograd.grad(exact, (x, weight), torch.ones_like(exact), retain_graph=True), strict=True
+        ):
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, expected, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.05)
+
+
+@exponents
+@both_modes
+def test_autocast_leaves_float64_alone_as_it_does_for_stock_layers(b, unit_rows):
+    x, weight = operands()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.nn.functional.linear(x, weight).dtype == torch.float64
+        y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
+    assert torch.equal(y, bcos_linear(x, weight, b, normalize_weights=unit_rows))
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4)], ids=str)
+def test_empty_batch(b, unit_rows, shape):
+    x = torch.empty(shape, requires_grad=True)
+    weight = torch.randn(3, 4, requires_grad=True)
+    y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
+    y.sum().backward()
+    assert y.shape == (*shape[:-1], 3)
+    assert x.grad.shape == x.shape
+    assert (weight.grad == 0).all()
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_token_without_batch(b, unit_rows, shape):
+    x, weight = operands(shape)
+    row = x.detach().reshape(-1, x.shape[-1])[0].requires_grad_()
+    found = gradients(bcos_linear, row, weight, b, normalize_weights=unit_rows)
+    torch.testing.assert_close(found, gradients(reference, row, weight, b, unit_rows))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_non_contiguous(shape):
+    x, weight = operands(shape)
+    exact = gradients(bcos_linear, x, weight, 1.5)
+    strided_x = x.detach().repeat_interleave(2, dim=-1)[..., ::2].requires_grad_()
+    strided_w = weight.detach().t().contiguous().t().requires_grad_()
+    assert not strided_x.is_contiguous()
+    assert not strided_w.is_contiguous()
+    torch.testing.assert_close(gradients(bcos_linear, strided_x, strided_w, 1.5), exact)
+    y = bcos_linear(x, weight, 1.5)  # a gradient that is expanded from one number, as sum() gives
+    torch.testing.assert_close(
+        torch.autograd.grad(y.sum(), (x, weight)),
+        torch.autograd.grad(bcos_linear(x, weight, 1.5), (x, weight), torch.ones_like(y)),
+    )
+
+
+@exponents
+@both_modes
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_a_frozen_operand_gets_no_gradient(b, unit_rows, frozen):
+    x, weight = operands()
+    _, dx, dw = gradients(bcos_linear, x, weight, b, normalize_weights=unit_rows)
+    (x if frozen == "x" else weight).requires_grad_(False)
+    y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    y.backward(g)
+    assert (x if frozen == "x" else weight).grad is None
+    torch.testing.assert_close(*((weight.grad, dw) if frozen == "x" else (x.grad, dx)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@exponents
+def test_operands_and_gradient_are_not_overwritten(b, dtype):
+    x, weight = operands("scale outputs", dtype)
+    before = x.detach().clone(), weight.detach().clone()
+    y = bcos_linear(x, weight, b)
+    y_before, g = y.detach().clone(), torch.ones_like(y)
+    torch.autograd.grad(y, (x, weight), g)
+    assert torch.equal(x, before[0])
+    assert torch.equal(weight, before[1])
+    assert torch.equal(y, y_before)
+    assert (g == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_saves_its_output_and_two_norms_and_shares_the_rest(shape, dtype):
+    """Beside what a plain layer saves (x and the weight) there is y, which the next operation saves anyway."""
+    x, weight = operands(shape, dtype)
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = bcos_linear(x, weight, 1.5)
+        z = torch.nn.functional.gelu(y)
+    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in saved}
+    own = {t.untyped_storage().data_ptr() for t in (x, weight, y)}
+    assert own <= storages.keys()
+    others = [tensor for pointer, tensor in storages.items() if pointer not in own]
+    assert sum(tensor.numel() for tensor in others) == x.shape[:-1].numel() + len(weight)
+    z.sum().backward()
+
+
+@pytest.mark.parametrize("b", [1.25, 2.0])
+@both_modes
+def test_compiles_without_graph_breaks(b, unit_rows):
+    layer = BcosLinear(4, 6, b=b, normalize_weights=unit_rows)
+    x = torch.randn(3, 4, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected, *grads = gradients(lambda x, w: layer(x), x, layer.weight)
+    found, *found_grads = gradients(lambda x, w: compiled(x), x, layer.weight)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_grads, grads)
+    function = torch.compile(bcos_linear, fullgraph=True, backend="aot_eager")
+    held = gradients(function, x, layer.weight, b, normalize_weights=unit_rows, hold_scale=True)
+    exact = gradients(bcos_linear, x, layer.weight, b, normalize_weights=unit_rows, hold_scale=True)
+    torch.testing.assert_close(held, exact)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor():
+    layer = BcosLinear(4, 6, b=1.5)
+    x = torch.randn(3, 4, requires_grad=True)
+    expected = gradients(lambda x, w: layer(x), x, layer.weight)
+    compiled = torch.compile(layer, fullgraph=True)
+    torch.testing.assert_close(gradients(lambda x, w: compiled(x), x, layer.weight), expected)
+
+
+def test_hold_ratio():
+    x = torch.tensor([2.0, -1.0, 0.0, 1e-38, 1e30], requires_grad=True)
+    y = torch.nn.functional.silu(x)
+    held = hold_ratio(x, y)
+    assert torch.equal(held, y)
+    (grad,) = torch.autograd.grad(held.sum(), x)
+    sigmoid = x.detach().sigmoid()
+    torch.testing.assert_close(grad, torch.where(x.detach() == 0, 0, sigmoid))
+    assert grad[2] == 0
+    torch.testing.assert_close((grad * x).detach(), y.detach())
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu", "silu", "tanh", "leaky_relu", "mish"])
+def test_activations_are_zero_at_zero_and_sum(function):
+    activation = getattr(torch.nn.functional, function)
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(hold_ratio(x, activation(x)).sum(), x)
+    torch.testing.assert_close((grad * x).detach(), activation(x).detach())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_norms_are_linear_with_their_statistics_held(norm, weighted):
+    x = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.linspace(-1, 2, 8, dtype=torch.float64) if weighted else None
+    if norm == "layer":
+        y, exact = layer_norm(x, weight, 1e-5), torch.nn.functional.layer_norm(x, (8,), weight, None, 1e-5)
+    else:
+        y, exact = rms_norm(x, weight, 1e-5), torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
+    torch.testing.assert_close(y, exact, rtol=1e-12, atol=1e-12)
+    (grad,) = torch.autograd.grad(y[..., 3].sum(), x)
+    torch.testing.assert_close((grad * x).sum(-1), y[..., 3], rtol=1e-12, atol=1e-12)
+
+
+def test_rms_norm_with_live_statistics_is_the_stock_norm():
+    x = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.linspace(-1, 2, 8, dtype=torch.float64, requires_grad=True)
+    stock = gradients(lambda x, w: torch.nn.functional.rms_norm(x, (8,), w, 1e-5), x, weight)
+    torch.testing.assert_close(gradients(lambda x, w: rms_norm(x, w, 1e-5, hold_scale=False), x, weight), stock)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_norms_take_statistics_in_float32(norm):
+    x = torch.randn(2, 512, generator=torch.Generator().manual_seed(0)) + 10
+    half = norm(x.bfloat16(), None, 1e-6)
+    assert half.dtype == torch.bfloat16
+    exact = norm(x.bfloat16().double(), None, 1e-6)
+    torch.testing.assert_close(half.double(), exact, rtol=2**-8, atol=1e-6)
+    zeros = norm(torch.zeros(2, 8, requires_grad=True), None, 1e-6)
+    assert (zeros == 0).all()
+    assert math.isfinite(torch.autograd.grad(zeros.sum(), zeros)[0].sum())
