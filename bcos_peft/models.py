@@ -21,6 +21,7 @@ from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families
 from bcos_peft.layers import BcosLayer
 from bcos_peft.structure import apply_plan, plan_conversion
+from bcos_peft.summary import ConversionSummary, summarize
 
 
 __all__ = ["BcosModel", "find_bcos_model"]
@@ -80,6 +81,14 @@ class BcosModel:
             if isinstance(module, BcosLayer) and module.b is not None:
                 module.b = config.b_for(name)
         self.config.bcos = config.to_dict()
+
+    def bcos_summary(self) -> ConversionSummary:
+        """What the conversion made of the model: layers by B, norms, parameters, the residual on a probe."""
+        return summarize(self)
+
+    def print_bcos_summary(self) -> None:
+        """Print `bcos_summary()`, as peft prints trainable parameters."""
+        print(self.bcos_summary())  # noqa: T201
 
     def _init_weights(self, module):
         parameters = module._parameters.values()
