@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ class BcosConfig:
             setattr(self, name, _valid_modules(name, getattr(self, name)))
         if self.pooler_activation not in ("identity", "dynamic"):
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
+        for name in ("base_model_name_or_path", "bcos_version"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise TypeError(f"{name} must be a string or None, got {getattr(self, name)!r}.")
+        if not isinstance(self.probe_residual, (Real, type(None))) or isinstance(self.probe_residual, bool):
+            raise TypeError(f"probe_residual must be a number or None, got {self.probe_residual!r}.")
         if not self.align and (self.normalize_weights or not self.remove_bias):
             raise ValueError(
                 "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True "
@@ -132,8 +138,12 @@ class BcosConfig:
         return self.b
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dict that JSON can hold and `from_dict` reads back."""
-        return asdict(self)
+        """A plain dict that JSON can hold and `from_dict` reads back.
+
+        `b_pattern` becomes a list of pairs: transformers sorts the keys of a model's `config.json`, and the first match
+        wins.
+        """
+        return asdict(self) | {"b_pattern": [list(pair) for pair in self.b_pattern.items()]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BcosConfig:
@@ -156,6 +166,11 @@ class BcosConfig:
                 raise ValueError(
                     f"BcosConfig has no field {key!r}. {hint} (A file from a newer bcos_peft may need an upgrade.)"
                 )
+        pairs = values.get("b_pattern")
+        if isinstance(pairs, list):
+            if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+                raise TypeError(f"b_pattern must be a dict or a list of pairs, [[pattern, B], ...], got {pairs!r}.")
+            values = values | {"b_pattern": {key: value for key, value in pairs}}
         return cls(**values)
 
     def to_json_string(self) -> str:
@@ -250,7 +265,7 @@ def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
 
 
 def _valid_b(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number of at least 1, got {value!r}.")
     if not (math.isfinite(value) and value >= 1):
         raise ValueError(
