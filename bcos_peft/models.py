@@ -10,17 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.models.auto import tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families
+from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer
-from bcos_peft.structure import apply_plan, plan_conversion
+from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion, set_class
 from bcos_peft.summary import ConversionSummary, summarize
 
 
@@ -29,7 +28,7 @@ __all__ = ["BcosModel", "find_bcos_model"]
 PREFIX = "bcos_"
 
 
-class BcosModel:
+class BcosModel(BcosHubMixin):
     """What every generated class has beside the stock model. Not to be instantiated.
 
     Example:
@@ -46,15 +45,19 @@ class BcosModel:
     bcos_stock_class: type[PreTrainedModel]
 
     def __init__(self, config, *args, **kwargs):
-        bcos_config = BcosConfig.from_dict(_stored_config(config))
+        bcos_config = _stored_config(config)
         super().__init__(config, *args, **kwargs)
-        plan = plan_conversion(self, self.bcos_stock_class, bcos_config, self.bcos_family)
-        apply_plan(self, plan, bcos_config)
+        plan = plan_base_model if self.base_model is self else plan_conversion
+        apply_plan(self, plan(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
 
     @property
     def bcos_config(self) -> BcosConfig:
         """The conversion's config, as stored in `model.config.bcos`."""
-        return BcosConfig.from_dict(_stored_config(self.config))
+        return _stored_config(self.config)
+
+    def bcos_name(self, name: str) -> str:
+        """What the config calls the module `name`: its name in a model with a head, also if this is one without."""
+        return f"{self.base_model_prefix}.{name}" if self.base_model is self else name
 
     def set_b(self, b: float) -> None:
         """Give the model another B: every layer without an entry in `b_pattern`, and the config that is saved with it.
@@ -79,7 +82,7 @@ class BcosModel:
         config = replace(self.bcos_config, b=b)
         for name, module in self.named_modules():
             if isinstance(module, BcosLayer) and module.b is not None:
-                module.b = config.b_for(name)
+                module.b = config.b_for(self.bcos_name(name))
         self.config.bcos = config.to_dict()
 
     def bcos_summary(self) -> ConversionSummary:
@@ -101,20 +104,26 @@ class BcosModel:
         # The stock method reads the source of the class's module, and a generated class has none.
         return cls.bcos_stock_class._can_set_attn_implementation()
 
-    @classmethod
-    def register_for_auto_class(cls, auto_class="AutoModel"):
-        """Do nothing: a generated class has no source file to copy beside the weights."""
+    def _get_resized_lm_head(self, old_lm_head, *args, **kwargs):
+        new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
+        if isinstance(old_lm_head, BcosLayer) and new is not old_lm_head:
+            set_class(new, type(old_lm_head))
+            new.b, new.normalize_weights = old_lm_head.b, old_lm_head.normalize_weights
+        return new
 
 
-def _stored_config(config: PretrainedConfig) -> dict:
+def _stored_config(config: PretrainedConfig) -> BcosConfig:
     stored = getattr(config, "bcos", None)
-    if not isinstance(stored, dict):
+    name = repr(config._name_or_path) if config._name_or_path else f"this {config.model_type!r} model"
+    if stored is None:
         raise ValueError(
-            f"The config of this {config.model_type!r} model has no 'bcos' entry, so it cannot be built as a "
-            "B-cos model. Load "
-            "a model that get_bcos_model has converted, or convert a stock one with get_bcos_model."
+            f"Not a saved B-cos model: the config of {name} has no 'bcos' entry. Load a stock model with its own "
+            "class and convert it with bcos_peft.get_bcos_model. If it was converted, its config.json is damaged."
         )
-    return stored
+    try:
+        return BcosConfig.from_dict(stored)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The 'bcos' entry in the config of {name} cannot be used: {error}") from error
 
 
 def find_bcos_model(model) -> BcosModel:
@@ -143,7 +152,12 @@ def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
     name = f"Bcos{stock.__name__}"
     if name not in _classes:
         # auto_map must be an empty dict: absent, some loaders fail; None, others do.
-        body = {"model_type": PREFIX + stock.model_type, "auto_map": {}, "__module__": __name__}
+        body = {
+            "model_type": PREFIX + stock.model_type,
+            "auto_map": {},
+            "register_for_auto_class": BcosModel.register_for_auto_class,  # as for models
+            "__module__": __name__,
+        }
         _classes[name] = type(name, (stock,), body)
     return _classes[name]
 
@@ -185,19 +199,23 @@ def register(family: Family) -> None:
     bcos_type = PREFIX + family.model_type
     generated_config = config_class(stock_config)
     AutoConfig.register(bcos_type, generated_config, exist_ok=True)
-    TOKENIZER_MAPPING_NAMES.setdefault(bcos_type, TOKENIZER_MAPPING_NAMES.get(family.model_type))
+    _register_tokenizer(family.model_type, bcos_type)
     conversion = get_checkpoint_conversion_mapping(family.model_type)
     if conversion is not None:
         register_checkpoint_conversion_mapping(bcos_type, conversion, overwrite=True)
-    for auto_class in _auto_classes():
+    for auto_class in auto_model_classes():
         stock = auto_class._model_mapping.get(stock_config, None)
-        if isinstance(stock, type) and stock.__name__ in family.architectures:
+        # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
+        if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
             auto_class.register(generated_config, model_class(stock, family), exist_ok=True)
 
 
-def _auto_classes() -> list[type[_BaseAutoModelClass]]:
-    candidates = (getattr(modeling_auto, name) for name in modeling_auto.__all__ if name.startswith("AutoModel"))
-    return [cls for cls in candidates if isinstance(cls, type) and getattr(cls, "_model_mapping", None) is not None]
+def _register_tokenizer(model_type: str, bcos_type: str) -> None:
+    names = tokenization_auto.TOKENIZER_MAPPING_NAMES
+    names.setdefault(bcos_type, names.get(model_type))
+    wrong_on_hub = getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", set())
+    if model_type in wrong_on_hub:
+        wrong_on_hub.add(bcos_type)
 
 
 def register_all() -> None:

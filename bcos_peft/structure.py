@@ -19,7 +19,7 @@ from bcos_peft.families.heads import FunctionalActivation
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
 
 
-__all__ = ["Plan", "apply_plan", "is_activation", "plan_conversion"]
+__all__ = ["Plan", "apply_plan", "is_activation", "plan_base_model", "plan_conversion"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -62,15 +62,38 @@ def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfi
     Raises:
         ValueError: names the first module, parameter or pattern that cannot be handled, and why.
     """
-    plan = Plan()
-    for name, module in model.named_modules():
-        _plan_module(plan, stock_class.__module__, name, module, config, family)
-    _plan_parameters(plan, model, config, family)
+    plan = _plan_modules(model, stock_class, config, family)
     _check_patterns(plan, model, config)
     return plan
 
 
-def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
+def plan_base_model(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    """The same for a model without a head, whose config was made for a model with one.
+
+    The config's patterns see the names that the modules have in the model with the head, and may match nothing here.
+    """
+    whole = nn.Module()
+    whole._modules[model.base_model_prefix] = model
+    plan = _plan_modules(whole, stock_class, config, family)
+    start = len(model.base_model_prefix) + 1
+    return Plan(
+        bcos={name[start:]: b for name, b in plan.bcos.items()},
+        swaps={name[start:]: cls for name, cls in plan.swaps.items()},
+        dropped_activations=[name[start:] for name in plan.dropped_activations],
+        biases=[name[start:] for name in plan.biases],
+        plain=[name[start:] for name in plan.plain],
+    )
+
+
+def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    plan = Plan()
+    for name, module in model.named_modules():
+        _plan_module(plan, stock_class, name, module, config, family)
+    _plan_parameters(plan, model, config, family)
+    return plan
+
+
+def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
     cls = type(module)
     if "forward" in module.__dict__ and "_hf_hook" not in module.__dict__:
         raise ValueError(
@@ -93,7 +116,7 @@ def _plan_module(plan: Plan, home: str, name: str, module: nn.Module, config: Bc
             plan.dropped_activations.append(name)
     elif matches_any(family.held, name) or is_activation(module):
         pass
-    elif not (cls in _LINEAR + _LOSSES or cls.__module__ == home or not name):
+    elif not (cls in _LINEAR + _LOSSES or cls.__module__ == stock.__module__ or isinstance(module, stock) or not name):
         raise ValueError(_refusal(name, module))
 
 
