@@ -140,7 +140,7 @@ class BcosConfig:
     def to_dict(self) -> dict[str, Any]:
         """A plain dict that JSON can hold and `from_dict` reads back.
 
-        `b_pattern` becomes a list of pairs: transformers sorts the keys of a model's `config.json`, and the first match
+        `b_pattern` becomes a list of pairs: transformers sorts the keys of a `config.json`, and the first match
         wins.
         """
         return asdict(self) | {"b_pattern": [list(pair) for pair in self.b_pattern.items()]}
@@ -170,7 +170,7 @@ class BcosConfig:
         if isinstance(pairs, list):
             if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
                 raise TypeError(f"b_pattern must be a dict or a list of pairs, [[pattern, B], ...], got {pairs!r}.")
-            values = values | {"b_pattern": {key: value for key, value in pairs}}
+            values = values | {"b_pattern": dict(pairs)}
         return cls(**values)
 
     def to_json_string(self) -> str:
