@@ -66,6 +66,9 @@ class Labels:
             raise ValueError(f"{argument} must be between 0 and {self.count - 1}, got {value}.")
         return int(value)
 
+    def __contains__(self, name: str) -> bool:
+        return not self.of_tokens and name in self._numbers()
+
     def _numbers(self) -> dict[str, int]:
         if self.of_answers:
             return {"start": 0, "end": 1}

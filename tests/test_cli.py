@@ -1,0 +1,171 @@
+"""The command `bcos-peft`."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+import bcos_peft
+from bcos_peft import BcosConfig, BcosExplainer, Explanation, get_bcos_model
+from bcos_peft.cli import app
+
+
+TEXT = "An awful movie with a great soundtrack."
+
+
+def run(*arguments, **kwargs):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "100"}, **kwargs)
+
+
+def refused(*arguments, **kwargs):
+    """What is said of a refusal: on stderr, without a traceback, with exit code 2."""
+    result = run(*arguments, **kwargs)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stock")
+    labels = ["bad", "so-so", "good"]
+    changes = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    tiny.model("bert", **changes).save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def converted(stock, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bcos") / "model"
+    result = run("convert", stock, path, "--b", "1.5", "--b-pattern", "classifier=1")
+    assert result.exit_code == 0, result.output
+    assert "7 with B = 1.5" in result.stdout
+    assert f"Saved in {path}" in result.stdout
+    return path
+
+
+def explanations_in(path):
+    return [Explanation.from_dict(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def test_version():
+    assert run("--version").stdout == f"bcos-peft {bcos_peft.__version__}\n"
+
+
+def test_the_console_script_is_installed():
+    code = "import sys; from importlib.metadata import entry_points as e; sys.argv = ['bcos-peft', '--version']; "
+    code += "next(p for p in e(group='console_scripts') if p.name == 'bcos-peft').load()()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, f"bcos-peft {bcos_peft.__version__}\n")
+
+
+def test_convert_is_get_bcos_model(stock, converted):
+    saved = BcosConfig.from_pretrained(converted)
+    assert (saved.b, saved.b_pattern) == (1.5, {"classifier": 1.0})
+    model = get_bcos_model(tiny.model("bert"), BcosConfig(b=1.5, b_pattern={"classifier": 1}))
+    cls = bcos_peft.models.BcosBertForSequenceClassification
+    for name, weight in cls.from_pretrained(converted).state_dict().items():
+        assert (weight == model.state_dict()[name]).all(), name
+
+
+def test_convert_to_another_task(stock, tmp_path):
+    result = run("convert", stock, tmp_path / "new", "--task", "token-classification", "--num-labels", "7")
+    assert result.exit_code == 0, result.output
+    assert "BcosBertForTokenClassification" in run("info", tmp_path / "new").stdout
+
+
+def test_info(converted):
+    result = run("info", converted)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("BcosBertForSequenceClassification, converted from ")
+    assert "1 with B = 1, 7 with B = 1.5" in result.stdout
+
+
+def test_explain(converted, tmp_path):
+    result = run("explain", converted, TEXT, "Dull!", "--json", tmp_path / "out.json", "--html", tmp_path / "out.html")
+    assert result.exit_code == 0, result.output
+    assert "soundtrack" in result.stdout
+    expected = BcosExplainer(bcos_peft.models.BcosBertForSequenceClassification.from_pretrained(converted).eval(),
+                             tiny.tokenizer())([TEXT, "Dull!"])  # fmt: skip
+    for one, two in zip(explanations_in(tmp_path / "out.json"), expected, strict=True):
+        assert (one.text, one.target_label) == (two.text, two.target_label)
+        np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert page.count("<section") == 2
+
+
+@pytest.mark.parametrize("target", ["good", "2"])
+def test_choices(converted, tmp_path, target):
+    result = run("explain", converted, TEXT, "--target", target, "--foil", "bad", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    (explanation,) = explanations_in(tmp_path / "out.json")
+    assert (explanation.target_label, explanation.foil_label) == ("good", "bad")
+
+
+def test_every_class_pairs_and_files(converted, tmp_path):
+    (tmp_path / "texts.txt").write_text("Dull!\n\nA café.\n", encoding="utf-8")
+    arguments = ("explain", converted, "--file", tmp_path / "texts.txt", "--pair", "Good.", "--target", "all")
+    result = run(*arguments, "--json", "-")
+    assert result.exit_code == 0, result.output
+    explanations = [Explanation.from_dict(values) for values in json.loads(result.stdout)]
+    assert [(one.text, one.target) for one in explanations] == [
+        ((text, "Good."), target) for text in ("Dull!", "A café.") for target in range(3)
+    ]
+    piped = run("explain", converted, "--file", "-", "--json", "-", input="Dull!\n")
+    assert json.loads(piped.stdout)[0]["text"] == "Dull!"
+
+
+def test_top_and_tokens(converted):
+    assert run("explain", converted, TEXT, "--top", "1").stdout != run("explain", converted, TEXT).stdout
+    assert run("explain", converted, TEXT, "--tokens").stdout != run("explain", converted, TEXT).stdout
+
+
+def test_refusals(stock, converted, tmp_path):
+    assert "b must be a finite number of at least 1" in refused("convert", stock, tmp_path / "x", "--b", "0.5")
+    assert "'nonsense' matches no" in refused("convert", stock, tmp_path / "x", "--b-pattern", "nonsense=2")
+    assert "must be REGEX=B" in refused("convert", stock, tmp_path / "x", "--b-pattern", "classifier")
+    assert "'nonsense' is unknown; there are: text-" in refused("convert", stock, tmp_path / "x", "--task", "nonsense")
+    assert "not an empty directory" in refused("convert", stock, converted)
+    assert "is converted already" in refused("convert", converted, tmp_path / "x")
+    assert "Error: " in refused("convert", tmp_path / "missing", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    assert "not a B-cos model" in refused("explain", stock, TEXT)
+    assert "not a B-cos model" in refused("info", tmp_path)
+    assert "There is no text" in refused("explain", converted)
+    assert "No such file" in refused("explain", converted, "--file", tmp_path / "missing.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert "not UTF-8" in refused("explain", converted, "--file", tmp_path / "latin.txt")
+    assert "is not a label of the model; it has 'bad'" in refused("explain", converted, TEXT, "--target", "great")
+    assert "target must be between 0 and 2" in refused("explain", converted, TEXT, "--target", "9")
+    assert "inputs[1] is empty" in refused("explain", converted, TEXT, " ")
+    assert "truncation=True" in refused("explain", converted, "film " * 90)
+    assert "--top" in refused("explain", converted, TEXT, "--top", "-1")
+
+
+def test_a_model_of_an_unknown_family(converted, tmp_path):
+    for file in converted.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["architectures"] = ["BcosNovelForSequenceClassification"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert "a BcosNovelForSequenceClassification, of no family that this package has" in refused("info", tmp_path)
+
+
+def test_a_model_without_a_tokenizer(tmp_path):
+    tiny.model("roberta").save_pretrained(tmp_path / "stock")
+    result = run("convert", tmp_path / "stock", tmp_path / "bcos")
+    assert result.exit_code == 0, result.output
+    assert "has no tokenizer" in result.stderr
+    assert "has no tokenizer" in refused("explain", tmp_path / "bcos", TEXT)
+
+
+def test_a_model_without_a_head(tmp_path):
+    tiny.model("bert").bert.save_pretrained(tmp_path / "stock")
+    assert "choose one: --task text-classification" in refused("convert", tmp_path / "stock", tmp_path / "bcos")
