@@ -287,7 +287,8 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
 def _check_follows(model) -> None:
     """Refuse a model in which changing the config's `b` would change no layer."""
     config = model.bcos_config
-    names = [name for name, module in model.named_modules() if isinstance(module, BcosLayer) and module.b is not None]
+    layers = [name for name, module in model.named_modules() if isinstance(module, BcosLayer) and module.b is not None]
+    names = [model.bcos_name(name) for name in layers]
     changed = replace(config, b=config.b + 1)
     if all(changed.b_for(name) == config.b_for(name) for name in names):
         raise ValueError(
