@@ -200,8 +200,8 @@ def _load_bcos(name: str, revision: str | None):
     cls = getattr(models, architecture, None)
     if cls is None:
         raise ValueError(
-            f"{name!r} is a {architecture or 'model of no architecture'}, of no family that this package has. A family "
-            "of your own is known in Python only, after register_family."
+            f"{name!r} is a {architecture or 'model of no architecture'}, of no family that this package has. "
+            "A family of your own is known in Python only, after register_family."
         )
     return cls.from_pretrained(name, revision=revision).eval()
 

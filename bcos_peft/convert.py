@@ -9,8 +9,8 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family, find_family, register_family
-from bcos_peft.models import BcosModel, config_class, model_class, register
+from bcos_peft.families.base import Family, families, find_family, register_family
+from bcos_peft.models import BcosModel, config_class, keep_class, model_class
 from bcos_peft.structure import apply_plan, plan_conversion, set_class
 from bcos_peft.verify import probe_residual, tolerance
 from bcos_peft.version import __version__
@@ -41,7 +41,7 @@ def get_bcos_model(
             residual is stored in `model.bcos_config.probe_residual`. A model without weights (on the meta device)
             is not probed.
         family ([`Family`](families.md), *optional*): the table for an architecture that the package does not know.
-            It is registered, so that saved models of it load in this process.
+            Once the conversion has succeeded it is registered, so that saved models of it load in this process.
 
     Returns:
         [`~transformers.PreTrainedModel`]: `model` itself.
@@ -81,6 +81,9 @@ def get_bcos_model(
         for step in reversed(undo):
             step()
         raise
+    keep_class(type(model))
+    if not any(known is family for known in families()):
+        register_family(family, exist_ok=True)
     return model
 
 
@@ -100,6 +103,10 @@ def _check_model(model, family: Family | None) -> Family:
         family = find_family(model.config.model_type)
     elif not isinstance(family, Family):
         raise TypeError(f"family must be a bcos_peft.families.Family, got {type(family).__name__}.")
+    if family.model_type != model.config.model_type:
+        raise ValueError(
+            f"family is for model_type {family.model_type!r}; this model's is {model.config.model_type!r}."
+        )
     if type(model).__name__ not in family.architectures:
         raise ValueError(
             f"{type(model).__name__} is not an architecture that the {family.model_type!r} family covers: "
@@ -111,13 +118,18 @@ def _check_model(model, family: Family | None) -> Family:
             f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or "
             f"cross-attention, which the {family.model_type!r} family does not cover. Use is_decoder=False."
         )
+    modules = dict(model.base_model.named_modules())
+    if family.embeddings is not None and family.embeddings not in modules:
+        raise ValueError(
+            f"The {family.model_type!r} table says that the input enters at {family.embeddings!r}, but the "
+            f"{type(model.base_model).__name__} has no such module. It has: "
+            f"{', '.join(name for name in modules if name.count('.') < 2 and name)}."
+        )
     return family
 
 
 def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, family: Family) -> Callable[[], None]:
     """Give the model its generated class and a config of its own; other models may share the stock config."""
-    register_family(family, exist_ok=True)
-    register(family)
     old_config, old_tied, old_class_state = model.config, dict(model.all_tied_weights_keys), dict(model.__dict__)
     new_config = copy.deepcopy(old_config)
     new_config.__class__ = config_class(type(old_config))

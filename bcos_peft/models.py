@@ -16,7 +16,7 @@ from transformers.models.auto import tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family, families
+from bcos_peft.families.base import Family, after_registration, families
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer
 from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion, set_class
@@ -163,20 +163,27 @@ def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
 
 
 def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrainedModel]:
-    """The generated class for a stock model class."""
+    """The generated class for a stock model class: the kept one, unless that was made from another table."""
     name = f"Bcos{stock.__name__}"
-    if name not in _classes:
-        base = family.replacements.get(stock, stock)
-        body = {
-            "__module__": __name__,
-            "__doc__": f"`{stock.__name__}` as a B-cos model. From `get_bcos_model` or `from_pretrained`.",
-            "config_class": config_class(stock.config_class),
-            "bcos_family": family,
-            "bcos_stock_class": stock,
-            "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
-        }
-        _classes[name] = type(name, (BcosModel, base), body)
-    return _classes[name]
+    kept = _classes.get(name)
+    if kept is not None and kept.bcos_family is family and kept.bcos_stock_class is stock:
+        return kept
+    base = family.replacements.get(stock, stock)
+    body = {
+        "__module__": __name__,
+        "__doc__": f"`{stock.__name__}` as a B-cos model. From `get_bcos_model` or `from_pretrained`.",
+        "config_class": config_class(stock.config_class),
+        "bcos_family": family,
+        "bcos_stock_class": stock,
+        "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
+    }
+    return type(name, (BcosModel, base), body)
+
+
+def keep_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Let a generated class be found by its name, and by `model_class`."""
+    _classes[cls.__name__] = cls
+    return cls
 
 
 def _without_biases(tied):
@@ -194,7 +201,9 @@ def __getattr__(name: str):
 
 
 def register(family: Family) -> None:
-    """Make `AutoConfig` and the Auto model classes know the B-cos models of a family."""
+    """Make the Auto classes know the B-cos models of a family, if they know its stock models."""
+    if family.model_type not in CONFIG_MAPPING:
+        return
     stock_config = CONFIG_MAPPING[family.model_type]
     bcos_type = PREFIX + family.model_type
     generated_config = config_class(stock_config)
@@ -207,7 +216,7 @@ def register(family: Family) -> None:
         stock = auto_class._model_mapping.get(stock_config, None)
         # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
         if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
-            auto_class.register(generated_config, model_class(stock, family), exist_ok=True)
+            auto_class.register(generated_config, keep_class(model_class(stock, family)), exist_ok=True)
 
 
 def _register_tokenizer(model_type: str, bcos_type: str) -> None:
@@ -219,6 +228,7 @@ def _register_tokenizer(model_type: str, bcos_type: str) -> None:
 
 
 def register_all() -> None:
-    """Register every known family; done once, when `bcos_peft` is imported."""
+    """Register every known family, and each that comes later; done once, when `bcos_peft` is imported."""
     for family in families():
         register(family)
+    after_registration.append(register)

@@ -97,6 +97,9 @@ class Family:
 
 _FAMILIES: dict[str, Family] = {}
 
+# Called with each family that is registered: `models` makes the Auto classes know it.
+after_registration: list[Callable[[Family], None]] = []
+
 
 def register_family(family: Family, exist_ok: bool = False) -> Family:
     """Add a family, so that `get_bcos_model` finds it by `model_type` and saved models of it can be loaded.
@@ -124,6 +127,8 @@ def register_family(family: Family, exist_ok: bool = False) -> Family:
             f"There is a family for model_type {family.model_type!r} already; pass exist_ok=True to replace it."
         )
     _FAMILIES[family.model_type] = family
+    for call in after_registration:
+        call(family)
     return family
 
 
