@@ -118,7 +118,7 @@ def attribute(
     if causal:
         inputs.setdefault("use_cache", False)
     per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, causal)
-    with _frozen(model), explanation_mode(model):
+    with _frozen(model), explanation_mode(model), _named_outputs(bcos_model.config):
         leaves: dict[str, Tensor] = {}
         with _leaves(bcos_model, split, len(input_ids), leaves):
             # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
@@ -195,6 +195,17 @@ def _frozen(model: nn.Module):
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _named_outputs(config):
+    """Outputs by name, also from a model whose config asks for tuples."""
+    before = config.return_dict
+    config.return_dict = True
+    try:
+        yield
+    finally:
+        config.return_dict = before
 
 
 @contextmanager
