@@ -17,6 +17,15 @@ from bcos_peft.families import (  # noqa: F401
     roberta,
 )
 from bcos_peft.families.base import Family, families, find_family, hold, hold_query_key, register_family
+from bcos_peft.families.heads import FunctionalActivation
 
 
-__all__ = ["Family", "families", "find_family", "hold", "hold_query_key", "register_family"]
+__all__ = [
+    "Family",
+    "FunctionalActivation",
+    "families",
+    "find_family",
+    "hold",
+    "hold_query_key",
+    "register_family",
+]

@@ -13,7 +13,21 @@ from bcos_peft.layers import DynamicLinear
 
 
 class FunctionalActivation(DynamicLinear):
-    """A module that calls activations as functions."""
+    """A module that calls activations as functions: the base of classes in `Family.replacements`.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.families import FunctionalActivation
+        >>> class Squash(FunctionalActivation, torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return self.activate(torch.tanh, x)
+        >>> squash, x = Squash(), torch.tensor([0.5], requires_grad=True)
+        >>> squash.explaining = True
+        >>> y = squash(x)
+        >>> y.backward()
+        >>> bool(torch.allclose(x.grad * x, y))
+        True
+    """
 
     pooler_activation: str = "identity"
 
