@@ -36,6 +36,17 @@ class Contribution:
         sequence_id (`int`, *optional*): Which text of a pair; `None` for special tokens.
         special (`bool`): Whether this is a special token.
         token_indices (`tuple[int, ...]`): The tokens it is made of.
+
+    Example:
+
+    ```python
+    >>> from bcos_peft import Contribution
+
+    >>> piece = Contribution("gripping", 3.0, start=2, end=10, index=0, token_indices=(2, 3))
+    >>> piece.text, piece.score
+    ('gripping', 3.0)
+
+    ```
     """
 
     text: str
