@@ -9,6 +9,11 @@ from torch import Tensor
 def read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Logits, `(batch, classes)` or `(batch, sequence, classes)`; for questions also probabilities over the tokens."""
     if "start_logits" not in output:
+        if "logits" not in output:
+            raise ValueError(
+                f"The model gives a {type(output).__name__}, which has no logits to explain. Load it with its head: "
+                "with the AutoModelFor… class of its task."
+            )
         return output.logits, None
     logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
     visible = logits.detach() if mask is None else logits.detach().masked_fill(mask[..., None] == 0, float("-inf"))

@@ -109,9 +109,12 @@ class BcosHubMixin:
         push = {name: kwargs.pop(name) for name in _PUSH_ARGUMENTS if name in kwargs} if push_to_hub else {}
         repo_id = push.pop("repo_id", None) or directory.resolve().name
         kwargs |= {"state_dict": state_dict, "max_shard_size": max_shard_size, "variant": variant}
-        if not is_main_process or kwargs.get("distributed_checkpoint"):
-            # This process writes nothing, or every process writes its part of the same files.
+        if kwargs.get("distributed_checkpoint"):  # every process writes its part of the same files
             super().save_pretrained(directory, is_main_process=is_main_process, **kwargs)
+            return
+        if not is_main_process:  # it takes part in gathering the weights
+            with tempfile.TemporaryDirectory() as nowhere:
+                super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
         _prepare_config(self, push_to_hub or remote_code)
         with staged(directory, _stale_weights) as staging:

@@ -145,6 +145,7 @@ def find_bcos_model(model) -> BcosModel:
 
 
 _classes: dict[str, type] = {}
+_OWN_LOSS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
 
 
 def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
@@ -177,6 +178,9 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
         "bcos_stock_class": stock,
         "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
     }
+    if name.endswith(_OWN_LOSS):
+        # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.
+        body["accepts_loss_kwargs"] = False
     return type(name, (BcosModel, base), body)
 
 
@@ -221,7 +225,8 @@ def register(family: Family) -> None:
 
 def _register_tokenizer(model_type: str, bcos_type: str) -> None:
     names = tokenization_auto.TOKENIZER_MAPPING_NAMES
-    names.setdefault(bcos_type, names.get(model_type))
+    if names.get(model_type) is not None:
+        names.setdefault(bcos_type, names[model_type])
     wrong_on_hub = getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", set())
     if model_type in wrong_on_hub:
         wrong_on_hub.add(bcos_type)
