@@ -187,7 +187,9 @@ class BcosExplainer:
     def _collate(self, encodings: list[Encoding]) -> dict[str, Tensor]:
         """Right-padded tensors on the model's device."""
         length = max(len(encoding.input_ids) for encoding in encodings)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        # The model's own padding token: by it classifiers on decoders find the last token of a text.
+        known = (getattr(self.bcos_model.config, "pad_token_id", None), self.tokenizer.pad_token_id, 0)
+        pad = next(token for token in known if token is not None and token >= 0)
         # A tokenizer may give more than its model takes (token types, to a model without).
         taken = inspect.signature(type(self.bcos_model).forward).parameters
         rows: dict[str, list] = {"input_ids": [], "attention_mask": []}

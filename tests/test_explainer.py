@@ -23,7 +23,7 @@ LABELS = {0: "negative", 1: "neutral", 2: "positive"}
 
 def make(family="bert", task="SequenceClassification", **changes):
     model = get_bcos_model(tiny.model(family, task, **changes), BcosConfig())
-    return BcosExplainer(model, tiny.tokenizer(tiny.KIND_OF[family]))
+    return BcosExplainer(model, tiny.tokenizer(tiny.KIND_OF.get(family, "bpe")))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,18 @@ def test_scores_do_not_depend_on_the_batch(family):
                 assert (one.tokens, one.text, one.target) == (two.tokens, two.text, two.target)
                 np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
                 assert one.probability == pytest.approx(two.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["SequenceClassification", "CausalLM"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoders(family, task):
+    """Their classifiers look for the last token that is not the config's padding token, whatever the tokenizer has."""
+    explainer = make(family, task)
+    assert explainer.tokenizer.pad_token_id != explainer.model.config.pad_token_id
+    for text, one in zip(TEXTS, explainer(TEXTS), strict=True):
+        np.testing.assert_allclose(one.scores, explainer(text).scores, atol=1e-5)
+        assert_sums(one)
+        assert one.position == (len(one.tokens) - 1 if task == "CausalLM" else None)
 
 
 @pytest.mark.parametrize("task", tiny.TASKS)
