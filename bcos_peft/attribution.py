@@ -186,15 +186,21 @@ def _describe(value) -> str:
 @contextmanager
 def _frozen(model: nn.Module):
     """No gradient for any parameter; gradients can be taken inside, whatever the caller's context."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # By their places: where weights are offloaded, each forward puts new objects there, with the flag of the old.
+    trainable = [
+        (module._parameters, name)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.requires_grad
+    ]
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            for parameter in trainable:
-                parameter.requires_grad_(False)
+            for parameters, name in trainable:
+                parameters[name].requires_grad_(False)
             yield
         finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
+            for parameters, name in trainable:
+                parameters[name].requires_grad_(True)
 
 
 @contextmanager

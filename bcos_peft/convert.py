@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
+from bcos_peft.hooks import is_hooked, set_class
 from bcos_peft.models import BcosModel, config_class, keep_class, model_class
-from bcos_peft.structure import apply_plan, plan_conversion, set_class
+from bcos_peft.structure import apply_plan, plan_conversion
 from bcos_peft.verify import probe_residual, tolerance
 from bcos_peft.version import __version__
 
@@ -75,7 +76,7 @@ def get_bcos_model(
     undo = [apply_plan(model, plan, config)]
     try:
         undo.append(_change_class(model, stock, config, family))
-        if verify and not any(parameter.is_meta and not _is_offloaded(model) for parameter in model.parameters()):
+        if verify and (is_hooked(model) or not any(parameter.is_meta for parameter in model.parameters())):
             _verify(model)
     except BaseException:
         for step in reversed(undo):
@@ -148,10 +149,6 @@ def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, 
             module.config = old_config
 
     return restore
-
-
-def _is_offloaded(model: PreTrainedModel) -> bool:
-    return any("_hf_hook" in module.__dict__ for module in model.modules())
 
 
 def _verify(model: PreTrainedModel) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import MethodType
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from bcos_peft.config import BcosConfig, matches_modules, matches_pattern
 from bcos_peft.families.base import Family
 from bcos_peft.families.conv1d import BcosConv1D
 from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.hooks import forget_parameters, is_patched, set_class
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
 
 
@@ -56,8 +56,8 @@ def matches_any(patterns, name: str) -> bool:
 def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
     """Decide about every module of a model, without touching it.
 
-    Modules defined beside `stock_class` are taken as the family's table says; any other must be known to be linear,
-    a norm or an activation.
+    Modules defined beside `stock_class`, or beside a model class that it derives from, are taken as the family's table
+    says; any other must be known to be linear, a norm or an activation.
 
     Raises:
         ValueError: names the first module, parameter or pattern that cannot be handled, and why.
@@ -95,7 +95,7 @@ def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, famil
 
 def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
     cls = type(module)
-    if "forward" in module.__dict__ and "_hf_hook" not in module.__dict__:
+    if is_patched(module):
         raise ValueError(
             f"Cannot convert module {name!r} ({cls.__qualname__}): something has patched its forward (Liger kernels "
             "and some trainers do). Convert the model first, before a trainer or a kernel library touches it."
@@ -114,16 +114,23 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
     elif matches_any(family.pooler_activations, name) and is_activation(module):
         if config.pooler_activation == "identity":
             plan.dropped_activations.append(name)
-    elif matches_any(family.held, name) or is_activation(module):
+    elif is_activation(module) or (matches_any(family.held, name) and not any(True for _ in module.parameters())):
         pass
-    elif not (cls in _LINEAR + _LOSSES or cls.__module__ == stock.__module__ or isinstance(module, stock) or not name):
+    elif not (cls in _LINEAR + _LOSSES or cls.__module__ in _homes(stock) or isinstance(module, stock) or not name):
         raise ValueError(_refusal(name, module))
+
+
+def _homes(stock: type) -> set[str]:
+    """Where the classes of a model are defined; one of the user's own has modules of the model that it builds on."""
+    return {base.__module__ for base in stock.__mro__ if issubclass(base, PreTrainedModel)} - {
+        PreTrainedModel.__module__
+    }
 
 
 def _refusal(name: str, module: nn.Module) -> str:
     cls = type(module)
     reason = "is not a linear layer, norm or activation that can be held linear in its input"
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):
         reason = "is a special linear layer; convert the model before adapters or quantisation are put on it"
     return (
         f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it {reason}. The model was not "
@@ -200,20 +207,26 @@ def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callab
         A function that puts the model back as it was.
     """
     undo: list[Callable[[], None]] = []
-    for name, cls in plan.swaps.items():
-        if name:  # the model itself gets a generated class
-            undo.append(_swap(model.get_submodule(name), cls, plan.bcos.get(name), config))
-    for name in plan.dropped_activations:
-        undo.append(_replace(model, name, nn.Identity()))
-    for name in plan.biases:
-        undo.append(_drop_parameter(model, name))
-    if isinstance(model, FunctionalActivation):
-        model.pooler_activation = config.pooler_activation
 
     def restore() -> None:
         for step in reversed(undo):
             step()
 
+    try:
+        for name, cls in plan.swaps.items():
+            if name:  # the model itself gets a generated class
+                undo.append(_swap(model.get_submodule(name), cls, plan.bcos.get(name), config))
+        for name in plan.dropped_activations:
+            undo.append(_replace(model, name, nn.Identity()))
+        for name in plan.biases:
+            undo.append(_drop_parameter(model, name))
+        undo.append(forget_parameters(model, plan.biases))
+        if issubclass(plan.swaps.get("", type(model)), FunctionalActivation):
+            undo.append(lambda: model.__dict__.pop("pooler_activation"))
+            model.pooler_activation = config.pooler_activation
+    except BaseException:
+        restore()
+        raise
     return restore
 
 
@@ -233,13 +246,6 @@ def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> 
     return restore
 
 
-def set_class(module: nn.Module, cls: type) -> None:
-    """Change a module's class; the forward that accelerate's hooks keep on the instance follows."""
-    module.__class__ = cls
-    if "_old_forward" in module.__dict__:
-        module._old_forward = MethodType(cls.forward, module)
-
-
 def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
     parent = model.get_submodule(name.rpartition(".")[0])
     child = name.rpartition(".")[2]
@@ -251,9 +257,14 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
 def _drop_parameter(model: nn.Module, name: str) -> Callable[[], None]:
     owner = model.get_submodule(name.rpartition(".")[0])
     parameter = name.rpartition(".")[2]
-    old = owner._parameters[parameter]
+    old = dict(owner._parameters)
     if isinstance(getattr(type(owner), parameter, None), property):
         del owner._parameters[parameter]
     else:
         owner._parameters[parameter] = None
-    return lambda: owner._parameters.__setitem__(parameter, old)
+
+    def restore() -> None:  # in the old order, which an optimiser's state goes by
+        owner._parameters.clear()
+        owner._parameters.update(old)
+
+    return restore

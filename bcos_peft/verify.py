@@ -34,7 +34,7 @@ def probe_residual(model: BcosModel) -> float:
     ids[ids == padding] = (padding + 1) % vocabulary
     ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
     ids[1, 6:], mask[1, 6:] = padding, 0
-    device = model.device
+    device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
     result = attribute(model, ids.to(device), mask.to(device))
     scale = result.scores.abs().sum(-1).clamp_min(torch.finfo(result.scores.dtype).tiny)
     return float((result.residual.abs() / scale).max())
