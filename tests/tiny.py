@@ -98,7 +98,7 @@ def config(family: str, num_labels: int = 3, **changes) -> transformers.Pretrain
     """A new config of a family."""
     prefix, fields = _CONFIGS[family]
     cls = getattr(transformers, f"{prefix}Config")
-    return cls(**copy.deepcopy(fields), num_labels=num_labels, **changes)
+    return cls(**(copy.deepcopy(fields) | {"num_labels": num_labels} | changes))
 
 
 def model_class(family: str, task: str) -> type[transformers.PreTrainedModel]:
