@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bcos_peft.attribution import attribute
+from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.models import BcosModel
 
 
@@ -12,7 +12,8 @@ __all__ = ["probe_residual", "tolerance"]
 
 
 def probe_residual(model: BcosModel) -> float:
-    """The largest `|logit − Σ contributions| / Σ |contributions|` over two short rows, one of them padded.
+    """The largest `|logit − Σ contributions| / Σ |contributions|` over two short rows, one of them padded, with the
+    input as a whole and split into its parts.
 
     Args:
         model: a converted model; it may be on any device and in any precision.
@@ -34,8 +35,13 @@ def probe_residual(model: BcosModel) -> float:
     ids[ids == padding] = (padding + 1) % vocabulary
     ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
     ids[1, 6:], mask[1, 6:] = padding, 0
+    if model.config.pad_token_id is None:  # classifiers refuse a batch then
+        ids, mask = ids[:1], mask[:1]
     device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
-    result = attribute(model, ids.to(device), mask.to(device))
+    return max(_relative_residual(attribute(model, ids.to(device), mask.to(device), split=s)) for s in (False, True))
+
+
+def _relative_residual(result: Attribution) -> float:
     scale = result.scores.abs().sum(-1).clamp_min(torch.finfo(result.scores.dtype).tiny)
     return float((result.residual.abs() / scale).max())
 
