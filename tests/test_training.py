@@ -90,7 +90,8 @@ def exponents(model):
 
 
 def no_dropout(family="bert"):
-    return {} if family == "modernbert" else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    own = {"modernbert": {}, "distilbert": {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}}
+    return own.get(family, {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 
 
 # The loss.
@@ -278,6 +279,19 @@ def test_accumulated_batches_train_and_log_as_one(task, tmp_path):
     ours, expected = weights(runs[1].model), weights(runs[0].model)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(expected["classifier.weight"], converted(task=task, **no_dropout()).classifier.weight)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_models_own_loss_accumulates_as_one(family, tmp_path):
+    data, gradients = rows(count=8, family=family), []
+    for size, accumulate in ((8, 1), (2, 4)):
+        options = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "max_steps": 1}
+        options |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
+        run = trainer(converted(family, **no_dropout(family)), tmp_path, data, loss=None, **options)
+        run.train()
+        gradients.append((losses(run), weights(run.model)))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    torch.testing.assert_close(gradients[1][1], gradients[0][1], rtol=1e-4, atol=1e-5)
 
 
 def test_masked_language_modelling_with_the_stock_collator(tmp_path):
