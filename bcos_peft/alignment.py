@@ -12,8 +12,8 @@ def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tenso
     """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
 
     Encoders are read from their first token on, and positions are counted from there. A decoder never sees what comes
-    after a token, so padding on the right need not be masked; then no row of the attention is empty, which stock models
-    answer with NaN in float64.
+    after a token, so padding on the right need not be masked; then no row of the attention is empty, which stock
+    models answer with NaN in float64.
 
     Returns:
         The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).

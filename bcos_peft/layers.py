@@ -104,8 +104,8 @@ class BcosLayerNorm(DynamicLinear, nn.LayerNorm):
 class BcosRMSNorm(DynamicLinear, nn.Module):
     """The RMSNorm of Llama and its relatives, linear in its input while explaining (1/rms is held constant).
 
-    It takes the place of a stock norm, whose `weight` and `variance_epsilon` it finds. It does not inherit from it: hub
-    kernels would look for their name on the class and replace the forward.
+    It takes the place of a stock norm, whose `weight` and `variance_epsilon` it finds. It does not inherit from
+    it: hub kernels would look for their name on the class and replace the forward.
 
     Example:
         >>> from bcos_peft.layers import BcosRMSNorm, DynamicLinear
