@@ -1,0 +1,105 @@
+"""The examples run as they stand, without a network, and print what they promise."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docs_env import run_page
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+pytestmark = pytest.mark.newest
+
+
+def run(script, *arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
+    return finished.stdout, finished.stderr
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    out, err = run("demo.py", "--quick", "--train=48", "--test=40", "--output", tmp_path)
+    assert err == "", "the libraries stay quiet"
+    for label in ("always “negative”", "conventional", "B-cos"):
+        assert re.search(rf"^{label} +\d+\.\d%", out, re.MULTILINE), label
+    largest = re.search(r"differ by at most ([\d.e-]+) \(logit units\), or ([\d.e-]+) of the", " ".join(out.split()))
+    assert 0 < float(largest[1]) < 1e-4
+    assert "identical outputs" in out
+    assert re.search(r"^Wrong: why \w+ rather than \w+\?", out, re.MULTILINE)
+    assert out.count("Σ contributions") == 3
+    report = tmp_path / "report.html"
+    assert report.resolve().as_uri() in out
+    page = report.read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=.?https?:", page)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_classify_and_explain_offline(tmp_path):
+    out, _ = run("classify_and_explain.py", "--offline", "--train=32", "--test=16", "--output", tmp_path)
+    assert re.search(r"test accuracy \d+\.\d%", out)
+    assert out.count("Σ contributions") == 3
+    assert (tmp_path / "explanation.html").exists()
+
+
+@pytest.mark.slow
+def test_classify_and_explain_with_names_of_the_hub(tmp_path):
+    """The default path, against the documentation's stand-ins for the hub."""
+    page = tmp_path / "page.md"
+    script = (ROOT / "examples" / "classify_and_explain.py").as_posix()
+    code = f"""
+import runpy, sys
+from datasets import load_dataset
+sys.argv = ["classify_and_explain.py", "--output", "out"]
+options = runpy.run_path({script!r})["options"]
+assert (options.model, options.dataset) == ("google-bert/bert-base-uncased", "stanfordnlp/imdb")
+"""
+    page.write_text(f"```python\n{code}\n```\n", encoding="utf-8")
+    finished = run_page(page, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-5000:]
+    assert "test accuracy" in finished.stdout
+    assert (tmp_path / "work" / "out" / "explanation.html").exists()
+
+
+def test_tweets_are_the_same_each_time_and_apart():
+    from bundled import LABELS, fingerprint, tweets
+
+    data, again = tweets(train=3000, test=500), tweets(train=100, test=500)
+    assert data["test"][:] == again["test"][:]
+    assert data["train"][:100] == again["train"][:]
+    assert data["train"].features["label"].names == LABELS
+    assert set(data["train"]["label"]) == {0, 1, 2}
+    seen = [fingerprint(text) for part in data.values() for text in part["text"]]
+    assert len(seen) == len(set(seen)) == 3500
+    assert all(text.isascii() and "http" not in text for text in data["test"]["text"])
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "RT @someone: My flight was late AGAIN, thanks @united",
+        "my flight was late again thanks",
+        "So true RT @someone My flight was late again, thanks #travel",
+    ],
+)
+def test_copies_of_a_tweet_have_one_fingerprint(copy):
+    from bundled import fingerprint
+
+    assert fingerprint(copy) == fingerprint("@united My flight was late again, thanks")
+    assert fingerprint(copy) != fingerprint("@united My flight was early again, thanks")
+
+
+def test_too_many_tweets_are_refused():
+    from bundled import tweets
+
+    with pytest.raises(ValueError, match="more than the"):
+        tweets(train=10**6, test=1)
