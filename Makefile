@@ -22,8 +22,9 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
 
+# Idle threads sleep instead of spinning: on a machine that others use too, spinning makes steps many times longer.
 demo: $(VENV)/.demo  ## Convert, train and explain MiniLM on tweets (DEMO_ARGS=--quick for the short form)
-	$(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests against the newest dependencies (TEST_ARGS="-k name")
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
