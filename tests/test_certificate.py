@@ -241,6 +241,7 @@ def test_leaves_no_trace(family, task):
     parameters[-1].requires_grad_(False)
     parameters[1].grad = torch.full_like(parameters[1], 3.0)
     flags = [parameter.requires_grad for parameter in parameters]
+    assert flags == [False, *[True] * (len(flags) - 2), False], "converting has kept them"
     weights, hooks_before = copy.deepcopy(model.state_dict()), hooks(model)
     inputs = tiny.inputs(3, 9, "right", family)
     with torch.random.fork_rng():

@@ -221,7 +221,10 @@ def test_the_poolers_activation(family):
 def test_tied_embeddings_stay_tied(family):
     for convert_head in (False, True):
         model = tiny.model(family, "MaskedLM", torch.float64)
+        tied = {key: value for key, value in model.all_tied_weights_keys.items() if not key.endswith("bias")}
         get_bcos_model(model, BcosConfig(b=1.5, convert_head=convert_head))
+        assert model.all_tied_weights_keys == tied
+        assert tied
         words, head = model.get_input_embeddings().weight, model.get_output_embeddings()
         assert head.weight is words
         assert head.bias is None
