@@ -101,14 +101,14 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps only: to see that it runs")
-    parser.add_argument("--train", type=int, help="tweets to train on, once (default: 4480; quick: 320)")
+    parser.add_argument("--train", type=int, help="tweets to train on, once (default: 4000; quick: 320)")
     parser.add_argument("--test", type=int, help="tweets to test on (default: 1000; quick: 100)")
     parser.add_argument("--batch", type=int, default=16, help="tweets per step (default: %(default)s)")
     parser.add_argument("--b", type=float, default=1.25, help="the exponent B (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="outputs/demo", help="folder for model and report (default: %(default)s)")
     options = parser.parse_args()
-    options.train = options.train or (320 if options.quick else 4480)
+    options.train = options.train or (320 if options.quick else 4000)
     options.test = options.test or (100 if options.quick else 1000)
     return options
 
