@@ -1,4 +1,8 @@
-"""The certificate: contributions sum to the logit, for every family and task, and explaining leaves no trace."""
+"""The certificate: contributions sum to the logit, for every family and task, and explaining leaves no trace.
+
+The B-cos layer is homogeneous of degree 1 in its input, so scores would sum even if its scale were not held constant:
+that it is held is for test_functional.py and test_parity.py to show.
+"""
 
 import copy
 
