@@ -331,9 +331,11 @@ def test_refuses_what_is_no_transformers_model():
         get_bcos_model("google-bert/bert-base-uncased")
 
 
+@pytest.mark.newest  # the oldest dependencies are without peft
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft asks transformers the old way
 def test_refuses_peft_models_and_models_with_adapters():
-    peft = pytest.importorskip("peft")
+    import peft
+
     model = tiny.model()
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "dense"], r=2))
     with pytest.raises(TypeError, match="PeftModel.*before peft.get_peft_model"):
