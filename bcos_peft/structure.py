@@ -63,7 +63,7 @@ def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfi
         ValueError: names the first module, parameter or pattern that cannot be handled, and why.
     """
     plan = _plan_modules(model, stock_class, config, family)
-    _check_patterns(plan, model, config)
+    _check_patterns(plan, config, family)
     return plan
 
 
@@ -181,13 +181,21 @@ def _with_bias(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rf"({pattern})(\.bias)?" for pattern in patterns)
 
 
-def _check_patterns(plan: Plan, model: nn.Module, config: BcosConfig) -> None:
+def _check_patterns(plan: Plan, config: BcosConfig, family: Family) -> None:
     linear = list(plan.bcos) + plan.plain
     for argument in ("target_modules", "exclude_modules"):
         modules = getattr(config, argument)
         for entry in [modules] if isinstance(modules, str) else modules or []:
-            if not any(matches_modules(entry if isinstance(modules, str) else [entry], name) for name in linear):
+            one = entry if isinstance(modules, str) else [entry]
+            matched = [name for name in linear if matches_modules(one, name)]
+            if not matched:
                 raise ValueError(_unmatched(argument, entry, "linear layer", linear))
+            heads = all(matches_any(family.lm_heads, name) for name in matched)
+            if argument == "target_modules" and heads and not config.convert_head:
+                raise ValueError(
+                    f"target_modules: {entry!r} is a language-modelling head, which is converted with convert_head=True "
+                    "only. Pass that too, or leave it out."
+                )
     for pattern in config.b_pattern:
         if not any(matches_pattern(pattern, name) for name in plan.bcos):
             raise ValueError(_unmatched("b_pattern", pattern, "B-cos layer", list(plan.bcos)))

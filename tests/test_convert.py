@@ -633,3 +633,11 @@ def test_a_model_whose_hooks_were_removed():
     remove_hook_from_module(model, recurse=True)
     get_bcos_model(model, BcosConfig(b=2.0))
     torch.testing.assert_close(run(model).logits, run(get_bcos_model(tiny.model(), BcosConfig(b=2.0))).logits)
+
+
+def test_a_head_as_target_needs_convert_head():
+    model = tiny.model(task="MaskedLM")
+    with pytest.raises(ValueError, match="convert_head=True"):
+        get_bcos_model(model, BcosConfig(target_modules=["decoder"]))
+    get_bcos_model(model, BcosConfig(target_modules=["decoder"], convert_head=True))
+    assert isinstance(model.cls.predictions.decoder, BcosLinear)
