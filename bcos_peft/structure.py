@@ -193,7 +193,8 @@ def _check_patterns(plan: Plan, config: BcosConfig, family: Family) -> None:
             heads = all(matches_any(family.lm_heads, name) for name in matched)
             if argument == "target_modules" and heads and not config.convert_head:
                 raise ValueError(
-                    f"target_modules: {entry!r} is a language-modelling head, which is converted with convert_head=True "
+                    f"target_modules: {entry!r} is a language-modelling head, which is converted with "
+                    "convert_head=True "
                     "only. Pass that too, or leave it out."
                 )
     for pattern in config.b_pattern:
