@@ -129,8 +129,12 @@ def attribute(
             probabilities = None if probabilities is None else roll(probabilities, shift)
         independent = bcos_model.config.problem_type == "multi_label_classification"
         chosen = Choice(logits, attention_mask, causal, target, foil, position, probabilities, independent)
+        # The last backward pass frees the graph as it goes.
+        values = chosen.values()
+        last = len(values) - 1
         maps = [
-            torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=True) for value in chosen.values()
+            torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=index < last)
+            for index, value in enumerate(values)
         ]
     parts = {}
     for index, (name, leaf) in enumerate(leaves.items()):

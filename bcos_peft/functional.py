@@ -9,6 +9,8 @@ input to a layer, ``w_i`` a weight row, ``o_i = w_i·x`` and ``cos_i = o_i / (�
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,9 @@ __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
 
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
 _SAFE_NORMS = (1e-16, 1e16)
+
+# Elements for each thread that stay in its cache while several passes are made over them.
+_CACHED = 131072
 
 
 def bcos_linear(
@@ -59,39 +64,54 @@ def bcos_linear(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    return _BcosLinear.apply(x, weight, float(b), normalize_weights, hold_scale)
+    y = _BcosLinear.apply(_matrix(x), weight, float(b), normalize_weights, hold_scale)
+    return y.view(*x.shape[:-1], weight.shape[0])
 
 
 class _BcosLinear(torch.autograd.Function):
-    # y is homogeneous of degree b in o, so the factors of the cosine can be moved in front of the product:
-    # with sx = ‖x‖^-a, sw = ‖w‖^-a, a = (b-1)/b and u = (sx·x)·(sw·w), it holds that y = |u|^(b-1)·u and
-    # s = |y|^a · sx · sw. (Unit rows: sw = 1/‖w‖, and s below stands for s/‖w‖.) Scaling the smaller side of the
-    # product is what keeps the layer close to a plain one, and the power of y is all that the backward pass needs.
+    # y is homogeneous of degree b in o, so the factors of the cosine can be taken into the product: with sx = ‖x‖^-a,
+    # sw = ‖w‖^-a, a = (b-1)/b and u = sx·o·sw, it holds that y = |u|^(b-1)·u and s = |y|^a · sx · sw. (Unit rows:
+    # sw = 1/‖w‖, and s below stands for s/‖w‖.) So the power of y is all that the backward pass needs.
 
     @staticmethod
-    def forward(ctx, x, weight, b, normalize_weights, hold_scale):
+    def forward(ctx, x, weight, b, unit_rows, hold_scale):
         x_norm, w_norm = row_norms(x), row_norms(weight)
-        sx, sw = _scales(x_norm, w_norm, b, normalize_weights)
-        u = _scaled_linear(x, weight, sx, sw, normalize_weights)
-        y = _power_(u.abs(), b - 1).mul_(u).to(x.dtype)
-        ctx.save_for_backward(x, weight, y, x_norm, w_norm)
-        ctx.b, ctx.normalize_weights, ctx.hold_scale = b, normalize_weights, hold_scale
+        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+        # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
+        # after it, in float32, because scaling first would round the operands once more.
+        scale_first = unit_rows and weight.dtype == sw.dtype
+        y = torch.nn.functional.linear(x, weight * sw.unsqueeze(-1) if scale_first else weight)
+        for out, scale in _pieces(y, sx):
+            u = out.to(sx.dtype).mul_(scale)
+            if not scale_first:
+                u = u.mul_(sw)
+            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+        keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
+        ctx.save_for_backward(x if keep_x else None, weight, y, x_norm, w_norm)
+        ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, y, x_norm, w_norm = ctx.saved_tensors
-        b, unit_rows = ctx.b, ctx.normalize_weights
-        need_x, need_w = ctx.needs_input_grad[:2]
+        b, unit_rows = ctx.b, ctx.unit_rows
         with torch.no_grad():
             sx, sw = _scales(x_norm, w_norm, b, unit_rows)
-            scaled_grad = _power_(y.abs().to(sx.dtype), (b - 1) / b).mul_(grad)
-            grad_x, grad_w = _scaled_linear_backward(scaled_grad, x, weight, sx, sw, unit_rows, need_x, need_w)
             if not ctx.hold_scale:
-                # Σ_i g_i·y_i = x·grad_x and Σ_tokens g_i·y_i = w_i·grad_w: no pass over the outputs is needed.
-                grad_x = _along(grad_x, x, x_norm, b, b - 1) if need_x else None
-                grad_w = _along(grad_w, weight, w_norm, b, b if unit_rows else b - 1) if need_w else None
-        return *_first_order((grad_x, grad_w), (grad, x, weight)), None, None, None
+                sx = sx * b
+            scaled_grad = torch.empty_like(y)
+            for y_rows, grad_rows, scale, out in _pieces(y, grad, sx, scaled_grad):
+                s = _power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
+                torch.mul(s, grad_rows, out=out)
+            grad_x = scaled_grad @ weight if ctx.needs_input_grad[0] else None
+            grad_w = scaled_grad.t() @ x if ctx.needs_input_grad[1] else None
+            if not ctx.hold_scale:
+                # Σ_i g_i·y_i = x·grad_x/b and Σ_tokens g_i·y_i = w_i·grad_w_i/b: no pass over the outputs is needed.
+                if grad_x is not None:
+                    _take_part_along_(grad_x, x, x_norm, (b - 1) / b)
+                if grad_w is not None:
+                    _take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
+        return *_first_order((grad_x, grad_w), (grad, y, weight)), None, None, None
 
 
 def _first_order(grads, origins):
@@ -118,15 +138,25 @@ def row_norms(x: Tensor) -> Tensor:
     """Norms over the last dimension, ``(...)``, accumulated in float32 at least and right for huge and tiny values."""
     if x.dtype == torch.float64:
         return torch.linalg.vector_norm(x, dim=-1)
-    norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
-    if torch.compiler.is_compiling() or x.device.type == "cuda":
-        # No look at the values (it would break the graph, or wait for the device): a wide sum costs nothing there.
-        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(torch.float32)
-    if x.device.type == "cpu" and norms.numel():
+    if _eager_on_cpu(x) and x.numel():
+        norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
         low, high = norms.aminmax()
-        if not (low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]):
-            return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(torch.float32)
-    return norms
+        if low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]:
+            return norms
+    # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(torch.float32)
+
+
+def _eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The rows of some matrices, in pieces that stay in each thread's cache while several passes go over them."""
+    if not _eager_on_cpu(tensors[0]):
+        return [tensors]
+    rows = max(1, _CACHED * torch.get_num_threads() // max(1, tensors[0].shape[1]))
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
@@ -139,74 +169,27 @@ def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[
     return sx, sw
 
 
-def _scale_weight_first(x: Tensor, weight: Tensor, unit_rows: bool) -> bool:
-    # Two passes over the weight are fewer elements than one over the outputs. Unit rows are made first in any case:
-    # the product of inputs and raw rows may overflow where the output does not. Half precision is scaled after the
-    # product, in float32: scaling first would round the operands once more.
-    if x.dtype not in (torch.float32, torch.float64):
-        return False
-    return unit_rows or x.numel() >= 2 * weight.shape[1] ** 2
-
-
-def _scale_input_first(x: Tensor, weight: Tensor) -> bool:
-    return x.dtype in (torch.float32, torch.float64) and weight.shape[1] <= weight.shape[0]
-
-
-def _scaled_linear(x: Tensor, weight: Tensor, sx: Tensor, sw: Tensor, unit_rows: bool) -> Tensor:
-    """``(sx·x) @ (sw·weight)^T`` with each scale applied where it touches the fewest elements; float32 at least."""
-    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight, unit_rows)
-    u = torch.nn.functional.linear(x * sx if input_first else x, weight * sw.unsqueeze(-1) if weight_first else weight)
-    u = u.to(sx.dtype)
-    if not input_first:
-        u = u.mul_(sx)
-    return u if weight_first else u.mul_(sw)
-
-
-def _scaled_linear_backward(g, x, weight, sx, sw, unit_rows, need_x, need_w):
-    """Gradients of ``_scaled_linear`` with both scales held constant; ``g`` may be overwritten."""
-    input_first, weight_first = _scale_input_first(x, weight), _scale_weight_first(x, weight, unit_rows)
-    if not input_first:
-        g = g.mul_(sx)
-    if not weight_first:
-        g = g.mul_(sw)
-    g = g.to(x.dtype)
-    grad_x = grad_w = None
-    if need_x:
-        grad_x = g @ (weight * sw.unsqueeze(-1) if weight_first else weight)
-        if input_first:
-            grad_x = grad_x.mul_(sx)
-    if need_w:
-        rows = torch.atleast_2d(x * sx if input_first else x).flatten(0, -2)
-        grad_w = torch.atleast_2d(g).flatten(0, -2).t() @ rows
-        if weight_first:
-            grad_w = grad_w.mul_(sw.unsqueeze(-1))
-    return grad_x, grad_w
-
-
-def _along(linear: Tensor, vector: Tensor, norm: Tensor, b: float, share: float) -> Tensor:
-    """``b·linear − share·(vector·linear)·vector/‖vector‖²``, row by row; ``linear`` is overwritten."""
-    if share == 0:
-        return linear.mul_(b)
-    inverse = norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal().unsqueeze(-1)
-    if linear.dtype == norm.dtype:
-        unit = vector * inverse
-        projection = (unit * linear).sum(-1, keepdim=True)
-        return linear.mul_(b).addcmul_(unit, projection, value=-share)
-    linear32, unit = linear.to(norm.dtype), vector.to(norm.dtype) * inverse
-    projection = (unit * linear32).sum(-1, keepdim=True)
-    return linear32.mul_(b).addcmul_(unit, projection, value=-share).to(linear.dtype)
+def _take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:
+    """``t − share·(v·t)·v/‖v‖²``, row by row, in place."""
+    inverse = norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal().unsqueeze(-1)
+    for rows, vector, scale in _pieces(t, vectors, inverse):
+        unit = vector * scale
+        part = (unit * rows).sum(-1, keepdim=True)
+        rows.sub_(unit.mul_(part), alpha=share)
 
 
 def _power_(t: Tensor, exponent: float) -> Tensor:
-    """``t ** exponent`` for ``t >= 0``, in place; the powers of the usual B are square roots, which are cheaper."""
+    """``t ** exponent`` for ``t >= 0``, in place; on a CPU most powers have forms that take half the time or less."""
     if exponent == 0:
         return t.fill_(1.0)
     if exponent == 1:
         return t
     if exponent == 0.5:
-        return t.sqrt_()
+        return t.pow_(-0.5).reciprocal_()  # one instruction each, where sqrt goes through a library
     if exponent == 0.25:
-        return t.sqrt_().sqrt_()
+        return t.pow_(-0.5).pow_(-0.5)
+    if _eager_on_cpu(t):
+        return t.log2_().mul_(exponent).exp2_()
     return t.pow_(exponent)
 
 
@@ -245,8 +228,15 @@ class _HoldRatio(torch.autograd.Function):
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
         with torch.no_grad():
-            grad_x = torch.where(x == 0, 0, grad * (y / x))
+            grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            for x_rows, y_rows, grad_rows, out in _pieces(*(_matrix(t) for t in (x, y, grad, grad_x))):
+                ratio = (y_rows / x_rows).masked_fill_(x_rows == 0, 0)
+                torch.mul(ratio, grad_rows, out=out)
         return *_first_order((grad_x,), (grad, x)), None
+
+
+def _matrix(t: Tensor) -> Tensor:
+    return t.flatten(0, -2) if t.dim() > 1 else torch.atleast_2d(t)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -268,11 +258,31 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Source: B-cos LM (arXiv 2502.12992), section 3 and appendix on normalisation layers.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(-1, keepdim=True)
-    y = centred * (centred.detach().square().mean(-1, keepdim=True) + eps).rsqrt()
-    y = y.to(x.dtype)
-    return y if weight is None else y * weight
+    if weight is not None and weight.requires_grad:
+        return _HeldLayerNorm.apply(x, None, eps) * weight
+    return _HeldLayerNorm.apply(x, weight, eps)
+
+
+class _HeldLayerNorm(torch.autograd.Function):
+    # The stock kernel, and a backward pass of three passes; the graph of the same in torch operations has ten.
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        wide_weight = None if weight is None else weight.to(wide)
+        y, _, inverse_sigma = torch.native_layer_norm(x.to(wide), x.shape[-1:], wide_weight, None, eps)
+        ctx.save_for_backward(weight, inverse_sigma)
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight, inverse_sigma = ctx.saved_tensors
+        with torch.no_grad():
+            grad_x = grad.to(inverse_sigma.dtype) * (inverse_sigma if weight is None else weight)
+            grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
+            if weight is not None:
+                grad_x = grad_x.mul_(inverse_sigma)
+        return *_first_order((grad_x.to(grad.dtype),), (grad,)), None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool = True) -> Tensor:

@@ -12,12 +12,11 @@ from bcos_peft.layers import BcosLinear
 
 
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 3.0)
-# (leading dimensions, in, out): one for each way of scaling the product.
+# (leading dimensions, in, out)
 SHAPES = {
-    "scale outputs": ((2, 3), 6, 4),
-    "scale inputs": ((3,), 4, 6),
-    "scale weights": ((16,), 4, 3),
-    "scale inputs and weights": ((4, 5), 3, 5),
+    "wide input": ((2, 3), 6, 4),
+    "wide output": ((3,), 4, 6),
+    "many tokens": ((4, 5), 3, 5),
 }
 exponents = pytest.mark.parametrize("b", EXPONENTS)
 both_modes = pytest.mark.parametrize("unit_rows", [False, True], ids=["as is", "unit rows"])
@@ -34,7 +33,7 @@ def reference(x, weight, b, unit_rows=False, hold_scale=False):
     return (scale.detach() if hold_scale else scale) * plain
 
 
-def operands(shape="scale inputs", dtype=torch.float64, seed=0, scale=(1.0, 1.0)):
+def operands(shape="wide output", dtype=torch.float64, seed=0, scale=(1.0, 1.0)):
     leading, n_in, n_out = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(*leading, n_in, generator=generator, dtype=torch.float64) * scale[0]
@@ -73,14 +72,35 @@ def test_scaling_a_row_scales_its_output_alone():
     torch.testing.assert_close(unit, bcos_linear(x, weight, 1.5, normalize_weights=True) * k.sign())
 
 
-def test_the_shapes_take_every_branch():
-    def branches(shape, unit_rows):
-        x, weight = operands(shape)
-        return F._scale_input_first(x, weight), F._scale_weight_first(x, weight, unit_rows)
+@both_modes
+@pytest.mark.parametrize("hold_scale", [False, True])
+def test_pieces_make_no_difference(monkeypatch, unit_rows, hold_scale):
+    x, weight = operands("many tokens")
+    options = {"normalize_weights": unit_rows, "hold_scale": hold_scale}
+    whole = gradients(bcos_linear, x, weight, 1.25, **options), torch.autograd.grad(hold_ratio(x, x**3).sum(), x)
+    monkeypatch.setattr(F, "_CACHED", 7)
+    assert len(list(F._pieces(x.detach().flatten(0, 1)))) > 1
+    pieces = gradients(bcos_linear, x, weight, 1.25, **options), torch.autograd.grad(hold_ratio(x, x**3).sum(), x)
+    torch.testing.assert_close(pieces, whole, rtol=1e-14, atol=1e-14)
 
-    branch = {shape: branches(shape, False) for shape in SHAPES}
-    assert list(branch.values()) == [(False, False), (True, False), (False, True), (True, True)]
-    assert all(branches(shape, True) == (input_first, True) for shape, (input_first, _) in branch.items())
+
+def test_an_explanation_does_not_keep_the_input():
+    x, weight = operands(dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        for frozen in (False, True):
+            kept.clear()
+            bcos_linear(x, weight.requires_grad_(not frozen), 1.5, hold_scale=True)
+            assert (x.data_ptr() in kept) == (not frozen)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4)])
+def test_no_tokens(shape):
+    x, weight = torch.zeros(shape, requires_grad=True), torch.ones(3, 4, requires_grad=True)
+    y = bcos_linear(x, weight, 1.5)
+    y.sum().backward()
+    assert y.shape == (*shape[:-1], 3)
+    assert (weight.grad == 0).all()
 
 
 @exponents
@@ -218,7 +238,7 @@ def test_no_gradient_of_the_gradient(hold_scale):
 @both_modes
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(b, unit_rows, dtype):
-    x, weight = operands("scale weights", torch.float32)
+    x, weight = operands("many tokens", torch.float32)
     with torch.autocast("cpu", dtype):
         y = bcos_linear(x, weight, b, normalize_weights=unit_rows)
         inside = torch.autograd.grad(y, (x, weight), torch.ones_like(y), retain_graph=True)
@@ -300,7 +320,7 @@ def test_a_frozen_operand_gets_no_gradient(b, unit_rows, frozen):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @exponents
 def test_operands_and_gradient_are_not_overwritten(b, dtype):
-    x, weight = operands("scale outputs", dtype)
+    x, weight = operands("wide input", dtype)
     before = x.detach().clone(), weight.detach().clone()
     y = bcos_linear(x, weight, b)
     y_before, g = y.detach().clone(), torch.ones_like(y)
