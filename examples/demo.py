@@ -48,7 +48,7 @@ def main() -> None:
     options = arguments()
     quiet()
 
-    console.rule("[bold]bcos_peft[/]: a classifier whose predictions are explained exactly")
+    console.rule("[bold]bcos_peft[/]: a classifier whose predictions are explained exactly", style="dim")
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     data = tweets(train=options.train, test=options.test, seed=options.seed)
     data = data.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
@@ -84,7 +84,7 @@ def main() -> None:
     wrong = [(explain_wrong(e.text, target=e.target, foil=label), label) for e, label in wrong]
     shown = [(e, heading(e, label)) for e, label in right + wrong]
     for explanation, title in [shown[0], shown[1], shown[len(right)]]:
-        console.rule(title, align="left")
+        console.rule(f"[bold]{title}[/]", align="left", style="dim")
         explanation.show(console=console)
         console.print()
 
@@ -99,7 +99,7 @@ def main() -> None:
     page = render_html([e for e, _ in shown], "Why did it say that?", notes, headings=[title for _, title in shown])
     write_text(report, page)
 
-    console.rule()
+    console.rule(style="dim")
     console.print(f"[bold]Report[/]  {report.resolve().as_uri()}", soft_wrap=True)
     console.print(f"[bold]Model[/]   {directory / 'model'}")
     console.print(f"[bold]Time[/]    {time.perf_counter() - began:.0f} s, {torch.get_num_threads()} threads")

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import bcos_peft
+from bcos_peft.families import families
 
 
 if sys.version_info >= (3, 11):
@@ -103,6 +104,21 @@ def test_readme_starts_with_the_two_commands():
 def test_readme_shows_the_api():
     assert "```python\n" in read("README.md")
     assert "get_bcos_model(" in read("README.md")
+
+
+def test_readme_lists_the_families():
+    section = read("README.md").split("## Supported models")[1].split("\n## ")[0]
+    rows = re.findall(r"^\|[^|]+\|([^|]+)\|", section, re.MULTILINE)[2:]  # after the head
+    listed = [name for row in rows for name in re.findall(r"`(.+?)`", row)]
+    assert sorted(listed) == sorted(family.model_type for family in families())
+
+
+def test_readme_pictures_load_nothing_from_elsewhere():
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", read("README.md"))
+    assert pictures
+    for picture in pictures:
+        loaded = re.findall(r"(?:url\(|href=|src=|@import).{0,60}", read(picture))
+        assert [entry for entry in loaded if "//" in entry] == []
 
 
 def test_changelog_has_unreleased_on_top():
