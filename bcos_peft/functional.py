@@ -20,8 +20,9 @@ __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
 _SAFE_NORMS = (1e-16, 1e16)
 
-# Elements for each thread that stay in its cache while several passes are made over them.
-_CACHED = 131072
+# Elements for each thread that stay in its cache while several passes go over them. (Fewer would be as good for the
+# cache, but threads wait for each other after each piece, and long when something else runs on their cores.)
+_CACHED = 262144
 
 
 def bcos_linear(
