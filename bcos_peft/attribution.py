@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import arrange, roll
 from bcos_peft.choice import Choice, read_logits
+from bcos_peft.functional import widest
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
 
@@ -243,13 +244,15 @@ def _leaves(model, split: bool, batch: int, leaves: dict[str, Tensor]):
 
 
 def _contributions(gradient: Tensor, leaf: Tensor) -> Tensor:
-    scores = (gradient.double() * leaf.detach().double()).sum(-1)
+    wide = widest(leaf)
+    scores = (gradient.to(wide) * leaf.detach().to(wide)).sum(-1)
     return scores.to(torch.promote_types(leaf.dtype, torch.float32))
 
 
 def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None) -> Attribution:
     logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
-    residual = (logit.double() - scores.double().sum(-1)).to(scores.dtype)
+    wide = widest(scores)
+    residual = (logit.to(wide) - scores.to(wide).sum(-1)).to(scores.dtype)
 
     def select(value: Tensor) -> Tensor:
         return value if chosen.all else value[:, 0]

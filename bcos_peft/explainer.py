@@ -209,11 +209,11 @@ class BcosExplainer:
         row, count = at[0], len(encoding.input_ids)
         target, predicted = int(result.target[at]), int(result.logits[row].argmax())
         foil = None if result.foil is None else int(result.foil[row])
-        parts = {name: part[at][:count].double().cpu().numpy() for name, part in (result.parts or {}).items()}
+        parts = {name: part[at][:count].cpu().double().numpy() for name, part in (result.parts or {}).items()}
         regression = self.bcos_model.config.problem_type == "regression"
         return Explanation(
             tokens=self.tokenizer.convert_ids_to_tokens(encoding.input_ids),
-            scores=result.scores[at][:count].double().cpu().numpy(),
+            scores=result.scores[at][:count].cpu().double().numpy(),
             text=encoding.text,
             offsets=encoding.offsets,
             sequence_ids=encoding.sequence_ids,

@@ -145,7 +145,12 @@ def row_norms(x: Tensor) -> Tensor:
         if low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]:
             return norms
     # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=widest(x)).to(torch.float32)
+
+
+def widest(x: Tensor) -> torch.dtype:
+    """The widest floating type of a tensor's device: Apple's GPUs have no float64."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _eager_on_cpu(x: Tensor) -> bool:
