@@ -33,8 +33,8 @@ class BcosConfig:
             must match the end of the module's name, e.g. `{"classifier": 1.0, r"layer\.0\..*": 1.1}`. The first
             match wins.
         normalize_weights (`bool`, defaults to `False`):
-            Divide each weight row by its norm, as the paper does. `False` keeps the pre-trained weights as they are:
-            with B = 1 the layer is then the plain one.
+            Divide each weight row by its norm, as the paper does: the choice for fine-tuning after the conversion.
+            `False` keeps the pre-trained weights as they are: with B = 1 the layer is then the plain one.
         target_modules (`list[str]` or `str`, *optional*):
             Which linear layers become B-cos layers, as in peft: a list of names (a module matches if its name is
             one of them or ends with `.name`) or one regular expression for whole names. Default: the table of the
