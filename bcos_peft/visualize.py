@@ -80,6 +80,7 @@ def export_svg(
         legacy_windows=False,
     )  # fmt: skip
     show(explanation, words=words, console=console, hide_special=hide_special, top=top)
+    console.print()  # the picture is cut at the foot of its last line
     svg = console.export_svg(title=title, unique_id="bcos-peft")
     svg = re.sub(r"@font-face\s*\{[^}]*\}", "", svg)  # rich refers to a font on the web
     if path is not None:
