@@ -39,7 +39,7 @@ def _clean_errors() -> Iterator[None]:
     """What the library refuses becomes a line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, KeyError, RuntimeError, ImportError) as error:
         print(f"Error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
@@ -211,7 +211,7 @@ def _load_tokenizer(name: str, revision: str | None):
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, ImportError):
         return None
     # Without files transformers may make a tokenizer that knows no word.
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_tokens) else None

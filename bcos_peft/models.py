@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, initialization
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto import tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -18,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, after_registration, families
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
-from bcos_peft.layers import BcosLayer
+from bcos_peft.layers import BcosLayer, BcosLayerNorm
 from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion, set_class
 from bcos_peft.summary import ConversionSummary, summarize
 
@@ -97,12 +97,20 @@ class BcosModel(BcosHubMixin):
         parameters = module._parameters.values()
         if parameters and all(parameter is None for parameter in parameters):
             return  # a head whose only parameter was its bias: the stock initialiser would look for it
+        if isinstance(module, BcosLayerNorm):  # GPT-2 of transformers 5.0 takes its bias for granted
+            if module.weight is not None:
+                initialization.ones_(module.weight)
+            return
         super()._init_weights(module)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # The stock method reads the source of the class's module, and a generated class has none.
         return cls.bcos_stock_class._can_set_attn_implementation()
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return cls.bcos_stock_class._can_set_experts_implementation()
 
     def _get_resized_lm_head(self, old_lm_head, *args, **kwargs):
         new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
