@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, initialization
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto import tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -49,6 +49,10 @@ class BcosModel(BcosHubMixin):
         super().__init__(config, *args, **kwargs)
         plan = plan_base_model if self.base_model is self else plan_conversion
         apply_plan(self, plan(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
+        for module in self.base_model.modules():
+            if isinstance(module, BcosLayerNorm):
+                # Every checkpoint has its weight; GPT-2 of transformers 5.0 would look for a bias to initialise.
+                module._is_hf_initialized = True
 
     @property
     def bcos_config(self) -> BcosConfig:
@@ -97,10 +101,6 @@ class BcosModel(BcosHubMixin):
         parameters = module._parameters.values()
         if parameters and all(parameter is None for parameter in parameters):
             return  # a head whose only parameter was its bias: the stock initialiser would look for it
-        if isinstance(module, BcosLayerNorm):  # GPT-2 of transformers 5.0 takes its bias for granted
-            if module.weight is not None:
-                initialization.ones_(module.weight)
-            return
         super()._init_weights(module)
 
     @classmethod
