@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -86,6 +88,33 @@ def saved_bytes(model: nn.Module, run: Callable[[], object]) -> int:
         result = run()
     del result
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int | None:
+    """The most memory that `run` takes beyond what is held before it; None where the system does not tell.
+
+    On a CPU only Linux tells, by the page: the number is the process's, rough for small runs.
+    """
+    run()
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else it would find room that is held already
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+        before = _status("VmRSS")
+        run()
+        return _status("VmHWM") - before
+    except (AttributeError, OSError):
+        return None
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def machine(device: str) -> dict:
