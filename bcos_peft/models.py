@@ -17,9 +17,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, after_registration, families
+from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
-from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion, set_class
+from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion
 from bcos_peft.summary import ConversionSummary, summarize
 
 
@@ -157,9 +158,9 @@ _OWN_LOSS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM
 
 
 def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
-    """The generated config class for a stock one."""
+    """The generated config class for a stock one: the kept one, unless that was made from another of the same name."""
     name = f"Bcos{stock.__name__}"
-    if name not in _classes:
+    if name not in _classes or _classes[name].__bases__ != (stock,):
         # auto_map must be an empty dict: absent, some loaders fail; None, others do.
         body = {
             "model_type": PREFIX + stock.model_type,

@@ -122,3 +122,15 @@ def test_a_new_process_loads_it_after_registration(tmp_path):
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.stdout.split() == ["BcosMPNetForSequenceClassification", "True"], run.stderr
+
+
+def test_config_classes_of_one_name_are_kept_apart():
+    from transformers import BertConfig
+
+    from bcos_peft.models import config_class
+
+    first = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})
+    second = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})
+    assert issubclass(config_class(first), first)
+    assert config_class(first) is config_class(first)
+    assert issubclass(config_class(second), second)
