@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import arrange, roll
 from bcos_peft.choice import Choice, read_logits
-from bcos_peft.functional import widest
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
+from bcos_peft.numerics import widest
 
 
 __all__ = ["Attribution", "attribute"]

@@ -9,20 +9,13 @@ input to a layer, ``w_i`` a weight row, ``o_i = w_i·x`` and ``cos_i = o_i / (�
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
+from bcos_peft.numerics import first_order, matrix, pieces, power_, row_norms, scales, take_part_along_
+
 
 __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
-
-# Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
-_SAFE_NORMS = (1e-16, 1e16)
-
-# Elements for each thread that stay in its cache while several passes go over them. (Fewer would be as good for the
-# cache, but threads wait for each other after each piece, and long when something else runs on their cores.)
-_CACHED = 262144
 
 
 def bcos_linear(
@@ -65,7 +58,7 @@ def bcos_linear(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    y = _BcosLinear.apply(_matrix(x), weight, float(b), normalize_weights, hold_scale)
+    y = _BcosLinear.apply(matrix(x), weight, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -77,16 +70,16 @@ class _BcosLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, b, unit_rows, hold_scale):
         x_norm, w_norm = row_norms(x), row_norms(weight)
-        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+        sx, sw = scales(x_norm, w_norm, b, unit_rows)
         # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
         # after it, in float32, because scaling first would round the operands once more.
         scale_first = unit_rows and weight.dtype == sw.dtype
         y = torch.nn.functional.linear(x, weight * sw.unsqueeze(-1) if scale_first else weight)
-        for out, scale in _pieces(y, sx):
+        for out, scale in pieces(y, sx):
             u = out.to(sx.dtype).mul_(scale)
             if not scale_first:
                 u = u.mul_(sw)
-            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+            torch.mul(u, power_(u.abs(), b - 1), out=out)
         keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
         ctx.save_for_backward(x if keep_x else None, weight, y, x_norm, w_norm)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
@@ -97,106 +90,22 @@ class _BcosLinear(torch.autograd.Function):
         x, weight, y, x_norm, w_norm = ctx.saved_tensors
         b, unit_rows = ctx.b, ctx.unit_rows
         with torch.no_grad():
-            sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+            sx, sw = scales(x_norm, w_norm, b, unit_rows)
             if not ctx.hold_scale:
                 sx = sx * b
             scaled_grad = torch.empty_like(y)
-            for y_rows, grad_rows, scale, out in _pieces(y, grad, sx, scaled_grad):
-                s = _power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
+            for y_rows, grad_rows, scale, out in pieces(y, grad, sx, scaled_grad):
+                s = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
                 torch.mul(s, grad_rows, out=out)
             grad_x = scaled_grad @ weight if ctx.needs_input_grad[0] else None
             grad_w = scaled_grad.t() @ x if ctx.needs_input_grad[1] else None
             if not ctx.hold_scale:
                 # Σ_i g_i·y_i = x·grad_x/b and Σ_tokens g_i·y_i = w_i·grad_w_i/b: no pass over the outputs is needed.
                 if grad_x is not None:
-                    _take_part_along_(grad_x, x, x_norm, (b - 1) / b)
+                    take_part_along_(grad_x, x, x_norm, (b - 1) / b)
                 if grad_w is not None:
-                    _take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
-        return *_first_order((grad_x, grad_w), (grad, y, weight)), None, None, None
-
-
-def _first_order(grads, origins):
-    """The same gradients, such that asking for their own gradient is an error, and not silently zero."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled when create_graph=True
-        return grads
-    return tuple(grad if grad is None else _FirstOrder.apply(grad, *origins) for grad in grads)
-
-
-class _FirstOrder(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, grad, *origins):
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(
-            "The B-cos transform has a first derivative only: it cannot be differentiated twice (gradient penalties, "
-            "Hessians). Write it with plain torch operations for that."
-        )
-
-
-def row_norms(x: Tensor) -> Tensor:
-    """Norms over the last dimension, ``(...)``, accumulated in float32 at least and right for huge and tiny values."""
-    if x.dtype == torch.float64:
-        return torch.linalg.vector_norm(x, dim=-1)
-    if _eager_on_cpu(x) and x.numel():
-        norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
-        low, high = norms.aminmax()
-        if low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]:
-            return norms
-    # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
-    return torch.linalg.vector_norm(x, dim=-1, dtype=widest(x)).to(torch.float32)
-
-
-def widest(x: Tensor) -> torch.dtype:
-    """The widest floating type of a tensor's device: Apple's GPUs have no float64."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def _eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """The rows of some matrices, in pieces that stay in each thread's cache while several passes go over them."""
-    if not _eager_on_cpu(tensors[0]):
-        return [tensors]
-    rows = max(1, _CACHED * torch.get_num_threads() // max(1, tensors[0].shape[1]))
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-
-
-def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
-    tiny = torch.finfo(x_norm.dtype).tiny
-    exponent = (1 - b) / b
-    sx = x_norm.clamp_min(tiny).pow(exponent).unsqueeze(-1)
-    sw = w_norm.clamp_min(tiny).pow(-1.0 if unit_rows else exponent)
-    if unit_rows:
-        sw = sw.masked_fill(w_norm == 0, 0)  # a zero row has no direction; 1/tiny times a gradient would overflow
-    return sx, sw
-
-
-def _take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:
-    """``t − share·(v·t)·v/‖v‖²``, row by row, in place."""
-    inverse = norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal().unsqueeze(-1)
-    for rows, vector, scale in _pieces(t, vectors, inverse):
-        unit = vector * scale
-        part = (unit * rows).sum(-1, keepdim=True)
-        rows.sub_(unit.mul_(part), alpha=share)
-
-
-def _power_(t: Tensor, exponent: float) -> Tensor:
-    """``t ** exponent`` for ``t >= 0``, in place; on a CPU most powers have forms that take half the time or less."""
-    if exponent == 0:
-        return t.fill_(1.0)
-    if exponent == 1:
-        return t
-    if exponent == 0.5:
-        return t.pow_(-0.5).reciprocal_()  # one instruction each, where sqrt goes through a library
-    if exponent == 0.25:
-        return t.pow_(-0.5).pow_(-0.5)
-    if _eager_on_cpu(t):
-        return t.log2_().mul_(exponent).exp2_()
-    return t.pow_(exponent)
+                    take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
+        return *first_order((grad_x, grad_w), (grad, y, weight)), None, None, None
 
 
 def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -235,15 +144,11 @@ class _HoldRatio(torch.autograd.Function):
         x, y = ctx.saved_tensors
         with torch.no_grad():
             grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            for x_rows, y_rows, grad_rows, out in _pieces(*(_matrix(t) for t in (x, y, grad, grad_x))):
+            for x_rows, y_rows, grad_rows, out in pieces(*(matrix(t) for t in (x, y, grad, grad_x))):
                 # 0/0 is 0 here, in a quarter of the time of a mask.
                 ratio = (y_rows / x_rows).nan_to_num_(0.0, float("inf"), float("-inf"))
                 torch.mul(ratio, grad_rows, out=out)
-        return *_first_order((grad_x,), (grad, x)), None
-
-
-def _matrix(t: Tensor) -> Tensor:
-    return t.flatten(0, -2) if t.dim() > 1 else torch.atleast_2d(t)
+        return *first_order((grad_x,), (grad, x)), None
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -289,7 +194,7 @@ class _HeldLayerNorm(torch.autograd.Function):
             grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
             if weight is not None:
                 grad_x = grad_x.mul_(inverse_sigma)
-        return *_first_order((grad_x.to(grad.dtype),), (grad,)), None, None
+        return *first_order((grad_x.to(grad.dtype),), (grad,)), None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool = True) -> Tensor:

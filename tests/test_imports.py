@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "hooks", "inputs", "spelling", "version", "words"},
+    {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
     {"config", "functional"},
     {"layers"},
     {"families"},
@@ -53,6 +53,7 @@ OUTSIDE = {
     "files": set(),
     "words": set(),
     "functional": {"torch"},
+    "numerics": {"torch"},
     "hooks": {"torch"},
     "layers": {"torch"},
     "explanation_checks": {"numpy"},

@@ -1,0 +1,111 @@
+"""Passes over matrices that the closed-form functions share: norms, powers, scales, in pieces that stay in cache.
+
+Nothing here knows B-cos layers; only torch is needed. `functional` has the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+__all__ = ["first_order", "matrix", "pieces", "power_", "row_norms", "scales", "take_part_along_", "widest"]
+
+# Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
+_SAFE_NORMS = (1e-16, 1e16)
+
+# Elements for each thread that stay in its cache while several passes go over them. (Fewer would be as good for the
+# cache, but threads wait for each other after each piece, and long when something else runs on their cores.)
+_CACHED = 262144
+
+
+def first_order(grads, origins):
+    """The same gradients, such that asking for their own gradient is an error, and not silently zero."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled when create_graph=True
+        return grads
+    return tuple(grad if grad is None else _FirstOrder.apply(grad, *origins) for grad in grads)
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, *origins):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "The B-cos transform has a first derivative only: it cannot be differentiated twice (gradient penalties, "
+            "Hessians). Write it with plain torch operations for that."
+        )
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """Norms over the last dimension, ``(...)``, accumulated in float32 at least and right for huge and tiny values."""
+    if x.dtype == torch.float64:
+        return torch.linalg.vector_norm(x, dim=-1)
+    if eager_on_cpu(x) and x.numel():
+        norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+        low, high = norms.aminmax()
+        if low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]:
+            return norms
+    # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
+    return torch.linalg.vector_norm(x, dim=-1, dtype=widest(x)).to(torch.float32)
+
+
+def widest(x: Tensor) -> torch.dtype:
+    """The widest floating type of a tensor's device: Apple's GPUs have no float64."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The rows of some matrices, in pieces that stay in each thread's cache while several passes go over them."""
+    if not eager_on_cpu(tensors[0]):
+        return [tensors]
+    rows = max(1, _CACHED * torch.get_num_threads() // max(1, tensors[0].shape[1]))
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
+    """`‖x‖^((1-b)/b)` for every token, as a column, and `‖w‖^((1-b)/b)` (unit rows: `1/‖w‖`) for every row."""
+    tiny = torch.finfo(x_norm.dtype).tiny
+    exponent = (1 - b) / b
+    sx = x_norm.clamp_min(tiny).pow(exponent).unsqueeze(-1)
+    sw = w_norm.clamp_min(tiny).pow(-1.0 if unit_rows else exponent)
+    if unit_rows:
+        sw = sw.masked_fill(w_norm == 0, 0)  # a zero row has no direction; 1/tiny times a gradient would overflow
+    return sx, sw
+
+
+def take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:
+    """``t − share·(v·t)·v/‖v‖²``, row by row, in place."""
+    inverse = norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal().unsqueeze(-1)
+    for rows, vector, scale in pieces(t, vectors, inverse):
+        unit = vector * scale
+        part = (unit * rows).sum(-1, keepdim=True)
+        rows.sub_(unit.mul_(part), alpha=share)
+
+
+def power_(t: Tensor, exponent: float) -> Tensor:
+    """``t ** exponent`` for ``t >= 0``, in place; on a CPU most powers have forms that take half the time or less."""
+    if exponent == 0:
+        return t.fill_(1.0)
+    if exponent == 1:
+        return t
+    if exponent == 0.5:
+        return t.pow_(-0.5).reciprocal_()  # one instruction each, where sqrt goes through a library
+    if exponent == 0.25:
+        return t.pow_(-0.5).pow_(-0.5)
+    if eager_on_cpu(t):
+        return t.log2_().mul_(exponent).exp2_()
+    return t.pow_(exponent)
+
+
+def matrix(t: Tensor) -> Tensor:
+    """All leading dimensions as one: the rows of a matrix."""
+    return t.flatten(0, -2) if t.dim() > 1 else torch.atleast_2d(t)
