@@ -138,6 +138,7 @@ def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, 
     owners = [module for module in model.modules() if module.__dict__.get("config") is old_config]
     for module in owners:
         module.config = new_config
+    _forget_unpacked_file(model)
     set_class(model, model_class(stock, family))
     model.all_tied_weights_keys = {k: v for k, v in old_tied.items() if not k.endswith("bias")}
 
@@ -149,6 +150,16 @@ def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, 
             module.config = old_config
 
     return restore
+
+
+def _forget_unpacked_file(model: PreTrainedModel) -> None:
+    """Take the mark of a quantised model off one whose GGUF file was unpacked when it was loaded.
+
+    Its layers are ordinary ones (others are refused before), yet transformers neither trains nor saves a marked model.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and getattr(quantizer.quantization_config, "quant_method", None) == "gguf":
+        quantizer.remove_quantization_config(model)
 
 
 def _verify(model: PreTrainedModel) -> None:
