@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bcos_peft import functional as F
+from bcos_peft.lora_functional import LowRank, bcos_lora_linear
 
 
 __all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosRMSNorm", "DynamicLinear"]
@@ -42,11 +43,14 @@ class BcosLayer(DynamicLinear):
     b: float | None
     normalize_weights: bool
 
-    def bcos(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`."""
+    def bcos(self, x: Tensor, weight: Tensor, update: LowRank | None = None) -> Tensor:
+        """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`, to which an adapter adds."""
         if self.b is None:
             return nn.functional.linear(x, weight)
-        return F.bcos_linear(x, weight, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining)
+        options = {"normalize_weights": self.normalize_weights, "hold_scale": self.explaining}
+        if update is not None:
+            return bcos_lora_linear(x, weight, update, self.b, **options)
+        return F.bcos_linear(x, weight, self.b, **options)
 
 
 class BcosLinear(BcosLayer, nn.Linear):
@@ -77,8 +81,8 @@ class BcosLinear(BcosLayer, nn.Linear):
         self.b = b
         self.normalize_weights = normalize_weights
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bcos(x, self.weight)
+    def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        return self.bcos(x, self.weight, update)
 
     def extra_repr(self) -> str:
         unit = ", normalize_weights=True" if self.normalize_weights else ""

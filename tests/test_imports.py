@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # a subpackage share the line of the subpackage.
 ORDER = [
     {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
-    {"config", "functional"},
+    {"config", "functional", "lora_functional"},
     {"layers"},
     {"families"},
     {"structure"},
@@ -31,7 +31,8 @@ ORDER = [
     {"attribution", "encoding"},
     {"verify"},
     {"convert"},
-    {"calibrate", "lora", "quantization", "training"},
+    {"calibrate", "lora_layer", "quantization", "training"},
+    {"lora"},
     {"explanation_checks"},
     {"explanation"},
     {"view"},
@@ -53,6 +54,7 @@ OUTSIDE = {
     "files": set(),
     "words": set(),
     "functional": {"torch"},
+    "lora_functional": {"torch"},
     "numerics": {"torch"},
     "hooks": {"torch"},
     "layers": {"torch"},

@@ -4,6 +4,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.layers import BcosLayer
+from bcos_peft.lora_functional import LowRank
 
 
 class BcosConv1D(BcosLayer, Conv1D):
@@ -12,8 +13,8 @@ class BcosConv1D(BcosLayer, Conv1D):
     The stock forward cannot do without a bias, so layers that stay plain take this class too, with `b=None`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bcos(x, self.weight.t())
+    def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        return self.bcos(x, self.weight.t(), update)
 
     def __repr__(self) -> str:
         kind = "plain" if self.b is None else f"b={self.b:g}"

@@ -17,10 +17,11 @@ class BcosExperts(BcosLayer, nn.Module):
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         output = torch.zeros_like(hidden_states)
+        gate_up_proj, down_proj = self.gate_up_proj, self.down_proj  # an adapter makes them anew at each look
         for expert in top_k_index.unique().tolist():
             token, choice = torch.where(top_k_index == expert)
-            gate, up = self.bcos(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            y = self.bcos(self.act_fn(gate) * up, self.down_proj[expert]) * top_k_weights[token, choice, None]
+            gate, up = self.bcos(hidden_states[token], gate_up_proj[expert]).chunk(2, dim=-1)
+            y = self.bcos(self.act_fn(gate) * up, down_proj[expert]) * top_k_weights[token, choice, None]
             output = output.index_add(0, token, y.to(output.dtype))
         return output
 
