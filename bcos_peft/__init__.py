@@ -1,6 +1,8 @@
 """B-cos language models: convert a pre-trained model in place, and read every token's contribution off its
 predictions."""
 
+from contextlib import suppress as _suppress
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
 from bcos_peft import models as _models
@@ -34,6 +36,12 @@ __all__ = [
 ]
 
 _models.register_all()
+if _find_spec("peft") is not None:
+    # Loaded now, so that it does not matter which of the two packages is imported first; it takes a tenth of a second.
+    with _suppress(ImportError):  # too old for the installed transformers: then it is of no use to anybody
+        from bcos_peft.lora import install as _install
+
+        _install()
 
 
 def __getattr__(name: str):

@@ -82,6 +82,7 @@ def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:
 def _hold(model) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks on the modules without parameters of their own, and on projections that stay plain."""
     for name, module in model.named_modules():
+        name = model.bcos_name(name)  # an adapter's layer, and the one that it wraps, are held alike
         rule = next((rule for key, rule in model.bcos_family.held.items() if matches_pattern(key, name)), None)
         if rule is not None:
             yield module.register_forward_hook(lambda m, args, output, rule=rule: rule(model.config, output))

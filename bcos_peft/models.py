@@ -7,6 +7,7 @@ imported, and without the import transformers refuses it instead of loading a si
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from torch import nn
@@ -27,6 +28,8 @@ from bcos_peft.summary import ConversionSummary, summarize
 __all__ = ["BcosModel", "find_bcos_model"]
 
 PREFIX = "bcos_"
+# What peft puts between a module's name and those of its parts.
+_ADAPTER = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
 
 
 class BcosModel(BcosHubMixin):
@@ -61,7 +64,8 @@ class BcosModel(BcosHubMixin):
         return _stored_config(self.config)
 
     def bcos_name(self, name: str) -> str:
-        """What the config calls the module `name`: its name in a model with a head, also if this is one without."""
+        """What the config calls the module `name`: its name in a model with a head and without adapters."""
+        name = _ADAPTER.sub("", name)
         return f"{self.base_model_prefix}.{name}" if self.base_model is self else name
 
     def set_b(self, b: float) -> None:

@@ -93,6 +93,8 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
     layers: Counter[float] = Counter()
     plain = norms = activations = held = 0
     for name, module in model.named_modules():
+        if ".lora_" in name:
+            continue  # an adapter's own matrices are layers of no model
         held += matches_any(model.bcos_family.held, name)
         if isinstance(module, BcosLayer) and module.b is not None:
             layers[module.b] += 1
