@@ -1,4 +1,4 @@
-"""Models from GGUF files (of llama.cpp): transformers unpacks their weights, and marks them as quantised all the same."""
+"""Models from GGUF files (of llama.cpp): transformers unpacks their weights, yet marks the models as quantised."""
 
 import pytest
 import tiny
