@@ -114,8 +114,10 @@ class _BcosLora(torch.autograd.Function):
             for out, hidden_rows, scale in pieces(y, hidden, sx):
                 u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
                 torch.mul(u, power_(u.abs(), b - 1), out=out)
-        if hold_scale:  # an explanation needs the outputs and norms alone
-            x = hidden = down = v_down = None
+        if hold_scale and not any(ctx.needs_input_grad[2:5]):  # an explanation needs the outputs and norms alone
+            x = hidden = None
+        if hold_scale:
+            down = v_down = None
         ctx.save_for_backward(x, hidden, weight, down, up, v_down, y, x_norm, v_norm)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
@@ -135,16 +137,16 @@ class _BcosLora(torch.autograd.Function):
                 scaled = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sv).mul_(grad_rows)
                 out.copy_(scaled)
                 torch.mm(scaled, up, out=grad_hidden_rows)
-                if not ctx.hold_scale:
+                if hidden is not None:
                     grad_up.addmm_(scaled.t(), hidden_rows)
+                if not ctx.hold_scale:
                     product = torch.mul(y_rows.to(scaled.dtype), grad_rows, out=scaled)
                     along.copy_(product.sum(-1))
                     along_v.add_(product.sum(0))
             grad_x = scaled_grad @ weight
-            if ctx.hold_scale:
-                grad_weight, grad_down, grad_up = None, None, None
-            else:
-                grad_weight = scaled_grad.t() @ x if need_weight else None
+            grad_weight = scaled_grad.t() @ x if need_weight else None
+            grad_down = None
+            if not ctx.hold_scale:
                 share = _by_square(along_x, x_norm).mul_(b - 1).unsqueeze(-1)
                 for rows, x_rows, factor in pieces(grad_x, x, share):
                     rows.sub_(x_rows * factor)
