@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
 from bcos_peft.hooks import is_hooked, set_class
+from bcos_peft.liger import refuse_liger
 from bcos_peft.models import BcosModel, config_class, keep_class, model_class
 from bcos_peft.structure import apply_plan, plan_conversion
 from bcos_peft.verify import probe_residual, tolerance
@@ -83,6 +84,7 @@ def get_bcos_model(
             step()
         raise
     keep_class(type(model))
+    refuse_liger(model.config.model_type)
     if not any(known is family for known in families()):
         register_family(family, exist_ok=True)
     return model

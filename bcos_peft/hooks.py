@@ -28,6 +28,27 @@ def set_class(module: nn.Module, cls: type) -> None:
         del module.forward
 
 
+def set_autocast_aside(model: nn.Module) -> Callable[[], None]:
+    """Let the forwards that accelerate wrapped in mixed precision, for a training, run in the model's own precision.
+
+    Returns:
+        A function that puts the wrapped ones back.
+    """
+    wrapped = [
+        (module, vars(module)["forward"])
+        for module in model.modules()
+        if {"forward", "_original_forward"} <= vars(module).keys()
+    ]
+    for module, _ in wrapped:
+        module.forward = module._original_forward
+
+    def restore() -> None:
+        for module, forward in wrapped:
+            module.forward = forward
+
+    return restore
+
+
 def forget_parameters(model: nn.Module, names: Collection[str]) -> Callable[[], None]:
     """Strike parameters that are gone from the lists of what the hooks put back when they are removed.
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from bcos_peft.config import matches_pattern
 from bcos_peft.functional import hold_ratio
+from bcos_peft.hooks import is_patched, set_autocast_aside
 from bcos_peft.layers import DynamicLinear
 from bcos_peft.models import find_bcos_model
 from bcos_peft.structure import is_activation
@@ -39,7 +40,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     Raises:
         TypeError: if `model` is not a module.
-        ValueError: if there is no converted model in it.
+        ValueError: if there is no converted model in it, or something has replaced the forward of one of its modules.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -59,8 +60,10 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     if bcos_model.__dict__.get("_explaining", False):
         yield model
         return
+    _refuse_patched(bcos_model)
     with ExitStack() as stack:
         stack.callback(_restore_training, [(module, module.training) for module in model.modules()])
+        stack.callback(set_autocast_aside(model))
         model.eval()
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in bcos_model.modules():
@@ -72,6 +75,16 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
         stack.callback(bcos_model.__dict__.pop, "_explaining")
         bcos_model.__dict__["_explaining"] = True
         yield model
+
+
+def _refuse_patched(model) -> None:
+    for name, module in model.named_modules():
+        if name and is_patched(module):  # trainers wrap that of the model itself, around the same computation
+            raise ValueError(
+                f"Cannot explain: something has replaced the forward of module {name!r} ({type(module).__name__}), as "
+                "Liger and other kernel libraries do, and what it computes now need not be linear in its input. The "
+                "weights are good: save the model, and load it again without kernels."
+            )
 
 
 def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:

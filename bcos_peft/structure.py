@@ -95,11 +95,7 @@ def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, famil
 
 def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
     cls = type(module)
-    if is_patched(module):
-        raise ValueError(
-            f"Cannot convert module {name!r} ({cls.__qualname__}): something has patched its forward (Liger kernels "
-            "and some trainers do). Convert the model first, before a trainer or a kernel library touches it."
-        )
+    _refuse_patched(name, module)
     replacement = family.replacements.get(cls) or _LAYERS.get(cls)
     if replacement is not None and issubclass(replacement, BcosLayer):
         if _is_target(name, config, family):
@@ -118,6 +114,23 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
         pass
     elif not (cls in _LINEAR + _LOSSES or cls.__module__ in _homes(stock) or isinstance(module, stock) or not name):
         raise ValueError(_refusal(name, module))
+
+
+def _refuse_patched(name: str, module: nn.Module) -> None:
+    cls = type(module)
+    what = f"module {name!r} ({cls.__qualname__})" if name else f"this {cls.__qualname__}"
+    if any(origin.__module__.startswith("liger_kernel") for origin in (cls, cls.forward)):
+        raise ValueError(
+            f"Cannot convert {what}: Liger kernels have replaced its code, for the whole process, and what they "
+            "compute cannot be held linear. Load the model in a process that does not call apply_liger_kernel_to_..., "
+            "and convert it there."
+        )
+    if is_patched(module):
+        raise ValueError(
+            f"Cannot convert {what}: something has patched its forward, as trainers and Liger kernels do. Convert the "
+            "model first, before a trainer is built or a kernel library touches it. If it is trained already: save "
+            "it, load it again and convert what was loaded."
+        )
 
 
 def _homes(stock: type) -> set[str]:

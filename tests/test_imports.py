@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
+    {"files", "hooks", "inputs", "liger", "numerics", "spelling", "version", "words"},
     {"config", "functional", "lora_functional"},
     {"layers"},
     {"families"},
