@@ -12,7 +12,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.numerics import first_order, matrix, pieces, power_, row_norms, scales, take_part_along_
+from bcos_peft.numerics import (
+    first_order,
+    is_batched,
+    matrix,
+    pieces,
+    power_,
+    row_norms,
+    scales,
+    take_part_along_,
+)  # fmt: skip
 
 
 __all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
@@ -93,10 +102,13 @@ class _BcosLinear(torch.autograd.Function):
             sx, sw = scales(x_norm, w_norm, b, unit_rows)
             if not ctx.hold_scale:
                 sx = sx * b
+            many = is_batched(grad)  # they share the factors
             scaled_grad = torch.empty_like(y)
-            for y_rows, grad_rows, scale, out in pieces(y, grad, sx, scaled_grad):
+            for y_rows, grad_rows, scale, out in pieces(y, y if many else grad, sx, scaled_grad):
                 s = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
-                torch.mul(s, grad_rows, out=out)
+                out.copy_(s) if many else torch.mul(s, grad_rows, out=out)
+            if many:
+                scaled_grad = scaled_grad * grad
             grad_x = scaled_grad @ weight if ctx.needs_input_grad[0] else None
             grad_w = scaled_grad.t() @ x if ctx.needs_input_grad[1] else None
             if not ctx.hold_scale:
@@ -143,11 +155,14 @@ class _HoldRatio(torch.autograd.Function):
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
         with torch.no_grad():
+            many = is_batched(grad)
             grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            for x_rows, y_rows, grad_rows, out in pieces(*(matrix(t) for t in (x, y, grad, grad_x))):
+            for x_rows, y_rows, grad_rows, out in pieces(*map(matrix, (x, y, y if many else grad, grad_x))):
                 # 0/0 is 0 here, in a quarter of the time of a mask.
                 ratio = (y_rows / x_rows).nan_to_num_(0.0, float("inf"), float("-inf"))
-                torch.mul(ratio, grad_rows, out=out)
+                out.copy_(ratio) if many else torch.mul(ratio, grad_rows, out=out)
+            if many:
+                grad_x = grad_x * grad
         return *first_order((grad_x,), (grad, x)), None
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-__all__ = ["first_order", "matrix", "pieces", "power_", "row_norms", "scales", "take_part_along_", "widest"]
+__all__ = [
+    "first_order", "is_batched", "matrix", "pieces", "power_", "row_norms", "scales", "take_part_along_", "widest",
+]  # fmt: skip
 
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
 _SAFE_NORMS = (1e-16, 1e16)
@@ -39,6 +41,11 @@ class _FirstOrder(torch.autograd.Function):
             "The B-cos transform has a first derivative only: it cannot be differentiated twice (gradient penalties, "
             "Hessians). Write it with plain torch operations for that."
         )
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether this is many gradients at once, under `torch.vmap`, which has no room for buffers written in place."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(grad)
 
 
 def row_norms(x: Tensor) -> Tensor:

@@ -429,3 +429,20 @@ def test_norms_take_statistics_in_float32(norm):
     zeros = norm(torch.zeros(2, 8, requires_grad=True), None, 1e-6)
     assert (zeros == 0).all()
     assert math.isfinite(torch.autograd.grad(zeros.sum(), zeros)[0].sum())
+
+
+@pytest.mark.parametrize("b", [1.0, 1.25, 2.0])
+def test_many_gradients_at_once_are_those_of_one_at_a_time(b):
+    """In explanation mode, under torch.vmap."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 4, dtype=torch.float64)
+    hidden = layer_norm(bcos_linear(x, weight, b, hold_scale=True), None, 1e-5)
+    y = hold_ratio(hidden, torch.relu(hidden))
+    gradients = torch.randn(6, *y.shape, dtype=torch.float64)
+
+    def backward(gradient):
+        return torch.autograd.grad(y, x, gradient, retain_graph=True)[0]
+
+    together = torch.vmap(backward)(gradients)
+    torch.testing.assert_close(together, torch.stack([backward(one) for one in gradients]), rtol=0, atol=1e-12)
