@@ -1,0 +1,449 @@
+"""LoRA inside the B-cos layer, through every way that peft and transformers offer."""
+
+import copy
+import subprocess
+import sys
+
+import peft
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM
+
+from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
+from bcos_peft.layers import BcosLayer, BcosLinear
+from bcos_peft.lora_layer import BcosLora
+from bcos_peft.models import BcosModel
+
+
+FAMILIES = tiny.FAMILIES + tiny.DECODERS
+
+
+def task_of(family):
+    return "CausalLM" if family in tiny.DECODERS else "SequenceClassification"
+
+
+def converted(family="llama", dtype=torch.float32, b=1.5, **options):
+    return get_bcos_model(tiny.model(family, task_of(family), dtype=dtype), BcosConfig(b=b, **options))
+
+
+def randomize(model, seed=0):
+    """Adapters that do something: B is zero to begin with."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+    return model
+
+
+def adapted(model, seed=0, **options):
+    config = LoraConfig(**({"r": 4, "target_modules": "all-linear"} | options))
+    return randomize(get_peft_model(model, config), seed).eval()
+
+
+@torch.no_grad()
+def logits(model, family="llama"):
+    return model(**tiny.inputs(family=family)).logits
+
+
+def distance(found, expected):
+    return float(((found - expected).abs().max() / expected.abs().max()).detach())
+
+
+def residual(model, family="llama"):
+    result = attribute(model, **tiny.inputs(family=family), split=True)
+    return float((result.residual.abs() / result.scores.abs().sum(-1)).max())
+
+
+def layer_types(model):
+    return {name: type(module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_certificate_and_merging_in_every_family(family):
+    """Exact with adapters active, disabled, merged and unloaded; merged is unmerged."""
+    model = converted(family, torch.float64)
+    before = logits(model, family)
+    model = adapted(model)
+    inside = [name for name, cls in layer_types(model).items() if cls is BcosLora]
+    assert inside
+    after = logits(model, family)
+    assert distance(after, before) > 0.05
+    assert residual(model, family) < 1e-12
+    with model.disable_adapter():
+        assert torch.equal(logits(model, family), before)
+        assert residual(model, family) < 1e-12
+    model.merge_adapter()
+    assert distance(logits(model, family), after) < 1e-13
+    assert residual(model, family) < 1e-12
+    model.unmerge_adapter()
+    assert distance(logits(model, family), after) < 1e-13
+    plain = model.merge_and_unload()
+    assert isinstance(plain, BcosModel)
+    assert not layer_types(plain)
+    assert distance(logits(plain, family), after) < 1e-13
+    assert residual(plain, family) < 1e-12
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("unit_rows", [False, True], ids=["as is", "unit rows"])
+def test_merging_a_layer_in_float32(family, unit_rows):
+    model = adapted(converted(family, normalize_weights=unit_rows))
+    for name, layer in model.named_modules():
+        if isinstance(layer, BcosLora):
+            x = torch.randn(64, layer.in_features, generator=torch.Generator().manual_seed(0))
+            apart, weight = layer(x), layer.get_base_layer().weight.detach().clone()
+            layer.merge(safe_merge=True)
+            assert distance(layer(x), apart) < 1e-6, name
+            layer.unmerge()
+            assert distance(layer(x), apart) < 1e-6, name
+            assert distance(layer.get_base_layer().weight, weight) < 1e-6
+            naive = copy.deepcopy(layer.get_base_layer())
+            naive.weight.data += layer.get_delta_weight("default")
+            assert distance(apart, naive(x)) < 1e-6, name
+
+
+def test_merged_is_unmerged_in_bfloat16_to_rounding():
+    model = adapted(converted(dtype=torch.float64), r=8)
+    exact, rounding = logits(model), []
+    for adapters in (torch.float32, torch.bfloat16):
+        half = copy.deepcopy(model).bfloat16()
+        for name, parameter in half.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(adapters)
+        apart = logits(half)
+        assert apart.dtype == torch.bfloat16
+        half.merge_adapter()
+        together = logits(half)
+        rounding.append((distance(apart, exact), distance(together, exact), distance(apart, together)))
+    for apart, together, between in rounding:
+        assert max(apart, together) < 0.05
+        assert between < 0.05
+    # peft's own LoRA, outside, would be far off after merging
+    outside = copy.deepcopy(model)
+    for module in outside.modules():
+        if isinstance(module, BcosLora):
+            module.__class__ = peft.tuners.lora.layer.Linear
+            module.fan_in_fan_out = False
+    apart = logits(outside)
+    outside.merge_adapter()
+    assert distance(logits(outside), apart) > 0.1
+
+
+def test_nothing_changes_until_training():
+    model = converted()
+    before = logits(model)
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear")).eval()
+    assert distance(logits(model), before) < 1e-6
+
+
+def test_where_b_is_1_it_is_peft_s_own_lora():
+    model = adapted(converted(b=1.0), seed=1)
+    inside = logits(model)
+    assert BcosLora in layer_types(model).values(), "for B may be raised later"
+    for module in model.modules():
+        if isinstance(module, BcosLora):
+            module.__class__ = peft.tuners.lora.layer.Linear
+    assert distance(logits(model), inside) < 1e-6
+
+
+def test_plain_layers_get_peft_s_own_lora():
+    types = layer_types(adapted(converted(), target_modules=["q_proj", "v_proj", "up_proj", "lm_head"]))
+    assert {cls for name, cls in types.items() if not name.endswith("up_proj")} == {peft.tuners.lora.layer.Linear}
+    assert {cls for name, cls in types.items() if name.endswith("up_proj")} == {BcosLora}
+    transposed = layer_types(adapted(converted("gpt2")))
+    assert {cls.__name__ for name, cls in transposed.items() if name.endswith("c_attn")} == {"Linear"}
+    assert {cls for name, cls in transposed.items() if not name.endswith("c_attn")} == {BcosLora}
+
+
+TARGETS = {
+    "default of the architecture": ({"target_modules": None}, {"q_proj", "v_proj"}),
+    "all-linear": (
+        {"target_modules": "all-linear"},
+        {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    ),
+    "regular expression": ({"target_modules": r".*\.mlp\.(up|gate)_proj"}, {"up_proj", "gate_proj"}),
+    "excluded": (
+        {"target_modules": "all-linear", "exclude_modules": r".*self_attn.*"},
+        {"gate_proj", "up_proj", "down_proj"},
+    ),
+    "some layers": ({"target_modules": ["o_proj"], "layers_to_transform": [1]}, {"o_proj"}),
+}
+
+
+@pytest.mark.parametrize(("options", "names"), TARGETS.values(), ids=TARGETS)
+def test_targets(options, names):
+    model = adapted(converted(dtype=torch.float64), **options)
+    types = layer_types(model)
+    assert {name.rpartition(".")[2] for name in types} == names
+    assert residual(model) < 1e-12
+    if "layers_to_transform" in options:
+        assert len(types) == 1
+
+
+def test_rank_and_scale_patterns():
+    model = adapted(
+        converted(dtype=torch.float64),
+        rank_pattern={"up_proj": 2},
+        alpha_pattern={"down_proj": 64},
+        use_rslora=True,
+        lora_alpha=8,
+    )
+    layers = {
+        name.rpartition(".")[2]: module for name, module in model.named_modules() if isinstance(module, BcosLora)
+    }
+    assert layers["up_proj"].r["default"] == 2
+    assert layers["down_proj"].scaling["default"] == 64 / 4**0.5
+    assert layers["up_proj"].scaling["default"] == 8 / 2**0.5
+    apart = logits(model)
+    assert residual(model) < 1e-12
+    assert distance(logits(model.merge_and_unload(safe_merge=True)), apart) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora", "orthogonal", "gaussian"])
+def test_initialisations_of_peft(kind):
+    model = converted()
+    before = logits(model)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=kind)).eval()
+    if kind in ("pissa", "olora", "gaussian"):  # they leave the function as it is
+        assert distance(logits(model), before) < 1e-4
+    apart = logits(model)
+    model.merge_adapter()
+    assert distance(logits(model), apart) < 1e-5
+
+
+def test_modules_to_save():
+    model = adapted(converted("bert", torch.float64), task_type="SEQ_CLS", modules_to_save=["classifier", "LayerNorm"])
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any("classifier" in name for name in trained)
+    assert any("LayerNorm" in name for name in trained)
+    assert residual(model, "bert") < 1e-12
+    head = model.base_model.model.classifier.modules_to_save["default"]
+    assert isinstance(head, BcosLinear)
+    head.weight.data *= 2
+    assert residual(model, "bert") < 1e-12
+    after = logits(model, "bert")
+    assert distance(logits(model.merge_and_unload(), "bert"), after) < 1e-12
+
+
+def test_lora_on_embeddings():
+    model = adapted(converted("bert", torch.float64), target_modules=["word_embeddings", "query", "dense"])
+    assert residual(model, "bert") < 1e-12
+
+
+def test_experts_by_their_parameters():
+    model = converted("mixtral", torch.float64)
+    before = logits(model, "mixtral")
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    model = adapted(model, target_modules=["o_proj"], target_parameters=parameters)
+    after = logits(model, "mixtral")
+    assert distance(after, before) > 0.01
+    assert residual(model, "mixtral") < 1e-12
+    with model.disable_adapter():
+        assert torch.equal(logits(model, "mixtral"), before)
+    assert distance(logits(model.merge_and_unload(), "mixtral"), after) < 1e-12
+
+
+def test_several_adapters():
+    model = adapted(converted(dtype=torch.float64))
+    one = logits(model)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["up_proj", "q_proj"]))
+    randomize(model, seed=0)  # the first as before
+    model.set_adapter("other")
+    other = logits(model)
+    assert distance(other, one) > 0.05
+    assert residual(model) < 1e-12
+    model.set_adapter("default")
+    one = logits(model)
+    model.base_model.set_adapter(["default", "other"])
+    both = logits(model)
+    assert residual(model) < 1e-12
+    model.merge_adapter()
+    assert distance(logits(model), both) < 1e-12
+    model.unmerge_adapter()
+    batch = tiny.inputs(batch=3)
+    with torch.no_grad():
+        mixed = model(**batch, adapter_names=["other", "__base__", "default"]).logits
+    for row, adapter in enumerate(["other", None, "default"]):
+        alone = {key: value[row : row + 1] for key, value in batch.items()}
+        with torch.no_grad():
+            if adapter is None:
+                with model.disable_adapter():
+                    expected = model(**alone).logits
+            else:
+                model.set_adapter(adapter)
+                expected = model(**alone).logits
+        assert distance(mixed[row : row + 1], expected) < 1e-12
+
+
+def test_weighted_combinations():
+    model = adapted(converted(dtype=torch.float64), target_modules=["up_proj", "o_proj"])
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["up_proj", "o_proj"]))
+    randomize(model, seed=3)
+    deltas = {
+        name: [module.get_delta_weight(adapter) for adapter in ("default", "other")]
+        for name, module in model.named_modules()
+        if isinstance(module, BcosLora)
+    }
+    model.add_weighted_adapter(["default", "other"], [0.5, -2.0], "mixed", combination_type="cat")
+    model.set_adapter("mixed")
+    combined = logits(model)
+    assert residual(model) < 1e-12
+    plain = model.unload()
+    for name, (first, second) in deltas.items():
+        plain.get_submodule(name.removeprefix("base_model.model.")).weight.data += 0.5 * first - 2 * second
+    assert distance(logits(plain), combined) < 1e-12
+
+
+def test_dropout_acts_in_training_only():
+    model = adapted(converted(dtype=torch.float64), lora_dropout=0.5)
+    apart = logits(model)
+    assert torch.equal(logits(model), apart)
+    model.train()
+    assert distance(logits(model), apart) > 1e-3
+    result = attribute(model, **tiny.inputs())
+    assert float((result.residual.abs() / result.scores.abs().sum(-1)).max()) < 1e-12, "explained without dropout"
+    assert model.training
+
+
+@pytest.mark.parametrize("unit_rows", [False, True], ids=["as is", "unit rows"])
+def test_gradients_of_the_model_are_those_of_the_merged_weights(unit_rows):
+    """d/dA and d/dB by the chain rule from d/dW of the merged model, a check that knows no closed form."""
+    model = adapted(converted(dtype=torch.float64, normalize_weights=unit_rows), target_modules=["up_proj", "o_proj"])
+    batch = tiny.inputs() | {"labels": tiny.inputs()["input_ids"]}
+    model(**batch).loss.backward()
+    merged = copy.deepcopy(model).merge_and_unload()
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    merged(**batch).loss.backward()
+    count = 0
+    for name, module in model.named_modules():
+        if isinstance(module, BcosLora):
+            grad = merged.get_submodule(name.removeprefix("base_model.model.")).weight.grad
+            a, b, scale = module.lora_A["default"].weight, module.lora_B["default"].weight, module.scaling["default"]
+            torch.testing.assert_close(a.grad, scale * b.t() @ grad)
+            torch.testing.assert_close(b.grad, scale * grad @ a.t())
+            assert module.get_base_layer().weight.grad is None
+            count += 1
+    assert count == 4
+
+
+def test_gradient_checkpointing():
+    for reentrant in (False, True):
+        model = adapted(converted(dtype=torch.float64)).train()
+        batch = tiny.inputs() | {"labels": tiny.inputs()["input_ids"]}
+        model(**batch).loss.backward()
+        expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        model.zero_grad()
+        bcos = model.base_model.model
+        enable = getattr(bcos, "activation_checkpointing_enable", None) or bcos.gradient_checkpointing_enable
+        enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        model(**batch).loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_explanations_leave_adapters_as_they_were():
+    model = adapted(converted()).train()
+    state = {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()}
+    with explanation_mode(model):
+        assert not model.training
+    attribute(model, **tiny.inputs())
+    assert {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()} == state
+    assert not any(m.explaining for m in model.modules() if isinstance(m, BcosLayer))
+
+
+def test_save_and_load_an_adapter(tmp_path):
+    model = converted()
+    model.save_pretrained(tmp_path / "base")
+    model = adapted(model)
+    after = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    assert "_custom_modules" not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert BcosLora in layer_types(loaded).values()
+    assert distance(logits(loaded), after) < 1e-6  # loaded weights lie elsewhere in memory
+    loaded.load_adapter(tmp_path / "adapter", "again")
+    loaded.set_adapter("again")
+    assert distance(logits(loaded), after) < 1e-6  # loaded weights lie elsewhere in memory
+
+    native = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    native.load_adapter(tmp_path / "adapter")
+    assert BcosLora in layer_types(native).values()
+    assert distance(logits(native.eval()), after) < 1e-6
+
+    merged = loaded.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(again).__name__ == "BcosLlamaForCausalLM"
+    assert distance(logits(again), after) < 1e-6
+
+
+def test_the_adapters_of_transformers():
+    model = converted(dtype=torch.float64)
+    before = logits(model)
+    model.add_adapter(LoraConfig(r=4, target_modules=["up_proj", "q_proj"]), "first")
+    randomize(model)
+    assert {cls.__name__ for cls in layer_types(model).values()} == {"BcosLora", "Linear"}
+    assert residual(model) < 1e-12
+    assert distance(logits(model), before) > 0.01
+    model.disable_adapters()
+    assert torch.equal(logits(model), before)
+
+
+def test_changing_b_follows_the_names_below_the_adapters():
+    model = adapted(converted(b_pattern={"mlp.up_proj": 2.0}))
+    bcos = model.base_model.model
+    bcos.set_b(1.25)
+    found = {name: module.b for name, module in bcos.named_modules() if isinstance(module, BcosLayer) and module.b}
+    assert {b for name, b in found.items() if "up_proj" in name} == {2.0}
+    assert {b for name, b in found.items() if "up_proj" not in name} == {1.25}
+    assert bcos.bcos_summary().bcos_layers == {1.25: 6, 2.0: 2}
+    assert bcos.bcos_summary().plain_layers == 7
+
+
+@pytest.mark.parametrize("first", ["peft", "bcos_peft"])
+def test_the_order_of_imports_makes_no_difference(first):
+    second = {"peft": "bcos_peft", "bcos_peft": "peft"}[first]
+    code = f"""
+import {first}, {second}, torch, tiny
+from bcos_peft import BcosConfig, get_bcos_model
+model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
+model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj"]))
+print(type(model.base_model.model.model.layers[0].mlp.up_proj).__name__)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.__file__.rpartition("/")[0]
+    )
+    assert run.stdout.split()[-1:] == ["BcosLora"], run.stderr
+
+
+def test_the_package_works_without_peft():
+    code = """
+import sys
+sys.modules["peft"] = None
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "peft" else found(name, *rest)
+import tiny
+from bcos_peft import BcosConfig, attribute, get_bcos_model
+model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
+print(float(attribute(model, **tiny.inputs()).residual.abs().max()) < 1e-4)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.__file__.rpartition("/")[0]
+    )
+    assert run.stdout.split()[-1:] == ["True"], run.stderr
+
+
+def test_stock_models_are_left_to_peft():
+    model = get_peft_model(tiny.model("llama", "CausalLM"), LoraConfig(target_modules="all-linear"))
+    assert set(layer_types(model).values()) == {peft.tuners.lora.layer.Linear}
+    assert model.peft_config["default"]._custom_modules is None
