@@ -114,6 +114,7 @@ def attribute(
     Source: B-cos LM (arXiv 2502.12992), section 3 (explanations); contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
     bcos_model = find_bcos_model(model)
+    _check_adapters(model)
     _check_inputs(bcos_model, input_ids, attention_mask)
     causal = bcos_model.bcos_family.causal
     if causal:
@@ -142,6 +143,18 @@ def attribute(
         scores = torch.stack([_contributions(gradients[index], leaf) for gradients in maps], dim=1)
         parts[name] = scores if shift is None else roll(scores, shift[:, None])
     return _result(chosen, sum(parts.values()), parts if split else None)
+
+
+def _check_adapters(model: nn.Module) -> None:
+    """peft's wrapper may put virtual tokens in front of the input."""
+    configs = getattr(model, "peft_config", None)
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"{config.peft_type.value} puts virtual tokens in front of the input. They contribute to the logit "
+                "and belong to no token, so contributions would not sum to it. Tune with peft.LoraConfig instead, or "
+                "pass the model inside: attribute(model.get_base_model(), ...) explains it without its prompt."
+            )
 
 
 def _check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> None:

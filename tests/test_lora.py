@@ -10,9 +10,10 @@ import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM
+from test_training import losses, rows, trainer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
+from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, explanation_mode, get_bcos_model
 from bcos_peft.layers import BcosLayer, BcosLinear
 from bcos_peft.lora_layer import BcosLora
 from bcos_peft.models import BcosModel
@@ -348,6 +349,38 @@ def test_gradient_checkpointing():
                 torch.testing.assert_close(parameter.grad, expected[name])
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_trainer_on_a_classifier(family, tmp_path):
+    """The adapters learn, the base does not move, and what the Trainer saves loads."""
+    model = get_bcos_model(tiny.model(family, "SequenceClassification"), BcosConfig(b=1.25))
+    model.save_pretrained(tmp_path / "base")
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    config = LoraConfig(r=8, lora_alpha=32, task_type="SEQ_CLS", target_modules="all-linear", lora_dropout=0.1)
+    model = get_peft_model(model, config)
+    run = trainer(model, tmp_path / "run", data=rows(family=family), max_steps=60, learning_rate=1e-2)
+    run.train()
+    history = losses(run)
+    assert sum(history[-5:]) < 0.5 * sum(history[:5])
+    for name, parameter in model.get_base_model().named_parameters():
+        stock = name.replace(".base_layer", "").replace(".original_module", "")
+        if stock in weights and "score" not in name and "classifier" not in name:
+            assert torch.equal(parameter, weights[stock]), name
+    assert residual(model, family) < 1e-5
+    run.save_model(str(tmp_path / "adapter"))
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert distance(logits(loaded, family), logits(model.eval(), family)) < 1e-5
+
+
+def test_b_can_be_raised_while_adapters_train(tmp_path):
+    model = get_bcos_model(tiny.model("bert", "SequenceClassification"), BcosConfig(b=1.0))
+    model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear"))
+    trainer(model, tmp_path, callbacks=[BcosScheduleCallback(2.0)]).train()
+    bcos = model.get_base_model()
+    assert {m.b for m in bcos.modules() if isinstance(m, BcosLayer) and m.b is not None} == {2.0}
+    assert residual(model, "bert") < 1e-5
+
+
 def test_explanations_leave_adapters_as_they_were():
     model = adapted(converted()).train()
     state = {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()}
@@ -433,7 +466,7 @@ import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "peft" else found(name, *rest)
 import tiny
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, get_bcos_model
 model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 print(float(attribute(model, **tiny.inputs()).residual.abs().max()) < 1e-4)
 """
