@@ -8,6 +8,7 @@ imported, and without the import transformers refuses it instead of loading a si
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from dataclasses import replace
 
 from torch import nn
@@ -29,6 +30,8 @@ from bcos_peft.summary import ConversionSummary, summarize
 __all__ = ["BcosModel", "find_bcos_model"]
 
 PREFIX = "bcos_"
+# Whether a B-cos model is being built around the one that is.
+_building: ContextVar[bool] = ContextVar("building", default=False)
 # What peft puts between a module's name and those of its parts.
 _ADAPTER = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
 
@@ -51,7 +54,14 @@ class BcosModel(BcosHubMixin):
 
     def __init__(self, config, *args, **kwargs):
         bcos_config = _stored_config(config)
-        super().__init__(config, *args, **kwargs)
+        inside = _building.set(True)
+        try:
+            super().__init__(config, *args, **kwargs)
+        finally:
+            _building.reset(inside)
+        if _building.get():  # the body of a classifier, which many models ask AutoModel for: converted with the whole
+            self.__class__ = self.bcos_stock_class
+            return
         plan = plan_base_model if self.base_model is self else plan_conversion
         apply_plan(self, plan(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
         for module in self.base_model.modules():

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, pipeline
+from transformers import GPT2Config, GPT2LMHeadModel, pipeline
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
 from bcos_peft.families import find_family
@@ -119,16 +120,20 @@ def test_decoding_strategies(options):
     assert generated.shape[1] <= 10
 
 
-@pytest.mark.parametrize("family", tiny.DECODERS)
-def test_save_and_load(family, tmp_path):
-    model = converted(family).eval()
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_save_and_load(family, task, tmp_path):
+    model = converted(family, task).eval()
     model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    again = getattr(transformers, f"AutoModelFor{task}").from_pretrained(tmp_path)
     assert type(again) is type(model)
+    assert {name: type(module) for name, module in again.named_modules()} == {
+        name: type(module) for name, module in model.named_modules()
+    }
     inputs = tiny.inputs(2, 9, "right", family)
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, again(**inputs).logits)
-    if model.config.tie_word_embeddings:
+    assert torch.equal(attribute(model, **inputs).scores, attribute(again, **inputs).scores)
+    if model.config.tie_word_embeddings and task == "CausalLM":
         assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
 
 
