@@ -14,6 +14,7 @@ import numpy as np
 
 from .explanation_checks import checked_fields, checked_span
 from .files import write_text
+from .segments import known_segments, refuse_overlap, shares, sum_segments
 from .words import strip_span
 
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _FORMAT, _VERSION = "bcos_peft.explanation", 1
+
+
+def _members(weights: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(weights).tolist())
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ class Explanation:
         position (`int`, *optional*): The token whose output is explained (token-level tasks).
         parts (`dict[str, np.ndarray]`, *optional*): Each token's score by source (word, position, token type).
         word_ids (`list[int | None]`, *optional*): Word of each token; made from `text` and `offsets` when not given.
+        segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of the text, such as the messages of a chat.
+        target_ids (`list[int]`, *optional*): All explained tokens, where there are several: their logits add.
+        foil_ids (`list[int]`, *optional*): All foils, where there are several: their mean is subtracted.
 
     Raises:
         ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
@@ -127,6 +135,9 @@ class Explanation:
     position: int | None = None
     parts: dict[str, np.ndarray] | None = None
     word_ids: list[int | None] | None = None
+    segments: dict[str, tuple[int, int]] | None = None
+    target_ids: list[int] | None = None
+    foil_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -232,28 +243,55 @@ class Explanation:
             raise ValueError(f"sequence_id={sequence_id} is no text; the number of texts is {len(self.texts)}.")
         text = self.texts[sequence_id]
         places = [checked_span(text, span) for span in spans]
-        ordered = sorted(places)
-        for one, two in zip(ordered, ordered[1:], strict=False):
-            if two[0] < one[1]:
-                raise ValueError(f"spans {one} and {two} overlap; ask for them in separate calls.")
-        sums, members = [0.0] * len(places), [[] for _ in places]
-        for i, raw in enumerate(self.offsets):
-            if raw is None or self.special[i] or self.sequence_ids[i] != sequence_id:
-                continue
-            start, end = strip_span(text, raw)
-            start, end = (start, end) if start < end else raw
-            shared = [min(end, high) - max(start, low) for low, high in places]
-            if start == end:  # an empty span lies in the span that holds its position
-                shared = [int(low <= start < high) for low, high in places]
-            shared = [max(0, characters) for characters in shared]
-            for j, characters in enumerate(shared):
-                if characters:
-                    sums[j] += float(self.scores[i]) * characters / sum(shared)
-                    members[j].append(i)
-        return [
-            Contribution(text[low:high], sums[j], low, high, j, sequence_id, False, tuple(members[j]))
-            for j, (low, high) in enumerate(places)
+        refuse_overlap({f"span {i}": place for i, place in enumerate(places)})
+        offsets = [
+            span if self.sequence_ids[i] == sequence_id and not self.special[i] else None
+            for i, span in enumerate(self.offsets)
         ]
+        weights = shares(text, offsets, places)
+        return [
+            Contribution(text[low:high], float(self.scores @ row), low, high, j, sequence_id, False, _members(row))
+            for j, ((low, high), row) in enumerate(zip(places, weights, strict=True))
+        ]
+
+    def by_segment(self, segments: Mapping[str, tuple[int, int] | str] | None = None) -> dict[str, float]:
+        """Contributions summed by passage: retrieved documents, turns of a chat, steps of a reasoning.
+
+        Tokens are placed as in `spans`, special tokens too where they have a place in the text.
+
+        Args:
+            segments (`Mapping[str, tuple[int, int] | str]`, *optional*):
+                By name, a character span of `text` or a substring that occurs once. Default: the messages of a chat.
+
+        Returns:
+            `dict[str, float]`: In the order given, then `"rest"`, which holds every other token. The values sum to
+            `total`, which is the logit less `residual`.
+
+        Raises:
+            TypeError: If `segments` is no dict from names to spans or substrings.
+            ValueError: If a substring is missing or ambiguous, a span is empty or lies outside the text, segments
+                overlap, one is called "rest", or none are given and there are no messages.
+
+        Example:
+
+        ```python
+        >>> from bcos_peft.explanation import Explanation
+
+        >>> explanation = Explanation(
+        ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
+        ...     offsets=[(0, 2), (2, 7), (8, 11)], sequence_ids=[0, 0, 0], special=[False, False, False],
+        ...     token_ids=[4, 5, 6], target=1, target_label="positive", predicted=0, predicted_label="negative",
+        ...     logit=-2.5, probability=0.08,
+        ... )
+        >>> explanation.by_segment({"mood": "unhappy"})
+        {'mood': -3.0, 'rest': 0.5}
+
+        ```
+        """
+        if not isinstance(self.text, str):
+            raise ValueError("by_segment needs one text, and this is a pair; spans(..., sequence_id=1) reads a pair.")
+        sums = sum_segments(self.text, self.offsets, self.scores, known_segments(segments, self.segments))
+        return {name: float(value) for name, value in sums.items()}
 
     def merge(self, indices: Sequence[int], index: int) -> Contribution:
         """Sums some tokens into one `Contribution` that spans them; `index` becomes its number."""
@@ -278,6 +316,10 @@ class Explanation:
         values["offsets"] = [None if span is None else list(span) for span in self.offsets]
         values["text"] = self.text if isinstance(self.text, str) else list(self.text)
         values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
+        if self.segments is not None:
+            values["segments"] = {name: list(span) for name, span in self.segments.items()}
+        optional = ("segments", "target_ids", "foil_ids")
+        values = {name: value for name, value in values.items() if value is not None or name not in optional}
         return {"format": _FORMAT, "version": _VERSION, **values}
 
     @classmethod

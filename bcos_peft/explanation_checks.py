@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .segments import place_segments
 from .words import group_tokens
 
 
@@ -53,6 +54,11 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     position = fields["position"]
     if position is not None and not 0 <= position < len(tokens):
         raise ValueError(f"position={position} is none of the {len(tokens)} tokens; count from 0, or give None.")
+
+    for name in ("target_ids", "foil_ids"):
+        fields[name] = None if given[name] is None else [int(value) for value in given[name]]
+    if given["segments"] is not None:
+        fields["segments"] = place_segments(texts[0], given["segments"])
 
     fields["logit"] = _checked_number("logit", given["logit"])
     residual = fields["logit"] - fields["scores"].sum() if given["residual"] is None else given["residual"]

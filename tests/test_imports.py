@@ -33,6 +33,7 @@ ORDER = [
     {"convert"},
     {"calibrate", "lora_layer", "quantization", "training"},
     {"lora"},
+    {"segments"},
     {"explanation_checks"},
     {"explanation"},
     {"view"},
@@ -58,13 +59,14 @@ OUTSIDE = {
     "numerics": {"torch"},
     "hooks": {"torch"},
     "layers": {"torch"},
+    "segments": {"numpy"},
     "explanation_checks": {"numpy"},
     "explanation": {"numpy"},
     "view": {"numpy"},
     "terminal": {"rich"},
     "visualize": {"jinja2", "rich"},
 }
-EXPLANATION_SIDE = {"files", "words", "explanation_checks", "explanation", "view", "terminal", "visualize"}
+EXPLANATION_SIDE = {"files", "words", "segments", "explanation_checks", "explanation", "view", "terminal", "visualize"}
 OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "sklearn", "trl"]
 
 
