@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
+from bcos_peft.guards import refuse_liger
 from bcos_peft.hooks import is_hooked, set_class
-from bcos_peft.liger import refuse_liger
 from bcos_peft.models import BcosModel, config_class, keep_class, model_class
 from bcos_peft.structure import apply_plan, plan_conversion
 from bcos_peft.verify import probe_residual, tolerance

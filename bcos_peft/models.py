@@ -19,10 +19,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, after_registration, families
+from bcos_peft.guards import check_forward, refuse_liger
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
-from bcos_peft.liger import refuse_liger
 from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion
 from bcos_peft.summary import ConversionSummary, summarize
 
@@ -72,19 +72,8 @@ class BcosModel(BcosHubMixin):
 
     def __setattr__(self, name, value):
         if name == "forward":
-            self._refuse_fused_head(value)
+            check_forward(self, value)
         super().__setattr__(name, value)
-
-    def _refuse_fused_head(self, forward) -> None:
-        """Refuse a forward that multiplies by the head's weight itself, as those of TRL's trainers do."""
-        code = getattr(getattr(forward, "__func__", forward), "__code__", None)
-        fused = code is not None and "fused_lm_head" in code.co_varnames
-        if fused and getattr(self.get_output_embeddings(), "b", None) is not None:
-            raise ValueError(
-                f"The language-modelling head of this {type(self).__name__} is a B-cos layer, which TRL's trainers "
-                "would pass by: they take its weight for that of a plain layer. Convert with convert_head=False, or "
-                "train with transformers' Trainer."
-            )
 
     @property
     def bcos_config(self) -> BcosConfig:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "hooks", "inputs", "liger", "numerics", "spelling", "version", "words"},
+    {"files", "guards", "hooks", "inputs", "numerics", "spelling", "version", "words"},
     {"config", "functional", "lora_functional"},
     {"layers"},
     {"families"},
@@ -27,11 +27,12 @@ ORDER = [
     {"model_card"},
     {"hub"},
     {"models"},
-    {"alignment", "choice", "mode"},
+    {"alignment", "choice", "input_checks", "linear_map", "mode"},
     {"attribution", "encoding"},
     {"verify"},
     {"convert"},
-    {"calibrate", "lora_layer", "quantization", "training"},
+    {"calibrate", "lora_config", "lora_layer", "quantization", "training"},
+    {"lora_portable"},
     {"lora"},
     {"segments"},
     {"explanation_checks"},

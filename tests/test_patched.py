@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
@@ -19,6 +20,15 @@ CONFIG = BcosConfig(b=1.25)
 
 def state(model):
     return {name: (type(module), dict(vars(module))) for name, module in model.named_modules()}
+
+
+def in_bf16(model):
+    """As the Trainer prepares a model for mixed precision."""
+    AcceleratorState._reset_state(True)  # it remembers the precision of whoever was first in the process
+    try:
+        return Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    finally:
+        AcceleratorState._reset_state(True)
 
 
 @pytest.fixture
@@ -50,8 +60,7 @@ def test_explanations_leave_mixed_precision_aside():
     model = get_bcos_model(tiny.model("bert"), CONFIG)
     inputs = tiny.inputs(3, 9)
     expected = attribute(model, **inputs)
-    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
-    assert prepared is model
+    assert in_bf16(model) is model
     with torch.no_grad():
         rough = model(**inputs).logits
     assert not torch.equal(rough, expected.logits), "it does compute in bf16"
@@ -64,7 +73,7 @@ def test_explanations_leave_mixed_precision_aside():
 
 def test_a_model_in_mixed_precision_is_converted_after_loading_it_again(tmp_path):
     model = tiny.model("bert")
-    Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    in_bf16(model)
     before = state(model)
     with pytest.raises(ValueError, match="Cannot convert this BertForSequenceClassification.*save it, load it again"):
         get_bcos_model(model, CONFIG)

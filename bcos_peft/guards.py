@@ -1,0 +1,69 @@
+"""What trainers do to converted models that would be silently wrong: it is refused, with a way out."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+
+def refuse_liger(model_type: str) -> None:
+    """Let `use_liger_kernel=True` refuse models of a converted type, of which Liger knows nothing.
+
+    Liger goes by a table of model types, and passes over one that it does not find without a word. Here the converted
+    type gets an entry, and no other is touched. Nothing happens where Liger is not installed.
+    """
+    if find_spec("liger_kernel") is None:
+        return
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    except Exception:  # of another release, or without the Triton that it needs: a trainer cannot use it either
+        return
+    MODEL_TYPE_TO_APPLY_LIGER_FN.setdefault(model_type, _refuse_kernels)
+
+
+def _refuse_kernels(model) -> None:
+    raise ValueError(
+        f"use_liger_kernel=True has no kernels for a B-cos model: those of the stock model would replace the layers "
+        f"of this {type(model).__name__}, and its explanations would not be exact. Leave use_liger_kernel=False."
+    )
+
+
+def check_forward(model, forward) -> None:
+    """Look at a forward that is about to replace that of a converted model: is it one of TRL, and does it fit?
+
+    TRL's trainers put theirs on each model that they are given, once they have all their models: the moment to see
+    what the trainer is about to do.
+
+    Raises:
+        ValueError: the model's head is a B-cos layer, or the trainer's reference model is the stock model.
+    """
+    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    if code is None or "fused_lm_head" not in code.co_varnames:
+        return
+    name = type(model).__name__
+    if getattr(model.get_output_embeddings(), "b", None) is not None:
+        raise ValueError(
+            f"The language-modelling head of this {name} is a B-cos layer, which TRL's trainers would pass by: they "
+            "take its weight for that of a plain layer. Convert with convert_head=False, or train with transformers' "
+            "Trainer."
+        )
+    reference = _made_reference(sys._getframe(2))
+    if reference is not None and not hasattr(reference, "bcos_config"):
+        raise ValueError(
+            f"The trainer has made its reference model by loading {model.config._name_or_path!r}, from which this "
+            f"{name} was converted: a {type(reference).__name__} that predicts differently from the start. Give it a "
+            "copy, ref_model=copy.deepcopy(model); or, where it takes none, save the converted model and train what "
+            "from_pretrained of that folder gives."
+        )
+
+
+def _made_reference(frame):
+    """The reference model of a trainer that is being built in one of the next frames, if it has made that itself."""
+    for _ in range(3):
+        if frame is None:
+            return None
+        trainer = frame.f_locals.get("self")
+        if hasattr(trainer, "ref_model"):  # one that was passed in is the user's own choice
+            return trainer.ref_model if frame.f_locals.get("ref_model") is None else None
+        frame = frame.f_back
+    return None
