@@ -23,6 +23,9 @@ def read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
 class Choice:
     """The explained outputs of a batch.
 
+    Args:
+        at: the position, where `logits` are those of it alone.
+
     Attributes:
         all: every output is a target.
         target: `(batch, targets)`.
@@ -43,6 +46,7 @@ class Choice:
         position: int | Tensor | None,
         probabilities: Tensor | None = None,
         independent: bool = False,
+        at: Tensor | None = None,
     ):
         if isinstance(target, str) and target != "all":
             raise ValueError(f"target must be an int, a tensor or 'all', got {target!r}.")
@@ -53,13 +57,13 @@ class Choice:
         device = logits.device
         target = None if self.all else _index("target", target, batch, classes, device)
         self.foil = _index("foil", foil, batch, classes, device)
-        self.position = None
-        if logits.dim() == 3:
+        self.position = at
+        if at is None and logits.dim() == 3:
             self.position = _position(logits, mask, causal, target, position)
             rows = torch.arange(batch, device=device)
             logits = logits[rows, self.position]
             probabilities = None if probabilities is None else probabilities[rows, self.position]
-        elif position is not None:
+        elif at is None and position is not None:
             raise ValueError(
                 f"position={position!r} given, but this model has one output for the whole text. Leave it out."
             )
@@ -102,15 +106,22 @@ def _index(name: str, value, batch: int, size: int, device) -> Tensor | None:
     return index.long().expand(batch)
 
 
+def next_token_position(mask: Tensor, position: int | Tensor | None) -> Tensor:
+    """The token whose next one is explained, `(batch,)`: as given, or the last that is no padding."""
+    return mask.shape[1] - 1 - (mask != 0).flip(1).long().argmax(1) if position is None else _given(position, mask)
+
+
+def _given(position: int | Tensor, mask: Tensor) -> Tensor:
+    index = _index("position", position, *mask.shape, mask.device)
+    if bool((mask.gather(1, index.unsqueeze(1)) == 0).any()):
+        raise ValueError(f"position={position!r} is padding in at least one row.")
+    return index
+
+
 def _position(logits: Tensor, mask: Tensor | None, causal: bool, target: Tensor | None, position) -> Tensor:
     batch, length, _ = logits.shape
     mask = torch.ones(batch, length, device=logits.device) if mask is None else mask.to(logits.device)
-    if position is not None:
-        index = _index("position", position, batch, length, logits.device)
-        if bool((mask.gather(1, index.unsqueeze(1)) == 0).any()):
-            raise ValueError(f"position={position!r} is padding in at least one row.")
-        return index
-    if causal:
-        return length - 1 - mask.flip(1).long().argmax(1)
+    if causal or position is not None:
+        return next_token_position(mask, position)
     best = logits.amax(-1) if target is None else logits.gather(2, target[:, None, None].expand(-1, length, 1))[..., 0]
     return best.masked_fill(mask == 0, float("-inf")).argmax(1)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution import Attribution, attribute, max_tokens
+from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.encoding import Encoding, encode
 from bcos_peft.explanation import Explanation
+from bcos_peft.input_checks import max_tokens
 from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.labels import Labels
 from bcos_peft.models import find_bcos_model

@@ -151,3 +151,24 @@ def test_text_generation_pipeline():
     assert generator("A gripping film", max_new_tokens=3, do_sample=False)[0]["generated_text"].startswith(
         "A gripping"
     )
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_logits_are_made_where_they_are_explained_only(family):
+    model, seen = converted(family, dtype=torch.float64), []
+    inputs = tiny.inputs(3, 9, "left", family)
+    rows = [ids[mask.bool()] for ids, mask in zip(*inputs.values(), strict=True)]
+    with torch.no_grad():
+        full = [model(ids[None]).logits[0] for ids in rows]
+    hook = model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[-1].shape[1]))
+    result = attribute(model, **inputs)
+    given = attribute(model, **inputs, position=torch.tensor([4, 8, 7]), target=3)
+    hook.remove()
+    assert seen == [3, 3]  # the last tokens are at three places, once padding is on the right
+    assert torch.allclose(result.logits, torch.stack([logits[-1] for logits in full]), atol=1e-10)
+    assert result.position.tolist() == [8, 8, 8]
+    expected = [logits[place - 9, 3] for logits, place in zip(full, [4, 8, 7], strict=True)]
+    assert torch.allclose(given.logit, torch.stack(expected), atol=1e-10)
+    assert given.residual.abs().max() < 1e-10
+    with pytest.raises(ValueError, match="logits_to_keep is chosen by attribute"):
+        attribute(model, **inputs, logits_to_keep=1)

@@ -1,0 +1,66 @@
+"""What must hold of a model and its token ids before anything is explained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+__all__ = ["check_adapters", "check_inputs", "max_tokens"]
+
+
+def check_adapters(model: nn.Module) -> None:
+    """peft's wrapper may put virtual tokens in front of the input."""
+    configs = getattr(model, "peft_config", None)
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"{config.peft_type.value} puts virtual tokens in front of the input. They contribute to the logit "
+                "and belong to no token, so contributions would not sum to it. Tune with peft.LoraConfig instead, or "
+                "pass the model inside: attribute(model.get_base_model(), ...) explains it without its prompt."
+            )
+
+
+def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raises `TypeError` or `ValueError` for token ids that the model cannot read."""
+    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+        raise TypeError(f"input_ids must be a tensor of integers, (batch, sequence), got {_describe(input_ids)}.")
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            "input_ids must have shape (batch, sequence) with at least one row and one token, got "
+            f"{tuple(input_ids.shape)}."
+        )
+    if attention_mask is not None:
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got "
+                f"{tuple(attention_mask.shape)}."
+            )
+        empty = (attention_mask.sum(-1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"attention_mask leaves no token in row {empty[0]}: there is nothing to explain.")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if input_ids.min() < 0 or input_ids.max() >= vocabulary:
+        wrong = int(input_ids.min() if input_ids.min() < 0 else input_ids.max())
+        raise ValueError(f"input_ids has the id {wrong}, outside the vocabulary of {vocabulary} tokens.")
+    limit = max_tokens(model)
+    if limit is not None and input_ids.shape[1] > limit:
+        raise ValueError(
+            f"input_ids has {input_ids.shape[1]} tokens, but the model has position embeddings for {limit}. "
+            "Truncate the text, or explain it in pieces."
+        )
+
+
+def max_tokens(model) -> int | None:
+    """How many tokens a model has position embeddings for; None when its positions are relative."""
+    path = model.bcos_family.parts.get("position")
+    table = dict(model.base_model.named_modules()).get(path)
+    if table is None:
+        return None
+    # RoBERTa counts positions from behind the padding index; OPT's table is two rows longer than its config says.
+    rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return min(rows, model.config.max_position_embeddings)
+
+
+def _describe(value) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
