@@ -20,6 +20,10 @@ def converted(family="bert", **config):
     return get_bcos_model(tiny.model(family, **depth), BcosConfig(**config))
 
 
+def language_model(family, dtype=torch.float32):
+    return get_bcos_model(tiny.model(family, "CausalLM", dtype=dtype), BcosConfig(b=1.25))
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_one_graph_with_the_same_outputs_and_gradients(family):
     model = converted(family, b=1.25)
@@ -72,6 +76,52 @@ def test_explaining_first_and_compiling_in_place():
         with explanation_mode(model):
             torch.testing.assert_close(model(**inputs).logits, logits)
     torch.testing.assert_close(attribute(model, **inputs).scores, expected.scores)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen2"])
+def test_a_decoder_is_one_graph(family):
+    """With the gradients of its training step, over left padding too."""
+    model = language_model(family, torch.float64).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # compiled dropout draws other numbers
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for padding in ("right", "left"):
+        inputs = tiny.inputs(2, 8, padding, family)
+        expected, found = model(**inputs).logits, compiled(**inputs).logits
+        torch.testing.assert_close(found, expected)
+        slopes = torch.randn_like(expected) * inputs["attention_mask"].unsqueeze(-1)
+        expected, found = (torch.autograd.grad(y, list(model.parameters()), slopes) for y in (expected, found))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_generating_with_a_static_cache(family):
+    """What transformers compiles by itself on a GPU, by hand: the step of decoding, over a cache of fixed length."""
+    model = language_model(family)
+    inputs = tiny.inputs(2, 6, "left", family)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    expected = model.generate(**inputs, **options)
+    model.forward = torch.compile(model.forward, backend="aot_eager")
+    counters.clear()
+    found = model.generate(**inputs, **options, cache_implementation="static")
+    assert torch.equal(found, expected)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3, "prompt and step, not one graph for each token"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_b_of_a_compiled_decoder(family):
+    """Few graphs for many values: the schedule of B changes it at every step."""
+    model = language_model(family)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    inputs = tiny.inputs(2, 8, family=family)
+    counters.clear()
+    with torch.no_grad():
+        for step in range(8):
+            model.set_b(1.1 + step / 10)
+            torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
+    assert counters["stats"]["unique_graphs"] <= 4
 
 
 def test_another_b_is_another_function():
