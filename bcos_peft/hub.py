@@ -19,7 +19,7 @@ from bcos_peft.layers import BcosLayer
 from bcos_peft.model_card import CARD_NAME, base_licence, is_generated, render_card
 
 
-__all__ = ["BcosHubMixin", "auto_model_classes"]
+__all__ = ["BcosHubMixin", "auto_model_classes", "current_config"]
 
 STUB = "modeling_bcos"
 _STUB_TEXT = '''\
@@ -204,7 +204,10 @@ def _auto_classes_of(model) -> list[str]:
 def _prepare_config(model, remote_code: bool | None) -> None:
     """Write into the config what is to be saved with the model: the B of its layers, and how it can be loaded."""
     config = model.config
-    config.bcos = _current_config(model).to_dict()
+    config.bcos = current_config(model).to_dict()
+    for adapter in getattr(model, "peft_config", {}).values():
+        if getattr(adapter, "bcos", None) is not None:
+            adapter.bcos["config"] = config.bcos
     if remote_code is None:
         remote_code = any(STUB in str(reference) for reference in (config.auto_map or {}).values())
     if remote_code:
@@ -214,7 +217,7 @@ def _prepare_config(model, remote_code: bool | None) -> None:
         config.__dict__.pop("auto_map", None)
 
 
-def _current_config(model) -> BcosConfig:
+def current_config(model) -> BcosConfig:
     """The model's config with the B that its layers have now, should somebody have set it on the layers."""
     config = model.bcos_config
     layers = {model.bcos_name(name): module for name, module in model.named_modules() if isinstance(module, BcosLayer)}

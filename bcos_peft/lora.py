@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import functools
 
-from peft import PeftConfig, PeftType
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
+from peft import AutoPeftModel, PeftConfig, PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import nn
 
 from bcos_peft.families.conv1d import BcosConv1D
 from bcos_peft.layers import BcosLayer, BcosLinear
+from bcos_peft.lora_config import BcosLoraConfig, check_base, with_base
 from bcos_peft.lora_layer import BcosLora
+from bcos_peft.lora_portable import check_probe, describe_adapters, extend_card, load
 from bcos_peft.models import BcosModel
 
 
@@ -37,7 +39,7 @@ _MARK = "_bcos_peft"
 
 
 def install() -> None:
-    """Let peft know about B-cos layers; a second call does nothing.
+    """Let peft know about B-cos layers and about their adapters on disk; a second call does nothing.
 
     Example:
         >>> from peft.tuners.tuners_utils import BaseTuner
@@ -47,29 +49,75 @@ def install() -> None:
         >>> BaseTuner.inject_adapter is method
         True
     """
-    original = BaseTuner.inject_adapter
-    if hasattr(original, _MARK):
+    if hasattr(BaseTuner.inject_adapter, _MARK):
         return
+    _wrap(BaseTuner, "inject_adapter", _inject_adapter)
+    _wrap(PeftModel, "save_pretrained", _save_pretrained)
+    _wrap(PeftModel, "load_adapter", _load_adapter)
+    auto = AutoPeftModel.__base__  # of the classes for all tasks
+    auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, _from_pretrained))
 
+
+def _wrap(owner: type, name: str, replacement) -> None:
+    setattr(owner, name, _around(getattr(owner, name), replacement))
+
+
+def _around(original, replacement):
     @functools.wraps(original)
-    def inject_adapter(self, model, adapter_name, *args, **kwargs):
-        prepare_injection(self, model, self.peft_config[adapter_name])
-        return original(self, model, adapter_name, *args, **kwargs)
+    def method(*args, **kwargs):
+        return replacement(original, *args, **kwargs)
 
-    setattr(inject_adapter, _MARK, True)
-    BaseTuner.inject_adapter = inject_adapter
+    setattr(method, _MARK, True)
+    return method
 
 
-def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> None:
-    """Make an adapter's config fit a B-cos model, or refuse it; nothing but the config is changed.
+def _inject_adapter(original, self, model, adapter_name, *args, **kwargs):
+    self.peft_config[adapter_name] = prepare_injection(self, model, self.peft_config[adapter_name])
+    return original(self, model, adapter_name, *args, **kwargs)
+
+
+def _save_pretrained(original, self, save_directory, *args, **kwargs):
+    ours = any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values())
+    if ours:
+        describe_adapters(self)
+    result = original(self, save_directory, *args, **kwargs)
+    if ours:
+        extend_card(save_directory, kwargs.get("repo_id") or str(save_directory))
+    return result
+
+
+def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
+    result = original(self, model_id, adapter_name, *args, **kwargs)
+    check_probe(self, adapter_name)
+    return result
+
+
+def _from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
+    config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    if not isinstance(config, BcosLoraConfig):
+        return original(cls, pretrained_model_name_or_path, *args, **kwargs)
+    names = ("adapter_name", "is_trainable", "config", "revision")
+    kwargs |= dict(zip(names, args, strict=False))
+    for name in ("config", "import_allowlist"):
+        kwargs.pop(name, None)
+    return load(pretrained_model_name_or_path, **kwargs)
+
+
+def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> PeftConfig:
+    """Make an adapter's config fit a B-cos model, or refuse it.
 
     Args:
         tuner: peft's model of the method, such as `LoraModel`.
         model: what the adapter goes on; one without B-cos layers is left to peft.
-        config: the adapter's config. `target_modules=None` becomes peft's default for the stock architecture.
+        config: the adapter's config.
+
+    Returns:
+        `PeftConfig`: for LoRA on a B-cos model a config of its own, in which `target_modules=None` is peft's default
+        for the stock architecture.
 
     Raises:
-        ValueError: the adapter would attach outside the non-linearity of a B-cos layer, or add a bias.
+        ValueError: the adapter would attach outside the non-linearity of a B-cos layer, or add a bias, or it was
+            trained on another model.
 
     Example:
         >>> import peft
@@ -81,10 +129,13 @@ def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) ->
         Traceback (most recent call last):
         ValueError: LOHA would attach outside the B-cos layer 'bert.encoder.layer.0.intermediate.dense': ...
     """
+    check_base(config, model)
     if not any(isinstance(module, BcosLayer) for module in model.modules()):
-        return
+        return config
+    if isinstance(model, BcosModel):
+        config = with_base(config, model)
     _fill_targets(tuner, model, config)
-    targets = _bcos_targets(tuner, model, config)
+    targets = _bcos_targets(model, config)
     if config.peft_type == PeftType.LORA:
         _check_lora(config, targets)
         config._register_custom_module({BcosLinear: _make_layer, BcosConv1D: _make_layer})
@@ -100,6 +151,7 @@ def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) ->
             "would not enter the cosine, and merging it would change the model. The model was not changed. Use "
             "peft.LoraConfig, which goes inside, or target_modules that stay plain (query, key and value projections)."
         )
+    return config
 
 
 def _make_layer(target: nn.Module, adapter_name: str, **kwargs) -> BcosLora | None:
@@ -118,11 +170,14 @@ def _fill_targets(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> Non
         config.target_modules = defaults if isinstance(defaults, str) else set(defaults)
 
 
-def _bcos_targets(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> dict[str, BcosLayer]:
+def _bcos_targets(model: nn.Module, config: PeftConfig) -> dict[str, BcosLayer]:
     """The B-cos layers that the config means, by name."""
     if getattr(config, "target_modules", None) is None:
         return {}
-    config = _maybe_include_all_linear_layers(copy.deepcopy(config), model)
+    everything = str(config.target_modules).lower() == "all-linear"
+    if everything:
+        config = copy.copy(config)
+        config.target_modules = ".*"
     found, inner = {}, ()
     for name, module in model.named_modules():
         if inner and name.startswith(inner):
@@ -130,7 +185,8 @@ def _bcos_targets(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> dic
         if isinstance(module, BaseTunerLayer):
             inner = (*inner, name + ".")
             module = module.get_base_layer()
-        if isinstance(module, BcosLayer) and module.b is not None and tuner._check_target_module_exists(config, name):
+        kind = (BcosLinear, BcosConv1D) if everything else BcosLayer
+        if isinstance(module, kind) and module.b is not None and check_target_module_exists(config, name):
             found[name] = module
     return found
 

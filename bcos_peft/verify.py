@@ -8,7 +8,7 @@ from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.models import BcosModel
 
 
-__all__ = ["probe_residual", "tolerance"]
+__all__ = ["probe_inputs", "probe_residual", "tolerance"]
 
 
 def probe_residual(model: BcosModel) -> float:
@@ -29,8 +29,14 @@ def probe_residual(model: BcosModel) -> float:
         >>> probe_residual(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
         True
     """
+    ids, mask = probe_inputs(model)
+    return max(_relative_residual(attribute(model, ids, mask, split=s)) for s in (False, True))
+
+
+def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
     embeddings = model.get_input_embeddings()
-    vocabulary, padding = embeddings.num_embeddings, model.config.pad_token_id or 0
+    vocabulary, padding = embeddings.weight.shape[0], model.config.pad_token_id or 0
     ids = (torch.arange(16) * 7919 + 13) % vocabulary
     ids[ids == padding] = (padding + 1) % vocabulary
     ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
@@ -38,7 +44,7 @@ def probe_residual(model: BcosModel) -> float:
     if model.config.pad_token_id is None:  # classifiers refuse a batch then
         ids, mask = ids[:1], mask[:1]
     device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
-    return max(_relative_residual(attribute(model, ids.to(device), mask.to(device), split=s)) for s in (False, True))
+    return ids.to(device), mask.to(device)
 
 
 def _relative_residual(result: Attribution) -> float:
