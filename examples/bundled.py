@@ -80,7 +80,8 @@ def tweet_instructions(
 ) -> DatasetDict:
     """Tweets as a task for a chat model: `prompt` asks for the sentiment, `completion` is the answer, one word.
 
-    As many tweets of each label; the same for the same seed, and the test part whatever `train` is.
+    The question is the system message, the tweet the user's. As many tweets of each label; the same for the same seed,
+    and the test part whatever `train` is.
 
     Args:
         train (`int`): tweets to train on.
@@ -94,9 +95,10 @@ def tweet_instructions(
     if (available := min(map(len, of_label)) * len(labels)) < train + test:
         raise ValueError(f"train={train} and test={test} are more than the {available} tweets that there are.")
     choices = ", ".join(labels[:-1]) + f" or {labels[-1]}"
+    question = {"role": "system", "content": f"What is the sentiment of this tweet: {choices}?"}
     turns = [
         {
-            "prompt": [{"role": "user", "content": f"{text}\n\nWhat is the sentiment of this tweet: {choices}?"}],
+            "prompt": [question, {"role": "user", "content": text}],
             "completion": [{"role": "assistant", "content": label}],
         }
         for texts in zip(*of_label, strict=False)

@@ -117,9 +117,11 @@ def test_tweets_as_a_chat_task():
     assert data["test"][:] == again["test"][:]
     answers = [row["completion"][0]["content"] for row in data["train"]]
     assert answers.count("positive") == answers.count("negative") == 200
-    questions = [row["prompt"][0]["content"] for part in data.values() for row in part]
-    assert len(set(questions)) == 460
-    assert all(question.endswith("sentiment of this tweet: negative or positive?") for question in questions)
+    prompts = [row["prompt"] for part in data.values() for row in part]
+    assert len({tweet["content"] for _, tweet in prompts}) == 460
+    assert {question["content"] for question, _ in prompts} == {
+        "What is the sentiment of this tweet: negative or positive?"
+    }
     three = tweet_instructions(train=9, test=3, labels=("negative", "neutral", "positive"))
     assert {row["completion"][0]["content"] for row in three["test"]} == {"negative", "neutral", "positive"}
     with pytest.raises(ValueError, match="more than the"):
