@@ -39,15 +39,41 @@ MODELS = {
     "google/electra-small-discriminator": ("electra", "AutoModelForMaskedLM", None),
     "answerdotai/ModernBERT-base": ("modernbert", "AutoModelForMaskedLM", None),
     "microsoft/deberta-v3-base": ("deberta-v2", "AutoModelForMaskedLM", None),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", "AutoModelForCausalLM", None),
+    "meta-llama/Llama-3.2-1B": ("llama", "AutoModelForCausalLM", None),
 }
 # Which kind of tokenizer a model type has; WordPiece where nothing is said.
-TOKENIZERS = {"roberta": "bpe", "modernbert": "bpe", "xlm-roberta": "unigram", "deberta-v2": "unigram"}
+TOKENIZERS = {"roberta": "bpe", "modernbert": "bpe", "xlm-roberta": "unigram", "deberta-v2": "unigram", "llama": "bpe"}
+# A chat template for models whose name says that they follow instructions.
+CHAT = (
+    "{% for message in messages %}[CLS]{{ message['role'] }}: {{ message['content'] }}[SEP]{% endfor %}"
+    "{% if add_generation_prompt %}[CLS]assistant: {% endif %}"
+)
 
 # Hub name: the columns of each of its splits.
 DATASETS = {
     "stanfordnlp/imdb": {
         "text": ["A gripping, beautifully shot film.", "Two hours that I shall not get back."] * 8,
         "label": [1, 0] * 8,
+    },
+    "trl-lib/Capybara": {
+        "messages": [
+            [{"role": "user", "content": "What is a film?"}, {"role": "assistant", "content": "Pictures that move."}],
+            [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}],
+        ]
+        * 8,
+    },
+    "trl-lib/ultrafeedback_binarized": {
+        "chosen": [[{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}]] * 16,
+        "rejected": [[{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "No."}]] * 16,
+    },
+    "tatsu-lab/alpaca": {
+        "output": ["Red.", "Pictures that move."] * 8,
+        "text": [
+            "### Instruction:\nName a colour.\n\n### Response:\nRed.",
+            "### Instruction:\nWhat is a film?\n\n### Response:\nPictures that move.",
+        ]
+        * 8,
     },
 }
 SPECIAL = {
@@ -134,8 +160,8 @@ def run_inside(arguments: list[str], folder: Path, timeout: float) -> subprocess
 # What follows runs inside that process.
 
 
-def build_tokenizer(kind: str, text: list[str]):
-    """A fast tokenizer of the given kind, trained on `text`."""
+def build_tokenizer(kind: str, text: list[str], causal: bool = False):
+    """A fast tokenizer of the given kind, trained on `text`. A language model's puts a token before a text only."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -156,11 +182,12 @@ def build_tokenizer(kind: str, text: list[str]):
         trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=special)
     core.train_from_iterator(text, trainer)
     core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
+        single="[CLS] $A" if causal else "[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=128, **SPECIAL)
+    ends = {"bos_token": "[CLS]", "eos_token": "[SEP]"} if causal else {}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=128, **SPECIAL, **ends)
 
 
 def build_model(name: str, text: list[str], cache: Path) -> None:
@@ -169,7 +196,9 @@ def build_model(name: str, text: list[str], cache: Path) -> None:
     import transformers
 
     model_type, auto, labels = MODELS[name]
-    tokenizer = build_tokenizer(TOKENIZERS.get(model_type, "wordpiece"), text)
+    tokenizer = build_tokenizer(TOKENIZERS.get(model_type, "wordpiece"), text, causal="CausalLM" in auto)
+    if "Instruct" in name:
+        tokenizer.chat_template = CHAT
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     if model_type == "distilbert":
         size = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
@@ -207,7 +236,9 @@ def stand_in_datasets() -> None:
         if path not in DATASETS:
             return load(path, *args, split=split, **kwargs)
         names = ["neg", "pos"]  # as the real one has them
-        rows = datasets.Dataset.from_dict(DATASETS[path]).cast_column("label", datasets.ClassLabel(names=names))
+        rows = datasets.Dataset.from_dict(DATASETS[path])
+        if "label" in rows.column_names:
+            rows = rows.cast_column("label", datasets.ClassLabel(names=names))
         if split is None:
             return datasets.DatasetDict(train=rows, test=rows)
         part = re.search(r"\[:(\d+)%?\]", split)
