@@ -10,6 +10,8 @@ pytestmark = pytest.mark.newest
 # Blocks marked `no-run`, by page and first line, and what they need that a test cannot have.
 _SHARING = "docs/guides/saving_and_sharing.md"
 NO_RUN: dict[tuple[str, str], str] = {
+    ("docs/guides/llm.md", "# A file of the folder, or of the repository, that is named first."): "a GGUF file; "
+    "tests/test_gguf.py writes one",
     (_SHARING, 'model.push_to_hub("me/bcos-bert-reviews")'): "the hub; tests/test_hub.py pushes to a stand-in",
     (_SHARING, "import bcos_peft  # with the import nothing has to be trusted: the file is not run"): "the hub",
     (_SHARING, "# Where the import cannot be added, in a tool that only takes a name:"): "the hub",
