@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.encoding import Encoding, encode
 from bcos_peft.explanation import Explanation
+from bcos_peft.generation import GenerationExplainer
 from bcos_peft.input_checks import max_tokens
 from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.labels import Labels
@@ -26,8 +27,11 @@ __all__ = ["BcosExplainer"]
 _NO_LIMIT = 10**6
 
 
-class BcosExplainer:
+class BcosExplainer(GenerationExplainer):
     """Explain the predictions of a B-cos model on text.
+
+    Calling it explains a prediction of any model; `explain`, `generate` and `explain_generation` are for causal
+    language models.
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one; on any device.

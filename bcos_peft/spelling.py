@@ -6,11 +6,12 @@ import unicodedata
 from bisect import bisect_left
 
 
-__all__ = ["align", "spell"]
+__all__ = ["align", "spell", "spell_on"]
 
 Span = tuple[int, int]
 
 _LONGEST_CHARACTER = 4  # bytes, in UTF-8
+_CONTEXT = 4  # tokens that decide about a space
 
 
 def spell(ids: list[int], tokenizer) -> tuple[str, list[Span]]:
@@ -34,9 +35,21 @@ def spell(ids: list[int], tokenizer) -> tuple[str, list[Span]]:
     return _piece_by_piece(ids, tokenizer)
 
 
-def _piece_by_piece(ids: list[int], tokenizer) -> tuple[str, list[Span]]:
+def spell_on(before: list[int], ids: list[int], tokenizer) -> tuple[str, list[Span]]:
+    """The text that ids add behind others, and the characters of each in it.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from bcos_peft.spelling import spell_on
+        >>> spell_on([100], [35, 101], ByT5Tokenizer())
+        (' b', [(0, 1), (1, 2)])
+    """
+    return _piece_by_piece(ids, tokenizer, before[-_CONTEXT:])
+
+
+def _piece_by_piece(ids: list[int], tokenizer, before: list[int] | None = None) -> tuple[str, list[Span]]:
     text, spans = "", []
-    before, pending = [], []
+    before, pending = before or [], []
     for number, token in enumerate(ids):
         pending.append(token)
         piece = _after(before, pending, tokenizer)

@@ -18,29 +18,33 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "guards", "hooks", "inputs", "numerics", "spelling", "version", "words"},
+    {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
     {"config", "functional", "lora_functional"},
     {"layers"},
-    {"families"},
+    {"families", "quantized_layers"},
+    {"quantization"},
     {"structure"},
-    {"summary"},
+    {"quantized_loading", "summary"},
     {"model_card"},
     {"hub"},
     {"models"},
     {"alignment", "choice", "input_checks", "linear_map", "mode"},
-    {"attribution", "encoding"},
+    {"attribution", "encoding", "generation_attribution"},
     {"verify"},
     {"convert"},
-    {"calibrate", "lora_config", "lora_layer", "quantization", "training"},
+    {"calibrate", "lora_config", "lora_gains", "lora_layer", "training"},
+    {"lora_quantized"},
     {"lora_portable"},
     {"lora"},
     {"segments"},
     {"explanation_checks"},
-    {"explanation"},
-    {"view"},
-    {"terminal"},
-    {"visualize"},
-    {"labels"},
+    {"explanation", "generation_checks"},
+    {"generation_explanation", "view"},
+    {"generation_view", "terminal"},
+    {"generation_terminal", "visualize"},
+    {"generation_visualize"},
+    {"generation_prompts", "labels"},
+    {"generation"},
     {"explainer"},
     {"evaluation"},
     {"cli"},
@@ -48,7 +52,7 @@ ORDER = [
 RANK = {module: rank for rank, line in enumerate(ORDER) for module in line}
 
 # The explanation shows itself, with code that is loaded only then. No other import points upwards.
-UPWARDS = {("explanation", "visualize")}
+UPWARDS = {("explanation", "visualize"), ("generation_explanation", "generation_visualize")}
 
 # Modules that need to know nothing of models, with all that they may import from outside the standard library.
 OUTSIDE = {
@@ -63,11 +67,19 @@ OUTSIDE = {
     "segments": {"numpy"},
     "explanation_checks": {"numpy"},
     "explanation": {"numpy"},
+    "generation_checks": {"numpy"},
+    "generation_explanation": {"numpy"},
+    "generation_view": {"numpy"},
+    "generation_terminal": {"rich"},
+    "generation_visualize": {"jinja2", "rich"},
     "view": {"numpy"},
     "terminal": {"rich"},
     "visualize": {"jinja2", "rich"},
 }
-EXPLANATION_SIDE = {"files", "words", "segments", "explanation_checks", "explanation", "view", "terminal", "visualize"}
+EXPLANATION_SIDE = {
+    "files", "words", "segments", "explanation_checks", "explanation", "view", "terminal", "visualize",
+    "generation_checks", "generation_explanation", "generation_view", "generation_terminal", "generation_visualize",
+}  # fmt: skip
 OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "sklearn", "trl"]
 
 
