@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from bcos_peft.hooks import is_of_trl
+
 
 def refuse_liger(model_type: str) -> None:
     """Let `use_liger_kernel=True` refuse models of a converted type, of which Liger knows nothing.
@@ -37,8 +39,7 @@ def check_forward(model, forward) -> None:
     Raises:
         ValueError: the model's head is a B-cos layer, or the trainer's reference model is the stock model.
     """
-    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
-    if code is None or "fused_lm_head" not in code.co_varnames:
+    if not is_of_trl(forward):
         return
     name = type(model).__name__
     if getattr(model.get_output_embeddings(), "b", None) is not None:

@@ -28,23 +28,35 @@ def set_class(module: nn.Module, cls: type) -> None:
         del module.forward
 
 
-def set_autocast_aside(model: nn.Module) -> Callable[[], None]:
-    """Let the forwards that accelerate wrapped in mixed precision, for a training, run in the model's own precision.
+def is_of_trl(forward) -> bool:
+    """Whether a forward is the one that TRL's trainers put on a model: the model's own, or one past its head."""
+    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    return code is not None and "fused_lm_head" in code.co_varnames
+
+
+def set_wrappers_aside(model: nn.Module) -> Callable[[], None]:
+    """Take off what trainers have left around forwards: accelerate's mixed precision, and what TRL put there.
+
+    TRL's is bound to the model that it was made for, also on a copy of that model.
 
     Returns:
-        A function that puts the wrapped ones back.
+        A function that puts them back.
     """
-    wrapped = [
-        (module, vars(module)["forward"])
-        for module in model.modules()
-        if {"forward", "_original_forward"} <= vars(module).keys()
-    ]
-    for module, _ in wrapped:
-        module.forward = module._original_forward
+    wrapped = []
+    for module in model.modules():
+        state = vars(module)
+        forward = state.get("forward")
+        own = state.get("_original_forward", forward)
+        own = None if is_of_trl(own) and "_hf_hook" not in state else own
+        if own is not forward:
+            wrapped.append((module, forward))
+            state.pop("forward")
+            if own is not None:
+                state["forward"] = own
 
     def restore() -> None:
         for module, forward in wrapped:
-            module.forward = forward
+            vars(module)["forward"] = forward
 
     return restore
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bcos_peft.config import matches_pattern
 from bcos_peft.functional import hold_ratio
-from bcos_peft.hooks import is_patched, set_autocast_aside
+from bcos_peft.hooks import is_patched, set_wrappers_aside
 from bcos_peft.layers import DynamicLinear
 from bcos_peft.models import find_bcos_model
 from bcos_peft.structure import is_activation
@@ -63,7 +63,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     _refuse_patched(bcos_model)
     with ExitStack() as stack:
         stack.callback(_restore_training, [(module, module.training) for module in model.modules()])
-        stack.callback(set_autocast_aside(model))
+        stack.callback(set_wrappers_aside(model))
         model.eval()
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in bcos_model.modules():

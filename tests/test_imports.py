@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # a subpackage share the line of the subpackage.
 ORDER = [
     {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
-    {"config", "functional", "lora_functional"},
+    {"config", "functional", "guards", "lora_functional"},
     {"layers"},
     {"families", "quantized_layers"},
     {"quantization"},

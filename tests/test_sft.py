@@ -1,5 +1,6 @@
 """Fine-tuning converted models with TRL's SFTTrainer."""
 
+import copy
 import functools
 
 import pytest
@@ -72,6 +73,23 @@ def test_training_on_answers(family, tmp_path):
         assert (found.residual.abs() <= 1e-4 * found.logit.abs().clamp_min(1e-2)).all()
     explanation = BcosExplainer(model, tok)("A gripping film")
     assert abs(explanation.residual) < 1e-4 * max(1, abs(explanation.logit))
+
+
+def test_a_copy_of_a_trained_model_is_explained_as_itself(tmp_path):
+    """The forward that TRL leaves on a model calls that model, from a copy of it too."""
+    model = converted()
+    sft(model, tmp_path, bf16=True, max_steps=1).train()
+    twin = copy.deepcopy(model)
+    twin.save_pretrained(tmp_path / "twin")
+    inputs = tiny.inputs(2, 9, family="llama")
+    expected = attribute(AutoModelForCausalLM.from_pretrained(tmp_path / "twin"), **inputs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = attribute(twin, **inputs)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.logit, expected.logit)
+    assert {"forward", "_original_forward"} <= vars(twin).keys(), "put back"
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
