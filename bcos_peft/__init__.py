@@ -11,6 +11,7 @@ from bcos_peft.explainer import BcosExplainer
 from bcos_peft.explanation import Contribution, Explanation
 from bcos_peft.families import Family, register_family
 from bcos_peft.generation_explanation import GenerationExplanation
+from bcos_peft.imports import after_import as _after_import
 from bcos_peft.mode import explanation_mode
 from bcos_peft.version import __version__
 
@@ -38,15 +39,16 @@ __all__ = [
 ]
 
 _models.register_all()
-try:
-    # Now, so that it does not matter which of the two packages is imported first; it takes a tenth of a second.
-    import peft as _peft
-except ImportError:  # not installed, or too old for the installed transformers
-    _peft = None
-if _peft is not None:
-    from bcos_peft import lora as _lora
 
-    _lora.install()
+
+def _install_lora() -> None:
+    from bcos_peft import lora
+
+    lora.install()
+
+
+# Whichever of the two packages is imported first: peft is slow to load, and most models have no adapters.
+_after_import("peft", _install_lora)
 
 
 def __getattr__(name: str):
@@ -56,7 +58,9 @@ def __getattr__(name: str):
 
         return getattr(training, name)
     if name == "load":
-        from bcos_peft.lora_portable import load
-
+        try:
+            from bcos_peft.lora_portable import load
+        except ModuleNotFoundError as error:
+            raise ImportError("bcos_peft.load needs peft: pip install 'bcos-peft[peft]'.") from error
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -458,6 +458,27 @@ print(type(model.base_model.model.model.layers[0].mlp.up_proj).__name__)
     assert run.stdout.split()[-1:] == ["BcosLora"], run.stderr
 
 
+def test_an_import_of_peft_that_fails_can_be_repeated(tmp_path):
+    (tmp_path / "peft.py").write_text("raise ImportError('not today')")
+    code = f"""
+import sys
+import bcos_peft
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import peft
+except ImportError as error:
+    print(error)
+sys.path.pop(0)
+import importlib; importlib.invalidate_caches()
+import peft
+from peft.tuners.tuners_utils import BaseTuner
+print(hasattr(BaseTuner.inject_adapter, "_bcos_peft"), ["bcos_peft.imports" in repr(f) for f in sys.meta_path].count(True))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines()[0] == "not today", run.stderr
+    assert run.stdout.splitlines()[-1] == "True 0", run.stderr
+
+
 def test_the_package_works_without_peft():
     code = """
 import sys
@@ -466,11 +487,15 @@ import tiny
 from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, get_bcos_model
 model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 print(float(attribute(model, **tiny.inputs()).residual.abs().max()) < 1e-4)
+try:
+    from bcos_peft import load
+except ImportError as error:
+    print("pip install" in str(error))
 """
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.__file__.rpartition("/")[0]
     )
-    assert run.stdout.split()[-1:] == ["True"], run.stderr
+    assert run.stdout.split()[-2:] == ["True", "True"], run.stderr
 
 
 def test_stock_models_are_left_to_peft():
