@@ -24,7 +24,7 @@ from bcos_peft.numerics import (
 )  # fmt: skip
 
 
-__all__ = ["bcos_linear", "hold_ratio", "layer_norm", "rms_norm"]
+__all__ = ["bcos_linear", "bcos_scale", "hold_ratio", "layer_norm", "rms_norm"]
 
 
 def bcos_linear(
@@ -118,6 +118,79 @@ class _BcosLinear(torch.autograd.Function):
                 if grad_w is not None:
                     take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
         return *first_order((grad_x, grad_w), (grad, y, weight)), None, None, None
+
+
+def bcos_scale(
+    x: Tensor,
+    product: Tensor,
+    w_norm: Tensor,
+    b: float = 1.25,
+    *,
+    normalize_weights: bool = False,
+    hold_scale: bool = False,
+) -> Tensor:
+    r"""The same map from the plain product ``o_i = w_i·x``, for weights that are kept in another form (quantised).
+
+    Autograd takes the gradient of ``o`` on to ``x``; this function gives ``x`` and the norms what they get through the
+    cosine.
+
+    Args:
+        x: input, ``(..., in_features)``.
+        product: ``(..., out_features)``.
+        w_norm: ``(out_features,)``, the norms of the weight rows, in float32 at least.
+        b: the exponent B, at least 1.
+        normalize_weights: divide each output by its row's norm, as in `bcos_linear`.
+        hold_scale: treat the cosine factors as constants in the backward pass (explanation mode).
+
+    Returns:
+        ``(..., out_features)``, in the dtype of ``product``.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.functional import bcos_scale
+        >>> x, weight = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [3.0, 4.0]])
+        >>> bcos_scale(x, x @ weight.T, weight.norm(dim=-1), b=2.0)
+        tensor([[ 3.6000, 25.0000]])
+
+    Source: B-cos networks (arXiv 2205.10268), equations 3 and 4.
+    """
+    if b == 1 and not normalize_weights:
+        return product
+    y = _BcosScale.apply(matrix(x), matrix(product), w_norm, float(b), normalize_weights, hold_scale)
+    return y.view(product.shape)
+
+
+class _BcosScale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, product, w_norm, b, unit_rows, hold_scale):
+        x_norm = row_norms(x)
+        sx, sw = scales(x_norm, w_norm, b, unit_rows)
+        y = torch.empty_like(product)
+        for out, o, scale in pieces(y, product, sx):
+            u = (o.to(sx.dtype) * scale).mul_(sw)
+            torch.mul(u, power_(u.abs(), b - 1), out=out)
+        ctx.save_for_backward(None if hold_scale else x, y, x_norm, w_norm)
+        ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y, x_norm, w_norm = ctx.saved_tensors
+        b, grad_x, grad_norm = ctx.b, None, None
+        with torch.no_grad():
+            sx, sw = scales(x_norm, w_norm, b, ctx.unit_rows)
+            grad_product = torch.empty_like(y)
+            for y_rows, grad_rows, scale, out in pieces(y, grad, sx, grad_product):
+                s = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
+                torch.mul(s if ctx.hold_scale else s.mul_(b), grad_rows, out=out)
+            if not ctx.hold_scale:
+                along = y.to(sx.dtype) * grad
+                tiny = torch.finfo(sx.dtype).tiny
+                inverse = x_norm.clamp_min(tiny).reciprocal()
+                grad_x = (x * (along.sum(-1) * inverse * inverse * (1 - b)).unsqueeze(-1)).to(x.dtype)
+                if ctx.needs_input_grad[2]:
+                    grad_norm = along.sum(0) / w_norm.clamp_min(tiny) * (-b if ctx.unit_rows else 1 - b)
+        return *first_order((grad_x, grad_product, grad_norm), (grad, y)), None, None, None
 
 
 def hold_ratio(x: Tensor, y: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ import functools
 from peft import AutoPeftModel, PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.families.conv1d import BcosConv1D
-from bcos_peft.layers import BcosLayer, BcosLinear
+from bcos_peft.layers import BcosLayer
 from bcos_peft.lora_config import BcosLoraConfig, check_base, with_base
+from bcos_peft.lora_gains import load_gains, save_gains
 from bcos_peft.lora_layer import BcosLora
 from bcos_peft.lora_portable import check_probe, describe_adapters, extend_card, load
 from bcos_peft.models import BcosModel
@@ -35,6 +36,7 @@ _VARIANTS = (
     "monteclora_config",
     "kasa_config",
 )
+_LINEAR = (nn.Linear, Conv1D)
 _MARK = "_bcos_peft"
 
 
@@ -82,13 +84,16 @@ def _save_pretrained(original, self, save_directory, *args, **kwargs):
         describe_adapters(self)
     result = original(self, save_directory, *args, **kwargs)
     if ours:
+        save_gains(self, save_directory)
         extend_card(save_directory, kwargs.get("repo_id") or str(save_directory))
     return result
 
 
 def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     result = original(self, model_id, adapter_name, *args, **kwargs)
-    check_probe(self, adapter_name)
+    if isinstance(self.peft_config[adapter_name], BcosLoraConfig):
+        load_gains(self, str(model_id), **kwargs)
+        check_probe(self, adapter_name)
     return result
 
 
@@ -138,7 +143,7 @@ def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) ->
     targets = _bcos_targets(model, config)
     if config.peft_type == PeftType.LORA:
         _check_lora(config, targets)
-        config._register_custom_module({BcosLinear: _make_layer, BcosConv1D: _make_layer})
+        config._register_custom_module({BcosLayer: _make_layer})
     elif config.peft_type == PeftType.XLORA:
         raise ValueError(
             "XLORA mixes its adapters by weights that depend on the input, outside the B-cos layers: contributions "
@@ -158,6 +163,10 @@ def _make_layer(target: nn.Module, adapter_name: str, **kwargs) -> BcosLora | No
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     if base.b is None or kwargs.get("parameter_name") is not None:
         return None  # a plain layer, or an update of the weight itself: peft's own layer is right
+    if hasattr(base, "dequantized"):
+        from bcos_peft.lora_quantized import CLASSES
+
+        return CLASSES[type(base)](target, adapter_name, **kwargs)
     return BcosLora(target, adapter_name, **kwargs)
 
 
@@ -185,8 +194,9 @@ def _bcos_targets(model: nn.Module, config: PeftConfig) -> dict[str, BcosLayer]:
         if isinstance(module, BaseTunerLayer):
             inner = (*inner, name + ".")
             module = module.get_base_layer()
-        kind = (BcosLinear, BcosConv1D) if everything else BcosLayer
-        if isinstance(module, kind) and module.b is not None and check_target_module_exists(config, name):
+        if not isinstance(module, BcosLayer) or module.b is None or (everything and not isinstance(module, _LINEAR)):
+            continue
+        if check_target_module_exists(config, name):
             found[name] = module
     return found
 
@@ -198,7 +208,7 @@ def _check_lora(config: PeftConfig, targets: dict[str, BcosLayer]) -> None:
             "model was not changed. Use lora_bias=False."
         )
     for name, layer in targets.items():
-        if not isinstance(layer, (BcosLinear, BcosConv1D)):
+        if not isinstance(layer, _LINEAR):
             parameters = [f"{name.rpartition('.')[2]}.{parameter}" for parameter in layer._parameters]
             raise ValueError(
                 f"target_modules names {name!r}, a {type(layer).__name__} with the weights of several layers. The "

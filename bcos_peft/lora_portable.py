@@ -14,7 +14,7 @@ import transformers
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from bcos_peft import models
 from bcos_peft.config import BcosConfig
@@ -134,6 +134,8 @@ def _load_base(config: BcosLoraConfig, base: str | None, kwargs: dict[str, Any])
     for key, value in (config.bcos.get("labels") or {}).items():
         setattr(base_config, key, {int(i): label for i, label in value.items()} if key == "id2label" else value)
     kwargs.setdefault("dtype", config.bcos.get("dtype") or "auto")
+    if config.bcos.get("quantization") and not hasattr(base_config, "quantization_config"):
+        kwargs.setdefault("quantization_config", BitsAndBytesConfig.from_dict(config.bcos["quantization"]))
     return cls.from_pretrained(name, config=base_config, revision=revision, **kwargs)
 
 
@@ -155,6 +157,7 @@ def describe_adapters(model: nn.Module) -> None:
         "architecture": bcos.bcos_stock_class.__name__,
         "dtype": str(bcos.dtype).removeprefix("torch."),
         "labels": labels,
+        "quantization": _quantization(bcos),
         "missing": _missing(bcos),
     }
     if facts["missing"]:
@@ -162,6 +165,11 @@ def describe_adapters(model: nn.Module) -> None:
     for name, config in model.peft_config.items():
         if isinstance(config, BcosLoraConfig):
             config.bcos = facts | {"probe": _probe(model, bcos, name)}
+
+
+def _quantization(model: BcosModel) -> dict[str, Any] | None:
+    config = getattr(model.config, "quantization_config", None)
+    return config.to_dict() if hasattr(config, "to_dict") else config
 
 
 def _missing(model: BcosModel) -> str | None:
@@ -241,8 +249,10 @@ def check_probe(model: nn.Module, adapter: str) -> None:
         "trained on: another checkpoint or revision, parts with new random weights (a head, a pooler) that are not "
         "in the adapter's modules_to_save, a calibration, or weights that were changed before."
     )
-    if str(bcos.dtype).removeprefix("torch.") != config.bcos.get("dtype") or getattr(bcos, "is_quantized", False):
-        logger.warning("%s Or it is the precision, which was %s.", text, config.bcos.get("dtype"))
+    then = config.bcos.get("dtype") + (", quantised" if config.bcos.get("quantization") else "")
+    now = str(bcos.dtype).removeprefix("torch.") + (", quantised" if _quantization(bcos) else "")
+    if now != then:
+        logger.warning("%s Or it is the precision: %s, where it was %s.", text, now, then)
         return
     raise ValueError(f"{text} Pass the right one: bcos_peft.load(path, base=...).")
 

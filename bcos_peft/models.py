@@ -23,6 +23,7 @@ from bcos_peft.guards import check_forward, refuse_liger
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
+from bcos_peft.quantized_loading import quantize_layers, stored_names
 from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion
 from bcos_peft.summary import ConversionSummary, summarize
 
@@ -74,6 +75,14 @@ class BcosModel(BcosHubMixin):
         if name == "forward":
             check_forward(self, value)
         super().__setattr__(name, value)
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        if load_config.hf_quantizer is not None:  # it has put its layers in place, and they have no weights yet
+            stored = stored_names(state_dict, checkpoint_files)
+            quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
+        load = super(BcosModel, type(model))._load_pretrained_model
+        return load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     @property
     def bcos_config(self) -> BcosConfig:

@@ -17,9 +17,10 @@ from bcos_peft.families.conv1d import BcosConv1D
 from bcos_peft.families.heads import FunctionalActivation
 from bcos_peft.hooks import forget_parameters, is_patched, set_class
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
+from bcos_peft.quantization import quantized_class
 
 
-__all__ = ["Plan", "apply_plan", "is_activation", "plan_base_model", "plan_conversion"]
+__all__ = ["Plan", "apply_plan", "exponent", "is_activation", "plan_base_model", "plan_conversion", "sub_plan"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -38,6 +39,23 @@ class Plan:
     dropped_activations: list[str] = field(default_factory=list)
     biases: list[str] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
+
+
+def sub_plan(plan: Plan, block: str | None, blocks: list[str]) -> Plan:
+    """The part of a plan that is about one of the `blocks`, or with `None` about what is in none of them."""
+
+    def mine(name: str) -> bool:
+        if block is not None:
+            return name.startswith(block + ".")
+        return not any(name.startswith(other + ".") for other in blocks)
+
+    return Plan(
+        bcos={name: b for name, b in plan.bcos.items() if mine(name)},
+        swaps={name: cls for name, cls in plan.swaps.items() if mine(name)},
+        dropped_activations=[name for name in plan.dropped_activations if mine(name)],
+        biases=[name for name in plan.biases if mine(name)],
+        plain=[name for name in plan.plain if mine(name)],
+    )
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -96,7 +114,7 @@ def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, famil
 def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
     cls = type(module)
     _refuse_patched(name, module)
-    replacement = family.replacements.get(cls) or _LAYERS.get(cls)
+    replacement = family.replacements.get(cls) or _LAYERS.get(cls) or quantized_class(module)
     if replacement is not None and issubclass(replacement, BcosLayer):
         if _is_target(name, config, family):
             plan.bcos[name] = config.b_for(name)
@@ -150,6 +168,11 @@ def _refusal(name: str, module: nn.Module) -> str:
         "changed. If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take "
         "it out of the model."
     )
+
+
+def exponent(name: str, config: BcosConfig, family: Family) -> float | None:
+    """The B of a linear layer by its name in a model with a head; None if it stays plain."""
+    return config.b_for(name) if _is_target(name, config, family) else None
 
 
 def _is_target(name: str, config: BcosConfig, family: Family) -> bool:

@@ -18,12 +18,14 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"files", "hooks", "inputs", "numerics", "spelling", "version", "words"},
+    {"files", "hooks", "imports", "inputs", "numerics", "spelling", "version", "words"},
     {"config", "functional", "guards", "lora_functional"},
-    {"layers"},
+    {"layers", "least_squares"},
     {"families", "quantized_layers"},
     {"quantization"},
     {"structure"},
+    {"calibration_blocks", "calibration_data", "calibration_report"},
+    {"calibrate"},
     {"quantized_loading", "summary"},
     {"model_card"},
     {"hub"},
@@ -32,7 +34,7 @@ ORDER = [
     {"attribution", "encoding", "generation_attribution"},
     {"verify"},
     {"convert"},
-    {"calibrate", "lora_config", "lora_gains", "lora_layer", "training"},
+    {"lora_config", "lora_gains", "lora_layer", "training"},
     {"lora_quantized"},
     {"lora_portable"},
     {"lora"},
@@ -63,6 +65,7 @@ OUTSIDE = {
     "lora_functional": {"torch"},
     "numerics": {"torch"},
     "hooks": {"torch"},
+    "imports": set(),
     "layers": {"torch"},
     "segments": {"numpy"},
     "explanation_checks": {"numpy"},
@@ -80,7 +83,7 @@ EXPLANATION_SIDE = {
     "files", "words", "segments", "explanation_checks", "explanation", "view", "terminal", "visualize",
     "generation_checks", "generation_explanation", "generation_view", "generation_terminal", "generation_visualize",
 }  # fmt: skip
-OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "sklearn", "trl"]
+OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
 
 
 def module_names() -> dict[str, Path]:

@@ -219,7 +219,7 @@ def test_in_another_precision_a_difference_is_a_warning(tmp_path, caplog):
     trained(tmp_path)
     with caplog.at_level(logging.WARNING, logger="bcos_peft"):
         bcos_peft.load(tmp_path / "adapter", base=tiny.model("llama", "CausalLM", seed=1).bfloat16())
-    assert "Or it is the precision, which was float32" in caplog.text
+    assert "Or it is the precision: bfloat16, where it was float32" in caplog.text
 
 
 def test_a_base_without_a_name(tmp_path):
