@@ -29,7 +29,7 @@ __all__ = ["check_probe", "describe_adapters", "extend_card", "load"]
 
 logger = logging.getLogger(__name__)
 
-_LABELS = ("id2label", "label2id", "problem_type", "pad_token_id")
+_LABELS = ("pad_token_id", "id2label", "label2id", "problem_type")  # the first matters to every model
 _PROBES = 16
 # How far logits may differ, relative to the largest, from those before saving: on another device, in another order.
 _TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
@@ -149,14 +149,12 @@ def _conversion(config: BcosLoraConfig, base: PreTrainedModel) -> BcosConfig:
 def describe_adapters(model: nn.Module) -> None:
     """Write into the configs of a model's adapters what they need to be loaded without it, as it is now."""
     bcos = find_bcos_model(model)
-    labels = (
-        {key: getattr(bcos.config, key, None) for key in _LABELS} if "Classification" in type(bcos).__name__ else {}
-    )
+    kept = _LABELS if "Classification" in type(bcos).__name__ else _LABELS[:1]
     facts = {
         "config": current_config(bcos).to_dict(),
         "architecture": bcos.bcos_stock_class.__name__,
         "dtype": str(bcos.dtype).removeprefix("torch."),
-        "labels": labels,
+        "labels": {key: getattr(bcos.config, key, None) for key in kept},
         "quantization": _quantization(bcos),
         "missing": _missing(bcos),
     }
@@ -189,7 +187,7 @@ def _probe(model: nn.Module, bcos: BcosModel, adapter: str) -> list[float] | Non
     """Some logits, with one adapter active; None where a forward pass is not to be had."""
     if _is_spread(model) or any(getattr(module, "merged_adapters", None) for module in model.modules()):
         return None
-    ids, mask = probe_inputs(bcos)
+    ids, mask = (tensor[:1] for tensor in probe_inputs(bcos))  # without padding, which trainers change
     with _only(model, adapter), torch.no_grad():
         # Models that return several tensors: the first are the logits.
         logits = bcos(input_ids=ids, attention_mask=mask, return_dict=True).to_tuple()[0]

@@ -472,7 +472,8 @@ sys.path.pop(0)
 import importlib; importlib.invalidate_caches()
 import peft
 from peft.tuners.tuners_utils import BaseTuner
-print(hasattr(BaseTuner.inject_adapter, "_bcos_peft"), ["bcos_peft.imports" in repr(f) for f in sys.meta_path].count(True))
+left = ["bcos_peft.imports" in repr(finder) for finder in sys.meta_path].count(True)
+print(hasattr(BaseTuner.inject_adapter, "_bcos_peft"), left)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.splitlines()[0] == "not today", run.stderr
