@@ -155,8 +155,9 @@ class GenerationExplanation:
 
         Args:
             segments (`Mapping[str, tuple[int, int] | str]`, *optional*):
-                By name, a character span of `text` or a substring that occurs once in it, in the prompt or in the
-                generated text. Default: the messages of a chat, or the prompt; and the answer.
+                By name, a character span of `text` or a substring that occurs once: in the prompt or, where the prompt
+                does not have it, in the generated text. (Models repeat what they read.) Default: the messages of a
+                chat, or the prompt; and the answer.
             whole (`bool`, defaults to `False`): Also add up the generated tokens.
 
         Returns:
@@ -183,7 +184,9 @@ class GenerationExplanation:
 
         ```
         """
-        sums = sum_segments(self.text, self.offsets, self.scores, known_segments(segments, self.segments))
+        sums = sum_segments(
+            self.text, self.offsets, self.scores, known_segments(segments, self.segments), self.prompt_end
+        )
         return {name: float(values.sum()) if whole else values for name, values in sums.items()}
 
     def _read(self, first: int, last: int) -> Explanation:

@@ -65,12 +65,14 @@ def refuse_overlap(spans: Mapping[str, Span]) -> None:
             )
 
 
-def place_segments(text: str, segments: Mapping[str, Span | str]) -> dict[str, Span]:
+def place_segments(text: str, segments: Mapping[str, Span | str], first: int | None = None) -> dict[str, Span]:
     """The character span of each segment.
 
     Args:
         text (`str`): The text.
         segments (`Mapping[str, tuple[int, int] | str]`): By name, a span or a substring that occurs once.
+        first (`int`, *optional*): How much of the text a substring is looked for in first: the prompt, which an answer
+            may repeat. Only what does not occur there is looked for behind.
 
     Returns:
         `dict[str, tuple[int, int]]`: In the order given.
@@ -103,13 +105,17 @@ def place_segments(text: str, segments: Mapping[str, Span | str]) -> dict[str, S
             raise TypeError(f"segments has the name {name!r}; a name is a string.")
         if name == REST:
             raise ValueError(f"segments has the name {REST!r}, which stands for what is in no segment; rename it.")
-        places[name] = _place(text, name, where)
+        places[name] = _place(text, name, where, first)
     refuse_overlap({f"segments[{name!r}]": span for name, span in places.items()})
     return places
 
 
 def sum_segments(
-    text: str, offsets: Sequence[Span | None], scores: np.ndarray, segments: Mapping[str, Span | str]
+    text: str,
+    offsets: Sequence[Span | None],
+    scores: np.ndarray,
+    segments: Mapping[str, Span | str],
+    first: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Contributions summed by segment, and the rest.
 
@@ -118,6 +124,7 @@ def sum_segments(
         offsets (`Sequence[tuple[int, int] | None]`): The place of each token.
         scores (`np.ndarray`): Contributions, `(..., tokens)`.
         segments (`Mapping[str, tuple[int, int] | str]`): As in `place_segments`.
+        first (`int`, *optional*): As in `place_segments`.
 
     Returns:
         `dict[str, np.ndarray]`: Arrays of shape `(...)`, in the order of the segments, then `"rest"`: all tokens that
@@ -135,7 +142,7 @@ def sum_segments(
 
     ```
     """
-    places = place_segments(text, segments)
+    places = place_segments(text, segments, first)
     weights = shares(text, offsets, list(places.values()))
     sums = scores @ weights.T
     rest = scores @ (1.0 - weights.sum(axis=0))
@@ -154,9 +161,9 @@ def known_segments(given: Mapping | None, known: Mapping[str, Span] | None) -> M
     return known
 
 
-def _place(text: str, name: str, where: Span | str) -> Span:
+def _place(text: str, name: str, where: Span | str, first: int | None) -> Span:
     if isinstance(where, str):
-        found = occurrences(text, where)
+        found = occurrences(text[:first], where) or occurrences(text, where)
         if len(found) == 1:
             return found[0]
         shown = f"{where!r}" if len(where) <= 60 else f"{where[:57] + '...'!r}"

@@ -31,7 +31,7 @@ def render(view: View, console: Console) -> RenderableType:
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
     """
     coloured = console.color_system is not None and not console.no_color
-    palette = _LIGHT if light_background() else _DARK
+    palette = choose_palette()
     parts: list[RenderableType] = [_headline(view), Text()]
     for number, line in enumerate(view.lines, start=1):
         if len(view.lines) > 1:
@@ -47,9 +47,14 @@ def render(view: View, console: Console) -> RenderableType:
         parts.append(Text(f"by source: {sums}", style="dim"))
     if view.unseen:
         parts.append(Text(f"{view.unseen} characters were not seen by the model", style="dim"))
-    if not _encodable(console.encoding, "…█│Σ"):
-        parts = [_ascii(part) if isinstance(part, Text) else part for part in parts]
+    if not encodable(console.encoding, "…█│Σ"):
+        parts = [ascii_text(part) if isinstance(part, Text) else part for part in parts]
     return Group(*parts)
+
+
+def choose_palette() -> dict[str, tuple[int, int, int]]:
+    """The colours for the terminal's background."""
+    return _LIGHT if light_background() else _DARK
 
 
 def light_background() -> bool:
@@ -76,11 +81,12 @@ def _text(view: View, pieces: list[Piece], palette: dict | None) -> Text:
             score = f"[{view.number(piece.score)}]" if piece.marked or piece.kind == "special" else ""
             text.append(piece.text + score, style=style)
             continue
-        text.append(piece.text, style=style + _colour(piece.strength, palette, dim=piece.kind == "special"))
+        text.append(piece.text, style=style + colour(piece.strength, palette, dim=piece.kind == "special"))
     return text if text.plain else Text("(no tokens)", style="dim")
 
 
-def _colour(strength: float, palette: dict, dim: bool = False) -> Style:
+def colour(strength: float, palette: dict, dim: bool = False) -> Style:
+    """The style of a piece of text whose contribution has a strength from -1 to 1."""
     if abs(strength) < _FAINT:
         return Style(dim=dim)
     full = palette["for" if strength > 0 else "against"]
@@ -103,11 +109,12 @@ def _table(view: View, palette: dict, plain: bool) -> Table:
     for row in view.rows:
         style = "" if row.kind == "top" else "dim"
         label = Text(row.label, style=style)
-        table.add_row(_ascii(label) if plain else label, view.number(row.score), _bar(row.strength, palette, plain))
+        table.add_row(ascii_text(label) if plain else label, view.number(row.score), bar(row.strength, palette, plain))
     return table
 
 
-def _bar(strength: float, palette: dict, plain: bool) -> Text:
+def bar(strength: float, palette: dict, plain: bool) -> Text:
+    """A bar from an axis in the middle, to the right for a positive strength."""
     halves = round(abs(strength) * _HALF_BAR * 2)
     full, rest = divmod(halves, 2)
     block, axis = ("#", "|") if plain else ("█", "│")
@@ -144,7 +151,8 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _encodable(encoding: str, sample: str) -> bool:
+def encodable(encoding: str, sample: str) -> bool:
+    """Whether a console of this encoding can print the sample."""
     try:
         sample.encode(encoding)
     except (LookupError, UnicodeEncodeError):
@@ -152,7 +160,7 @@ def _encodable(encoding: str, sample: str) -> bool:
     return True
 
 
-def _ascii(text: Text) -> Text:
+def ascii_text(text: Text) -> Text:
     """For consoles without Unicode: escapes such as `\\u4e2d` instead of a crash in the middle of the output."""
     safe = Text(overflow="fold")
     for start in range(len(text.plain)):

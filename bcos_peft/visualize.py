@@ -119,7 +119,8 @@ def render_html(
         raise ValueError(f"headings has {len(headings)} entries for {len(explanations)} explanations; give one each.")
     views = [layout(one, words=words, hide_special=hide_special, top=top) for one in explanations]
     paragraphs = [part for part in re.split(r"\n\s*\n", notes or "") if part.strip()]
-    return _template().render(page=True, views=views, title=title, notes=paragraphs, headings=headings)
+    template = load_template("explanation.html.j2")
+    return template.render(page=True, views=views, title=title, notes=paragraphs, headings=headings)
 
 
 def render_fragment(explanation: Explanation, words: bool = True, hide_special: bool = False, top: int = 5) -> str:
@@ -135,11 +136,12 @@ def render_fragment(explanation: Explanation, words: bool = True, hide_special: 
         `str`: A `style` and a `section` element.
     """
     view = layout(explanation, words=words, hide_special=hide_special, top=top)
-    return _template().render(page=False, views=[view], headings=None)
+    return load_template("explanation.html.j2").render(page=False, views=[view], headings=None)
 
 
 @cache
-def _template() -> Template:
+def load_template(name: str) -> Template:
+    """A template of the package, with its filters; everything that it is given is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -154,7 +156,7 @@ def _template() -> Template:
     environment.filters["residual"] = lambda value: format_residual(value).replace("-", "−")
     environment.filters["share"] = lambda strength: f"{abs(strength):.3f}"
     environment.filters["side"] = _side
-    return environment.get_template("explanation.html.j2")
+    return environment.get_template(name)
 
 
 def _side(strength: float) -> str:
