@@ -70,8 +70,10 @@ def test_passages():
     whole = found.by_segment(whole=True)
     assert whole == {"prompt": 5.75, "answer": 8.75, "rest": 1.5}
     assert found.summed().by_segment()["prompt"] == whole["prompt"]
-    with pytest.raises(ValueError, match=r"'Rome' occurs 2 times in the text, at \(11, 15\), \(26, 30\)"):
-        found.by_segment({"Rome": "Rome"})
+    assert found.by_segment({"Rome": "Rome"}, whole=True)["Rome"] == 5.0, "in the prompt, though the answer repeats it"
+    assert found.by_segment({"it": " it is"}, whole=True)["it"] == 0.25
+    with pytest.raises(ValueError, match="'i' occurs 2 times in the text, at"):
+        found.by_segment({"i": "i"})
     with pytest.raises(ValueError, match="segments is missing"):
         make(segments=None).by_segment()
 
