@@ -54,6 +54,20 @@ class BcosConfig:
             What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the
                 paper does for encoders;
             `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
+        calibration (`str`, *optional*, defaults to `"auto"`):
+            How `get_bcos_model` fits the layers to the stock model's when it is given `calibration_data` (without data
+            there is none, and the converted model's config says `None`):
+                `"rows"` multiplies every row by a factor;
+                `"ridge"` refits every linear layer, then the factors;
+                `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out.
+        calibration_tokens (`int`, defaults to 16,384): how many tokens of `calibration_data` are read, at most.
+        calibration_replay (`int`, defaults to 8,192):
+            Tokens that a causal language model writes itself before the conversion, from random first tokens, and
+            is calibrated on beside the data: they keep abilities that the data says nothing about. 0 for none;
+            other models write nothing.
+        calibration_report (`dict`, *optional*):
+            What calibration read and chose, and how far the model's predictions on texts held out are those of the
+            original. Filled in by `get_bcos_model`.
         base_model_name_or_path (`str`, *optional*):
             The model that was converted. Filled in by `get_bcos_model`.
         probe_residual (`float`, *optional*):
@@ -84,6 +98,10 @@ class BcosConfig:
     align: bool = True
     remove_bias: bool = True
     pooler_activation: str = "identity"
+    calibration: str | None = "auto"
+    calibration_tokens: int = 16384
+    calibration_replay: int = 8192
+    calibration_report: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None
     bcos_version: str | None = None
@@ -105,6 +123,16 @@ class BcosConfig:
             setattr(self, name, _valid_modules(name, getattr(self, name)))
         if self.pooler_activation not in ("identity", "dynamic"):
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
+        if self.calibration not in ("auto", "ridge", "rows", None):
+            raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
+        for name, least in (("calibration_tokens", 1), ("calibration_replay", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number, got {value!r}.")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+        if not isinstance(self.calibration_report, (dict, type(None))):
+            raise TypeError(f"calibration_report must be a dict or None, got {self.calibration_report!r}.")
         for name in ("base_model_name_or_path", "bcos_version"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise TypeError(f"{name} must be a string or None, got {getattr(self, name)!r}.")

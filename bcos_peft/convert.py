@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 from transformers import PreTrainedModel
 
+from bcos_peft.calibrate import Calibration
+from bcos_peft.calibration_data import calibration_rows
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
 from bcos_peft.guards import refuse_liger
@@ -22,7 +25,14 @@ __all__ = ["get_bcos_model"]
 
 
 def get_bcos_model(
-    model: PreTrainedModel, config: BcosConfig | None = None, verify: bool = True, *, family: Family | None = None
+    model: PreTrainedModel,
+    config: BcosConfig | None = None,
+    verify: bool = True,
+    *,
+    family: Family | None = None,
+    calibration_data: Any = None,
+    tokenizer: Any = None,
+    progress: bool = True,
 ) -> PreTrainedModel:
     """Convert a transformers model into a B-cos model, in place, and return it: the same object.
 
@@ -32,7 +42,9 @@ def get_bcos_model(
     working: `Trainer`, `save_pretrained`, `pipeline`, accelerate. Its class becomes, for instance,
     `BcosBertForSequenceClassification`, with `model_type="bcos_bert"`. On any refusal the model is left as it was.
 
-    A freshly converted model predicts differently from the one it was; fine-tune it on the task (`bcos_bce_loss`).
+    A freshly converted model predicts differently from the one it was. Give `calibration_data`, a few hundred texts
+    without labels, and its layers are fitted to the ones they replace: it then predicts nearly as before. Or fine-tune
+    it on the task (`bcos_bce_loss`), or both.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): on any device, in any precision; tied embeddings and accelerate
@@ -44,6 +56,11 @@ def get_bcos_model(
             is not probed.
         family ([`Family`](families.md), *optional*): the table for an architecture that the package does not know.
             Once the conversion has succeeded it is registered, so that saved models of it load in this process.
+        calibration_data (*optional*): an iterable of texts, of pairs of texts or of batches with `input_ids`, or a
+            `datasets.Dataset` with a column of texts; at least 8 texts, better a few hundred, of the kind that the
+            model will read. See `BcosConfig.calibration`. Texts are cut at 512 tokens.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): the model's, for calibration on texts.
+        progress (`bool`, defaults to `True`): show a progress bar while calibrating.
 
     Returns:
         [`~transformers.PreTrainedModel`]: `model` itself.
@@ -73,21 +90,43 @@ def get_bcos_model(
     config = copy.deepcopy(config)
     config.base_model_name_or_path = model.config._name_or_path or None
     config.bcos_version = __version__
+    calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)
 
-    undo = [apply_plan(model, plan, config)]
+    undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()
     try:
         undo.append(_change_class(model, stock, config, family))
+        if calibration is not None:
+            calibration.convert_heads()
+            model.config.bcos = config.to_dict()
         if verify and (is_hooked(model) or not any(parameter.is_meta for parameter in model.parameters())):
             _verify(model)
     except BaseException:
         for step in reversed(undo):
             step()
         raise
+    if calibration is not None:
+        calibration.close()
     keep_class(type(model))
     refuse_liger(model.config.model_type)
     if not any(known is family for known in families()):
         register_family(family, exist_ok=True)
     return model
+
+
+def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenizer, progress) -> Calibration | None:
+    config.calibration_report = None
+    if data is None:
+        config.calibration = None
+        return None
+    if config.calibration is None:
+        raise ValueError("calibration_data was given, but BcosConfig(calibration=None) asks for none. Use 'auto'.")
+    if config.normalize_weights:
+        raise ValueError(
+            "calibration_data cannot go with normalize_weights=True: calibration sets the lengths of weight rows, "
+            "which normalising takes away. Use normalize_weights=False, the default."
+        )
+    rows = calibration_rows(data, tokenizer, model, config.calibration_tokens)
+    return Calibration(model, plan, config, family, rows, progress)
 
 
 def _check_model(model, family: Family | None) -> Family:

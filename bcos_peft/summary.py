@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -31,6 +32,7 @@ class ConversionSummary:
         biases (`int`): bias tensors that the model still has.
         parameters (`int`): numbers in the weights; those of tied weights count once.
         trainable_parameters (`int`): of these, how many are trained.
+        calibration (`dict`, *optional*): `BcosConfig.calibration_report`; `None` without calibration.
         probe_residual (`float`, *optional*): the certificate: the largest `|logit − Σ contributions|` on the probe of
             the conversion, as a share of `Σ |contributions|`; `None` if the conversion did not verify.
 
@@ -60,6 +62,7 @@ class ConversionSummary:
     parameters: int
     trainable_parameters: int
     probe_residual: float | None
+    calibration: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         by_b = ", ".join(f"{count} with B = {b:g}" for b, count in sorted(self.bcos_layers.items()))
@@ -77,6 +80,8 @@ class ConversionSummary:
             "parameters": f"{self.parameters:,}, of which {self.trainable_parameters:,} are trained ({share:.3g} %)",
             "residual": residual,
         }
+        if self.calibration is not None:
+            lines["calibration"] = _told(self.calibration)
         base = f", converted from {self.base_model}" if self.base_model else ""
         return "\n".join([self.architecture + base, *(f"  {name:<12}  {text}" for name, text in lines.items())])
 
@@ -118,7 +123,19 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
         parameters=sum(parameter.numel() for parameter in parameters.values()),
         trainable_parameters=sum(p.numel() for p in parameters.values() if p.requires_grad),
         probe_residual=config.probe_residual,
+        calibration=config.calibration_report,
     )
+
+
+def _told(report: dict[str, Any]) -> str:
+    parts = [f"{report['texts']:,} texts, {report['tokens']:,} tokens; on texts held out: "]
+    if "agreement" in report:
+        parts.append(f"{100 * report['agreement']:.3g} % of the predictions are the original's")
+    if "mean_difference" in report:
+        parts.append(f"{report['mean_difference']:.3g} off the original's value")
+    if "loss_before" in report:
+        parts.append(f", loss {report['loss_before']:.3f} before, {report['loss_after']:.3f} after")
+    return "".join(parts)
 
 
 def _count(number: int, noun: str) -> str:

@@ -38,6 +38,7 @@ ORDER = [
     {"lora_quantized"},
     {"lora_portable"},
     {"lora"},
+    {"lora_install"},
     {"segments"},
     {"explanation_checks"},
     {"explanation", "generation_checks"},
