@@ -42,9 +42,9 @@ _models.register_all()
 
 
 def _install_lora() -> None:
-    from bcos_peft import lora
+    from bcos_peft.lora_install import install
 
-    lora.install()
+    install()
 
 
 # Whichever of the two packages is imported first: peft is slow to load, and most models have no adapters.

@@ -1,16 +1,14 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
-peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`.
-`install` wraps it, once, when `bcos_peft` is imported. Models without B-cos layers pass through untouched.
+`lora_install` puts the first four functions around methods of peft, which they get as `original`. Models without B-cos
+layers pass through untouched.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 
-from peft import AutoPeftModel, PeftConfig, PeftModel, PeftType
+from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -23,7 +21,7 @@ from bcos_peft.lora_portable import check_probe, describe_adapters, extend_card,
 from bcos_peft.models import BcosModel
 
 
-__all__ = ["install", "prepare_injection"]
+__all__ = ["auto_from_pretrained", "inject_adapter", "load_adapter", "prepare_injection", "save_pretrained"]
 
 # Forms of LoRA that change what its layer computes, beyond W + s·B·A. (An initialisation, as of PiSSA, does not.)
 _VARIANTS = (
@@ -37,59 +35,28 @@ _VARIANTS = (
     "kasa_config",
 )
 _LINEAR = (nn.Linear, Conv1D)
-_MARK = "_bcos_peft"
 
 
-def install() -> None:
-    """Let peft know about B-cos layers and about their adapters on disk; a second call does nothing.
-
-    Example:
-        >>> from peft.tuners.tuners_utils import BaseTuner
-        >>> from bcos_peft.lora import install
-        >>> method = BaseTuner.inject_adapter
-        >>> install()  # done already, by the import of bcos_peft
-        >>> BaseTuner.inject_adapter is method
-        True
-    """
-    if hasattr(BaseTuner.inject_adapter, _MARK):
-        return
-    _wrap(BaseTuner, "inject_adapter", _inject_adapter)
-    _wrap(PeftModel, "save_pretrained", _save_pretrained)
-    _wrap(PeftModel, "load_adapter", _load_adapter)
-    auto = AutoPeftModel.__base__  # of the classes for all tasks
-    auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, _from_pretrained))
-
-
-def _wrap(owner: type, name: str, replacement) -> None:
-    setattr(owner, name, _around(getattr(owner, name), replacement))
-
-
-def _around(original, replacement):
-    @functools.wraps(original)
-    def method(*args, **kwargs):
-        return replacement(original, *args, **kwargs)
-
-    setattr(method, _MARK, True)
-    return method
-
-
-def _inject_adapter(original, self, model, adapter_name, *args, **kwargs):
+def inject_adapter(original, self, model, adapter_name, *args, **kwargs):
+    """`BaseTuner.inject_adapter`."""
     self.peft_config[adapter_name] = prepare_injection(self, model, self.peft_config[adapter_name])
     return original(self, model, adapter_name, *args, **kwargs)
 
 
-def _save_pretrained(original, self, save_directory, *args, **kwargs):
+def save_pretrained(original, self, save_directory, *args, **kwargs):
+    """`PeftModel.save_pretrained`: with what the adapter needs to be loaded alone."""
     ours = any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values())
     if ours:
         describe_adapters(self)
     result = original(self, save_directory, *args, **kwargs)
-    if ours:
+    if ours and kwargs.get("is_main_process", True):
         save_gains(self, save_directory)
         extend_card(save_directory, kwargs.get("repo_id") or str(save_directory))
     return result
 
 
-def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
+def load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
+    """`PeftModel.load_adapter`: checks that the logits are those of before saving."""
     result = original(self, model_id, adapter_name, *args, **kwargs)
     if isinstance(self.peft_config[adapter_name], BcosLoraConfig):
         load_gains(self, str(model_id), **kwargs)
@@ -97,7 +64,8 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     return result
 
 
-def _from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
+def auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
+    """`AutoPeftModelFor….from_pretrained`: converts the base."""
     config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if not isinstance(config, BcosLoraConfig):
         return original(cls, pretrained_model_name_or_path, *args, **kwargs)

@@ -442,11 +442,13 @@ def test_changing_b_follows_the_names_below_the_adapters():
     assert bcos.bcos_summary().plain_layers == 7
 
 
-@pytest.mark.parametrize("first", ["peft", "bcos_peft"])
-def test_the_order_of_imports_makes_no_difference(first):
-    second = {"peft": "bcos_peft", "bcos_peft": "peft"}[first]
+@pytest.mark.parametrize(
+    "imports", ["peft, bcos_peft", "bcos_peft, peft", "bcos_peft.lora_layer", "bcos_peft.lora_config"]
+)
+def test_the_order_of_imports_makes_no_difference(imports):
     code = f"""
-import {first}, {second}, torch, tiny
+import {imports}
+import peft, tiny
 from bcos_peft import BcosConfig, get_bcos_model
 model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj"]))

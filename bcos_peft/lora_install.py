@@ -1,0 +1,53 @@
+"""Tells peft about B-cos layers. `bcos_peft` calls `install` when peft is imported, and loads what it needs on use.
+
+Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
+peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`. It is
+wrapped, and so are the three that save and load adapters. The module `lora` has what the wrappers do.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+
+__all__ = ["install"]
+
+_MARK = "_bcos_peft"
+
+
+def install() -> None:
+    """Let peft know about B-cos layers and about their adapters on disk; a second call does nothing.
+
+    Example:
+        >>> from peft.tuners.tuners_utils import BaseTuner
+        >>> from bcos_peft.lora_install import install
+        >>> method = BaseTuner.inject_adapter
+        >>> install()  # done already, by the import of peft
+        >>> BaseTuner.inject_adapter is method
+        True
+    """
+    from peft import AutoPeftModel, PeftModel
+    from peft.tuners.tuners_utils import BaseTuner
+
+    if hasattr(BaseTuner.inject_adapter, _MARK):
+        return
+    BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
+    PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
+    PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
+    auto = AutoPeftModel.__base__  # of the classes for all tasks
+    auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))
+    importlib.import_module("bcos_peft.lora_config")  # which registers the type of our adapters
+
+
+def _around(original, name: str):
+    """`original`, called through the function of `lora` with that name."""
+
+    @functools.wraps(original)
+    def method(*args, **kwargs):
+        from bcos_peft import lora
+
+        return getattr(lora, name)(original, *args, **kwargs)
+
+    setattr(method, _MARK, True)
+    return method
