@@ -83,6 +83,11 @@ class Calibration:
         self.progress = progress
         self._saved = tempfile.TemporaryDirectory(prefix="bcos-calibration-")
         self._files: list[Path] = []
+        self._gained: list[nn.Module] = []
+        # On some CPUs the first prediction would round 4-bit weights again.
+        self._packing = [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
+        for module in self._packing:
+            module.support_avx512bf16_for_cpu = False
 
     def _replay(self) -> list[dict[str, list]]:
         restore_modes = modes(self.model)
@@ -311,10 +316,23 @@ class Calibration:
             target = target if bias is None else target - bias.to(target)
             layers.append(Layer(_matrix(module).to(self.dtype), b, target, importance))
         self._save_weights(modules)
-        fits = fit_layers(x, layers, held_out, self.config.calibration)
+        quantised = any(hasattr(module, "scale_rows") for module in modules.values())
+        fits = fit_layers(x, layers, held_out, "rows" if quantised else self.config.calibration)
         for (name, module), fit in zip(modules.items(), fits, strict=True):
             self.fits[name] = fit
-            _matrix(module).copy_(fit.weight)
+            if hasattr(module, "scale_rows"):
+                self._scale_rows(module, fit.weight)
+            else:
+                _matrix(module).copy_(fit.weight)
+
+    def _scale_rows(self, module: nn.Module, wanted: Tensor) -> None:
+        """A quantised weight stays as it is, and the lengths of its rows become a gain beside it."""
+        weight = _matrix(module).to(wanted)
+        squares = weight.square().sum(1).clamp_min(torch.finfo(weight.dtype).tiny)
+        factors = (wanted * weight).sum(1) / squares
+        if (factors - 1).abs().max() > 1e-6:
+            self._gained.append(module)
+            module.scale_rows(factors)
 
     # Undoing: old weights wait on disk, so that memory does not hold the model twice.
 
@@ -329,6 +347,10 @@ class Calibration:
             for path in reversed(self._files):
                 for name, weight in torch.load(path, weights_only=True).items():
                     self.model.get_parameter(name).copy_(weight)
+        for module in self._gained:
+            module._modules.pop("gain", None)
+        for module in self._packing:
+            module.support_avx512bf16_for_cpu = True
         self.close()
 
     def close(self) -> None:
@@ -345,5 +367,7 @@ class Calibration:
 
 
 def _matrix(module: nn.Module) -> Tensor:
-    """A view of the weight, `(out, in)`."""
+    """A view of the weight, `(out, in)`; of a quantised one, what it stands for."""
+    if hasattr(module, "dequantized"):
+        return module.dequantized()
     return module.weight.t() if isinstance(module, BcosConv1D) else module.weight

@@ -45,7 +45,7 @@ def modes(model: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for name, module in model.named_modules():
-            module.training = training[name]
+            module.training = training.get(name, module.training)  # a gain may be new
 
     return restore
 

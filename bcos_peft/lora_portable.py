@@ -174,7 +174,8 @@ def _missing(model: BcosModel) -> str | None:
     """Why the weights below the adapter cannot be had from the hub, if so."""
     config = model.bcos_config
     converted_here = model.config._name_or_path in ("", config.base_model_name_or_path)
-    if getattr(config, "calibrated", None) and converted_here:
+    fitted_weights = config.calibration_report is not None and not _quantization(model)  # else gains, which are saved
+    if fitted_weights and converted_here:
         return (
             "Calibration changed the weights of the base, which are not part of the adapter. Save them once, "
             "model.unload().save_pretrained(folder), and load with bcos_peft.load(path, base=folder); or save the "

@@ -232,6 +232,25 @@ def test_a_base_without_a_name(tmp_path):
     assert distance(logits(loaded), before) < 1e-6
 
 
+def test_a_calibrated_base(tmp_path, caplog):
+    """Its weights are nowhere but in the model: saving says so, and loading too, until they are saved."""
+    base = stock_base(tmp_path / "base")
+    texts = torch.randint(10, tiny.VOCAB_SIZE, (20, 8), generator=torch.Generator().manual_seed(1)).tolist()
+    model = get_bcos_model(base, BcosConfig(b=1.5, calibration_replay=0), calibration_data=texts, progress=False)
+    model = adapted(model, task_type="CAUSAL_LM")
+    before = logits(model)
+    with caplog.at_level(logging.WARNING, logger="bcos_peft"):
+        model.save_pretrained(tmp_path / "adapter")
+    assert "it cannot be loaded alone. Calibration changed the weights" in caplog.text
+    with pytest.raises(ValueError, match=r"cannot be loaded alone\. Calibration changed .*base=folder"):
+        bcos_peft.load(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="does not give the logits of before saving"):
+        bcos_peft.load(tmp_path / "adapter", base=str(tmp_path / "base"))
+    model.unload().save_pretrained(tmp_path / "calibrated")
+    loaded = bcos_peft.load(tmp_path / "adapter", base=str(tmp_path / "calibrated"))
+    assert distance(logits(loaded), before) < 1e-6
+
+
 def test_what_load_refuses(tmp_path):
     model, _ = trained(tmp_path)
     model.merge_and_unload().save_pretrained(tmp_path / "whole")

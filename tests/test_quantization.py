@@ -1,6 +1,7 @@
 """B-cos layers over the quantised weights of bitsandbytes: exact for the quantised model, trained with LoRA, saved."""
 
 import copy
+import functools
 import subprocess
 import sys
 
@@ -276,6 +277,45 @@ def test_an_adapter_of_a_float_base_on_a_quantised_one(tmp_path, caplog):
     loaded = bcos_peft.load(tmp_path / "adapter", quantization_config=quantisation("4 bits"))
     assert "float32, quantised, where it was float32" in caplog.text
     assert residual(loaded) < 1e-5
+
+
+@both
+def test_calibration_makes_gains(tmp_path, bits):
+    """The quantised weights stay; the predictions come closer to those of the stock model."""
+    folder = checkpoint(tmp_path / "base")
+    load = functools.partial(AutoModelForCausalLM.from_pretrained, folder, dtype=torch.float32)
+    stock, plain = load(quantization_config=quantisation(bits)), quantised(folder, bits)
+    texts = torch.randint(10, tiny.VOCAB_SIZE, (40, 16), generator=torch.Generator().manual_seed(1)).tolist()
+    config = BcosConfig(b=1.5, calibration_replay=0)
+    model = get_bcos_model(
+        load(quantization_config=quantisation(bits)), config, calibration_data=texts, progress=False
+    )
+    before = {name: module.dequantized() for name, module in layers(plain).items() if hasattr(module, "dequantized")}
+    for name, weight in before.items():
+        assert torch.equal(model.get_submodule(name).dequantized(), weight), name
+    gained = [name for name, module in layers(model).items() if getattr(module, "gain", None) is not None]
+    assert len(gained) == 8
+    exact = logits(stock)
+    assert (logits(model) - exact).norm() < 0.9 * (logits(plain) - exact).norm()
+    assert residual(model) < 1e-5
+    model = adapted(model, task_type="CAUSAL_LM")
+    after = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    assert distance(logits(bcos_peft.load(tmp_path / "adapter")), after) < 1e-5
+
+
+def test_a_calibration_that_fails_leaves_no_gains(tmp_path, monkeypatch):
+    from bcos_peft import convert
+
+    options = {"quantization_config": quantisation("4 bits"), "dtype": torch.float32}
+    model, other = (AutoModelForCausalLM.from_pretrained(folder, **options) for folder in [checkpoint(tmp_path)] * 2)
+    names = set(model.state_dict())
+    monkeypatch.setattr(convert, "_verify", lambda model: 1 / 0)
+    texts = torch.randint(10, tiny.VOCAB_SIZE, (20, 8), generator=torch.Generator().manual_seed(1)).tolist()
+    with pytest.raises(ZeroDivisionError):
+        get_bcos_model(model, BcosConfig(b=1.5, calibration_replay=0), calibration_data=texts, progress=False)
+    assert set(model.state_dict()) == names
+    assert distance(logits(model), logits(other)) < 1e-6
 
 
 def test_copies_and_refusals(tmp_path):
