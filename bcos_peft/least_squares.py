@@ -17,10 +17,12 @@ from bcos_peft.functional import bcos_linear
 __all__ = ["RIDGES", "Fit", "Layer", "fit_experts", "fit_layers"]
 
 # Strengths that are tried, as shares of the mean squared input.
-RIDGES = (0.01, 0.1, 1.0, 10.0)
+RIDGES = (0.01, 0.1, 1.0)
 _FIXED = 0.01
 # A row whose factor is that far from the layer's median is all but silent on the calibration data.
 _RANGE = 10.0
+# Tokens by which strengths are compared.
+_PROBED = 2048
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,11 @@ def fit_layers(x: Tensor, layers: list[Layer], held_out: Tensor, method: str = "
     # Layers that weigh tokens alike share their Gram matrices.
     for importance in {id(layer.importance): layer.importance for layer in layers}.values():
         weighted = x if importance is None else x * importance[:, None]
-        grams = _gram(weighted[train], x[train]), _gram(weighted[held_out], x[held_out])
+        grams = [_wide(weighted[rows].t() @ x[rows]) for rows in (train, held_out)]
         for i, layer in enumerate(layers):
             if layer.importance is importance:
-                fits[i] = _fit(x, weighted, layer, train, held_out, grams, method)
+                fits[i] = _Fitter(x, weighted, layer, train, held_out, grams).fit(method)
     return fits
-
-
-def _gram(weighted: Tensor, x: Tensor) -> Tensor:
-    return _wide(weighted.t() @ x)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -117,63 +115,74 @@ def _wide(x: Tensor) -> Tensor:
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
-def _fit(x, weighted, layer, train, held_out, grams, method) -> Fit:
-    plain = layer.b is None or layer.b == 1
-    targets, importance = layer.targets, layer.importance
-    counted = targets if importance is None else targets * importance[:, None]
-    wanted = targets if plain else _linear_part(targets, x, layer.b)
-    scale = (counted * targets)[held_out].sum().clamp_min(torch.finfo(x.dtype).tiny)
+def _some(rows: Tensor, count: int) -> Tensor:
+    """Indices of `count` of the marked rows, evenly spread."""
+    indices = rows.nonzero()[:, 0]
+    return indices[:: -(-len(indices) // count)]
 
-    def output(weight: Tensor) -> Tensor:
-        return bcos_linear(x, weight, layer.b or 1.0)
 
-    def error(y: Tensor) -> float:
-        gap = (y - targets)[held_out].square()
-        return float((gap if importance is None else gap * importance[held_out, None]).sum() / scale)
+class _Fitter:
+    """The fit of one layer."""
 
-    def row_factors(y: Tensor, t: Tensor, rows) -> Tensor:
-        y, t = y[rows], t[rows]
-        by = y if importance is None else y * importance[rows, None]
-        squares = (by * y).sum(0)
-        factors = (by * t).sum(0) / squares.clamp_min(torch.finfo(x.dtype).tiny)
+    def __init__(self, x, weighted, layer, train, held_out, grams):
+        self.x, self.weighted, self.layer, self.train, self.held_out, self.grams = (
+            x, weighted, layer, train, held_out, grams,
+        )  # fmt: skip
+        self.plain = layer.b is None or layer.b == 1
+        self.tiny = torch.finfo(x.dtype).tiny
+        # Strengths are compared on a part of the tokens: enough to choose, and quick.
+        self.probe, self.judge = _some(train, _PROBED), _some(held_out, _PROBED)
+        wanted = layer.targets if self.plain else _linear_part(layer.targets, x, layer.b)
+        # The weight as it was, with rows as long as the linear part asks for.
+        self.prior = layer.weight
+        if not self.plain:
+            o = x[self.probe] @ self.prior.t()
+            self.prior = self.prior * self._factors(o, wanted[self.probe], self.probe)[:, None]
+        missing = wanted - x @ self.prior.t()
+        self.sides = [_wide(weighted[rows].t() @ missing[rows]) for rows in (train, held_out)]
+
+    def fit(self, method: str) -> Fit:
+        before = self._error(self.layer.weight, factors=False)
+        strengths = {"auto": (None, *RIDGES), "ridge": (_FIXED,), "rows": (None,)}[method]
+        found = [(self._error(self._ridge(strength, whole=False)), strength) for strength in strengths]
+        error, strength = min(found, key=lambda entry: entry[0])
+        if method == "auto" and not error < before:  # also where the data says nothing, as for a silent layer
+            return Fit(self.layer.weight, None, before, before)
+        weight = self._ridge(strength, whole=True)
+        if not self.plain:
+            y = bcos_linear(self.x, weight, self.layer.b)
+            weight = weight * self._factors(y, self.layer.targets, slice(None))[:, None]
+        return Fit(weight, strength, error, before)
+
+    def _ridge(self, strength: float | None, whole: bool) -> Tensor:
+        """The ridge regression on the tokens to fit on, or on the whole data."""
+        if strength is None:
+            return self.prior
+        gram, side = (sum(self.grams), sum(self.sides)) if whole else (self.grams[0], self.sides[0])
+        damping = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return self.prior + torch.linalg.solve(gram + damping, side).t().to(self.prior)
+
+    def _factors(self, y: Tensor, targets: Tensor, rows) -> Tensor:
+        counted = y if self.layer.importance is None else y * self.layer.importance[rows, None]
+        squares = (counted * y).sum(0)
+        factors = (counted * targets).sum(0) / squares.clamp_min(self.tiny)
         heard = (squares > 0) & (factors > 0)
         if not heard.any():
             return torch.ones_like(factors)
         middle = factors[heard].median()
         return torch.where(heard, factors, middle).clamp(middle / _RANGE, middle * _RANGE)
 
-    def lengths(weight: Tensor, rows) -> Tensor:
-        """The weight with row factors: only layers that distort need them."""
-        if plain:
-            return weight
-        return weight * row_factors(output(weight), targets, rows)[:, None]
-
-    # The weight as it was, with rows as long as the linear part asks for.
-    prior = layer.weight
-    if not plain:
-        prior = prior * row_factors(x @ prior.t(), wanted, train)[:, None]
-    missing = wanted - x @ prior.t()
-    sides = [_wide(weighted[rows].t() @ missing[rows]) for rows in (train, held_out)]
-    mean_square = grams[0].diagonal().mean()
-
-    def ridge(strength: float, gram: Tensor, side: Tensor, share: float) -> Tensor:
-        damped = gram + strength * share * mean_square * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        return prior + torch.linalg.solve(damped, side).t().to(prior)
-
-    before = error(output(layer.weight))
-    strengths = {"auto": (None, *RIDGES), "ridge": (_FIXED,), "rows": (None,)}[method]
-    found = []
-    for strength in strengths:
-        weight = prior if strength is None else ridge(strength, grams[0], sides[0], 1.0)
-        found.append((error(output(lengths(weight, train))), strength))
-    best, strength = min(found, key=lambda entry: entry[0])
-    if method == "auto" and not best < before:  # also where the data says nothing, as for a silent layer
-        return Fit(layer.weight, None, before, before)
-    weight = prior
-    if strength is not None:
-        weight = ridge(strength, grams[0] + grams[1], sides[0] + sides[1], len(train) / int(train.sum()))
-    weight = lengths(weight, slice(None))
-    return Fit(weight, strength, best, before)
+    def _error(self, weight: Tensor, factors: bool = True) -> float:
+        """Squared error on tokens held out, as a share of the squared targets; with factors from other tokens."""
+        targets, b = self.layer.targets, self.layer.b or 1.0
+        y = bcos_linear(self.x[self.judge], weight, b)
+        if factors and not self.plain:
+            y = y * self._factors(bcos_linear(self.x[self.probe], weight, b), targets[self.probe], self.probe)
+        squares = torch.stack([(y - targets[self.judge]).square(), targets[self.judge].square()])
+        if self.layer.importance is not None:
+            squares = squares * self.layer.importance[self.judge, None]
+        error, scale = squares.sum((1, 2))
+        return float(error / scale.clamp_min(self.tiny))
 
 
 def _linear_part(targets: Tensor, x: Tensor, b: float) -> Tensor:
