@@ -27,7 +27,7 @@ options = parser.parse_args()
 if options.offline:
     from bundled import tweets
 
-    name, texts = options.offline, tweets(train=256, test=0)["train"]["text"]
+    name, texts = options.offline, tweets(train=256)["train"]["text"]
 else:
     name, texts = options.model, load_dataset(options.dataset, split="train").shuffle(seed=0)["text"][:256]
 tokenizer = AutoTokenizer.from_pretrained(name)

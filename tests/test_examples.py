@@ -30,7 +30,7 @@ def run(script, *arguments):
 def test_demo(tmp_path):
     out, err = run("demo.py", "--quick", "--train=48", "--test=40", "--output", tmp_path)
     assert err == "", "the libraries stay quiet"
-    for label in ("always “negative”", "conventional", "B-cos"):
+    for label in ("always “negative”", "conventional", "B-cos", "conventional, calibrated"):
         assert re.search(rf"^{label} +\d+\.\d%", out, re.MULTILINE), label
     largest = re.search(r"differ by at most ([\d.e-]+) \(logit units\)", " ".join(out.split()))
     assert 0 < float(largest[1]) < 1e-4
@@ -72,6 +72,87 @@ assert (options.model, options.dataset) == ("google-bert/bert-base-uncased", "st
     finished = run_page(page, tmp_path)
     assert finished.returncode == 0, finished.stderr[-5000:]
     assert "test accuracy" in finished.stdout
+    assert (tmp_path / "work" / "out" / "explanation.html").exists()
+
+
+@pytest.mark.slow
+def test_explain_a_finetuned_classifier(tmp_path):
+    """Both paths: a folder with a fine-tuned model, and names of the hub, stood in for."""
+    page = tmp_path / "page.md"
+    script = (ROOT / "examples" / "explain_a_finetuned_classifier.py").as_posix()
+    code = f"""
+import runpy, sys
+from datasets import load_dataset
+sys.argv = ["explain_a_finetuned_classifier.py"]
+ran = runpy.run_path({script!r})
+assert ran["options"].dataset == "stanfordnlp/imdb"
+model = ran["model"]
+assert model.bcos_config.base_model_name_or_path == "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+assert model.bcos_config.calibration_report["texts"] == 16
+sys.path.insert(0, {str(ROOT / "examples")!r})
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+AutoModelForSequenceClassification.from_pretrained(name).save_pretrained("mine")
+AutoTokenizer.from_pretrained(name).save_pretrained("mine")
+sys.argv = ["explain_a_finetuned_classifier.py", "--offline", "mine", "--b", "1.5"]
+model = runpy.run_path({script!r})["model"]
+assert model.bcos_config.calibration_report["texts"] == 256
+"""
+    page.write_text(f"```python\n{code}\n```\n", encoding="utf-8")
+    finished = run_page(page, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-5000:]
+    assert finished.stdout.count("Σ contributions") == 2
+    assert (tmp_path / "work" / "outputs" / "explained-classifier" / "model.safetensors").exists()
+    assert len(Path(script).read_text(encoding="utf-8").splitlines()) < 40
+
+
+@pytest.mark.slow
+def test_demo_llm(tmp_path):
+    out, err = run("demo_llm.py", "--quick", "--test=4", "--tokens=4", "--output", tmp_path)
+    assert err == "", "the libraries stay quiet"
+    for name in ("original", "B-cos, as published", "B-cos, calibrated"):
+        assert re.search(rf"^{name}.* \d+\.\d\d +\d+\.\d%", out, re.MULTILINE), name
+    assert "identical outputs" in out
+    largest = re.search(r"differ by at most ([\d.e-]+):", " ".join(out.split()))
+    assert 0 < float(largest[1]) < 1e-3
+    pages = sorted(tmp_path.glob("answer-*.html"))
+    assert len(pages) == 3
+    assert not any(re.search(r"(src|href)=.?https?:", page.read_text(encoding="utf-8")) for page in pages)
+
+
+@pytest.mark.slow
+def test_demo_llm_stops_in_time(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "demo_llm.py"), "--minutes=0.001", f"--output={tmp_path}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 1
+    assert "not ready after 0.001 minutes" in finished.stdout
+
+
+@pytest.mark.slow
+def test_sft_bcos_llama_offline(tmp_path):
+    out, _ = run("sft_bcos_llama.py", "--offline", "--steps=8", "--test=4", "--output", tmp_path)
+    for name in ("conventional", "B-cos"):
+        assert re.search(rf"^{name}: \d+\.\d% before, \d+\.\d% after", out, re.MULTILINE), name
+    assert out.count("Σ contributions") >= 1
+    assert (tmp_path / "explanation.html").exists()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_sft_bcos_llama_with_names_of_the_hub(tmp_path):
+    page = tmp_path / "page.md"
+    script = (ROOT / "examples" / "sft_bcos_llama.py").as_posix()
+    code = f"""
+import runpy, sys
+from datasets import load_dataset
+sys.argv = ["sft_bcos_llama.py", "--steps", "2", "--test", "4", "--output", "out"]
+options = runpy.run_path({script!r})["options"]
+assert (options.model, options.dataset) == ("meta-llama/Llama-3.2-1B", "tatsu-lab/alpaca")
+"""
+    page.write_text(f"```python\n{code}\n```\n", encoding="utf-8")
+    finished = run_page(page, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-5000:]
+    assert "B-cos: " in finished.stdout
     assert (tmp_path / "work" / "out" / "explanation.html").exists()
 
 
