@@ -115,6 +115,15 @@ def explain(
     foil: Annotated[str | None, typer.Option(help="Explain the target against this label or number.")] = None,
     position: Annotated[int | None, typer.Option(help="The token whose output is explained.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many contributions the table names.")] = 5,
+    generate: Annotated[
+        int | None, typer.Option(min=1, help="Language models: generate at most so many tokens, and explain each.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Language models: each text is what a user says; use the chat template.")
+    ] = False,
+    contrast: Annotated[
+        bool, typer.Option(help="Language models: explain a token against its runner-up, where no foil is given.")
+    ] = True,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show tokens instead of words.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page.")] = None,
     json_file: Annotated[
@@ -133,6 +142,7 @@ def explain(
         if pair is not None:
             inputs = [(text, pair) for text in inputs]
         from bcos_peft import BcosExplainer
+        from bcos_peft.generation_attribution import is_causal_lm
         from bcos_peft.visualize import render_html
 
         loaded = _load_bcos(model, revision).to(device)
@@ -142,15 +152,27 @@ def explain(
                 f"{model!r} has no tokenizer; save the base model's beside it (tokenizer.save_pretrained)."
             )
         explainer = BcosExplainer(loaded, tokenizer, batch_size=batch_size)
-        found = explainer(
-            inputs,
-            target=_choice(target, explainer),
-            foil=_choice(foil, explainer),
-            position=position,
-            truncation=truncation,
+        prompts = (
+            {"messages": [[{"role": "user", "content": text}] for text in inputs]} if chat else {"prompt": inputs}
         )
+        language = {"contrast": "runner_up" if contrast else None}
+        chosen = {"target": _choice(target, explainer), "foil": _choice(foil, explainer)}
+        if generate is not None:
+            _refuse("--generate", "explains what is generated", target=target, foil=foil, position=position, pair=pair)
+            found = explainer.generate(**prompts, **language, max_new_tokens=generate)
+        elif chat or (
+            is_causal_lm(loaded) and pair is None and position is None and target != "all" and not truncation
+        ):
+            _refuse("--chat", "explains the next token", position=position, pair=pair)
+            found = explainer.explain(**prompts, **language, **chosen)
+        else:
+            found = explainer(inputs, position=position, truncation=truncation, **chosen)
         explanations = [one for entry in found for one in (entry if isinstance(entry, list) else [entry])]
-        if html is not None:
+        if html is not None and generate is not None:
+            if len(explanations) > 1:
+                raise ValueError("--html with --generate takes a single text: the page is one answer's.")
+            write_text(html, explanations[0].to_html(title=model, top=top))
+        elif html is not None:
             write_text(html, render_html(explanations, title=model, words=not tokens, top=top))
         if json_file is not None:
             text = json.dumps([one.to_dict() for one in explanations], ensure_ascii=False, indent=1)
@@ -159,7 +181,7 @@ def explain(
                 return
             write_text(json_file, text + "\n")
     for explanation in explanations:
-        explanation.show(words=not tokens, top=top)
+        explanation.show(top=top) if generate is not None else explanation.show(words=not tokens, top=top)
 
 
 @app.command()
@@ -171,6 +193,13 @@ def info(
     with _clean_errors():
         loaded = _load_bcos(model, revision)
     loaded.print_bcos_summary()
+
+
+def _refuse(option: str, what: str, **given) -> None:
+    """Options that mean nothing beside another."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"--{name} cannot go with {option}, which {what}.")
 
 
 def _load_stock(name: str, task: str | None, num_labels: int | None, revision: str | None):

@@ -76,7 +76,7 @@ class GenerationExplainer:
             >>> name = "HuggingFaceTB/SmolLM2-135M-Instruct"
             >>> model = get_bcos_model(AutoModelForCausalLM.from_pretrained(name), BcosConfig())
             >>> explainer = BcosExplainer(model, AutoTokenizer.from_pretrained(name))
-            >>> explanation = explainer.explain("The film was", target=" good", foil=" bad")
+            >>> explanation = explainer.explain("This is", target=" the", foil=" a")
             >>> abs(explanation.residual) < 1e-3
             True
 

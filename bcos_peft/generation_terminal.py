@@ -41,8 +41,9 @@ def render_generation(view: GenerationView, console: Console, steps: int | None 
 
 
 def _headline(view: GenerationView) -> Text:
-    text = Text().append("generated ", style="dim").append(f"{len(view.steps)}", style="bold")
-    text.append(" tokens" if len(view.steps) != 1 else " token", style="dim")
+    count = sum(len(unit.tokens) for unit in view.answer)
+    text = Text().append("generated ", style="dim").append(f"{count}", style="bold")
+    text.append(" tokens" if count != 1 else " token", style="dim")
     if view.compared:
         text.append(", each rather than the runner-up", style="dim")
     return text.append("; colours: what the whole answer came from", style="dim")

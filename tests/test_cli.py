@@ -169,3 +169,50 @@ def test_a_model_without_a_tokenizer(tmp_path):
 def test_a_model_without_a_head(tmp_path):
     tiny.model("bert").bert.save_pretrained(tmp_path / "stock")
     assert "choose one: --task text-classification" in refused("convert", tmp_path / "stock", tmp_path / "bcos")
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("language")
+    model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
+    model.generation_config.update(eos_token_id=None, pad_token_id=0)
+    model.save_pretrained(path)
+    tokenizer = tiny.tokenizer("bpe")
+    tokenizer.chat_template = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_next_token(language_model, tmp_path):
+    out = tmp_path / "out.json"
+    assert run("explain", language_model, TEXT, "--json", out).exit_code == 0
+    (against,) = explanations_in(out)
+    assert against.foil is not None
+    assert run("explain", language_model, TEXT, "--no-contrast", "--json", out).exit_code == 0
+    (plain,) = explanations_in(out)
+    assert (plain.target, plain.foil) == (against.target, None)
+    assert run("explain", language_model, TEXT, "--target", "40", "--foil", "41", "--json", out).exit_code == 0
+    assert [(one.target, one.foil) for one in explanations_in(out)] == [(40, 41)]
+    assert run("explain", language_model, "Is it?", "--chat", "--json", out).exit_code == 0
+    (chat,) = explanations_in(out)
+    assert (chat.text, chat.segments) == ("<s>Is it?</s>", {"user": (3, 9)})
+
+
+def test_generate(language_model, tmp_path):
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
+    result = run("explain", language_model, TEXT, "--generate", "4", "--json", out, "--html", page)
+    assert result.exit_code == 0, result.output
+    assert "generated 4 tokens" in result.stdout
+    (values,) = json.loads(out.read_text(encoding="utf-8"))
+    assert len(bcos_peft.GenerationExplanation.from_dict(values)) == 4
+    assert "bcosx-step" in page.read_text(encoding="utf-8")
+    two = run("explain", language_model, TEXT, "Dull!", "--generate", "2", "--chat")
+    assert two.stdout.count("Σ contributions to all tokens") == 2
+
+
+def test_generate_refusals(language_model, converted):
+    assert "--foil cannot go with --generate" in refused("explain", language_model, TEXT, "--generate", 2, "--foil", 3)
+    assert "--pair cannot go with --chat" in refused("explain", language_model, TEXT, "--chat", "--pair", "b")
+    html = refused("explain", language_model, TEXT, "b", "--generate", 2, "--html", "no.html")
+    assert "takes a single text" in html
+    assert "is none" in refused("explain", converted, TEXT, "--generate", 2)
