@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest quality style bench docs coverage clean
+.PHONY: help demo demo-llm test test-oldest quality style bench docs coverage clean
 
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
@@ -25,6 +25,9 @@ help:  ## List the targets
 # Idle threads sleep instead of spinning: on a machine that others use too, spinning makes steps many times longer.
 demo: $(VENV)/.demo  ## Convert, train and explain MiniLM on tweets (DEMO_ARGS=--quick for the short form)
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python examples/demo.py $(DEMO_ARGS)
+
+demo-llm: $(VENV)/.demo-llm  ## Convert, calibrate and explain SmolLM2, a chat model, within ten minutes (DEMO_ARGS=--quick)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python examples/demo_llm.py $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests against the newest dependencies (TEST_ARGS="-k name")
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
@@ -72,6 +75,10 @@ endef
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints/dev.txt
 	$(call install,$(VENV),constraints/dev.txt,demo)
+
+$(VENV)/.demo-llm: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+	$(install-smollm2)
+	$(call install,$(VENV),constraints/dev.txt,demo-llm)
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/dev.txt
 	$(install-smollm2)
