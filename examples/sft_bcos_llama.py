@@ -23,7 +23,7 @@ parser.add_argument("--steps", type=int, default=200, help="training steps of ea
 parser.add_argument("--batch", type=int, default=2, help="texts per step (default: %(default)s)")
 parser.add_argument("--test", type=int, default=100, help="texts to test on (default: %(default)s)")
 parser.add_argument("--b", type=float, default=1.25, help="the exponent B (default: %(default)s)")
-parser.add_argument("--replay", type=int, default=4096, help="tokens that it writes to be calibrated on, beside texts")
+parser.add_argument("--replay", type=int, default=1024, help="tokens of its own to calibrate on, beside texts")
 parser.add_argument("--learning-rate", type=float, default=3e-5)
 parser.add_argument("--output", default="outputs/sft", help="where to save the model (default: %(default)s)")
 options = parser.parse_args()
@@ -34,12 +34,13 @@ if options.offline:
 
     stock, tokenizer = smollm2()
     data = tweet_instructions(train=options.steps * options.batch, test=options.test)
-    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in data["train"]]
+    seen = data["train"].select(range(min(100, len(data["train"]))))
+    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in seen]
 else:
     stock = AutoModelForCausalLM.from_pretrained(options.model)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     data = load_dataset(options.dataset, split="train").train_test_split(test_size=options.test, seed=0)
-    texts = data["train"][:1000]["text"]
+    texts = data["train"][:300]["text"]
     data = data.map(lambda row: {"prompt": row["text"].removesuffix(row["output"]), "completion": row["output"]})
     data = data.select_columns(["prompt", "completion"])
 

@@ -130,7 +130,7 @@ def test_demo_llm_stops_in_time(tmp_path):
 
 @pytest.mark.slow
 def test_sft_bcos_llama_offline(tmp_path):
-    out, _ = run("sft_bcos_llama.py", "--offline", "--steps=8", "--test=4", "--output", tmp_path)
+    out, _ = run("sft_bcos_llama.py", "--offline", "--steps=8", "--test=4", "--replay=64", "--output", tmp_path)
     for name in ("conventional", "B-cos"):
         assert re.search(rf"^{name}: \d+\.\d% before, \d+\.\d% after", out, re.MULTILINE), name
     assert out.count("Σ contributions") >= 1
