@@ -56,7 +56,7 @@ class BcosConfig:
             `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
         calibration (`str`, *optional*, defaults to `"auto"`):
             How `get_bcos_model` fits the layers to the stock model's when it is given `calibration_data` (without data
-            there is none, and the converted model's config says `None`):
+            it does not, and `calibration_report` stays `None`):
                 `"rows"` multiplies every row by a factor;
                 `"ridge"` refits every linear layer, then the factors;
                 `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out.

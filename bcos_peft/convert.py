@@ -116,7 +116,6 @@ def get_bcos_model(
 def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenizer, progress) -> Calibration | None:
     config.calibration_report = None
     if data is None:
-        config.calibration = None
         return None
     if config.calibration is None:
         raise ValueError("calibration_data was given, but BcosConfig(calibration=None) asks for none. Use 'auto'.")

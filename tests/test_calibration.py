@@ -119,7 +119,7 @@ def test_the_report_tells_what_happened():
     assert report["loss_after"] > 0
     assert sum(report["ridges"].values()) == 14, "seven linear layers in each of two blocks"
     assert "calibration" in str(model.bcos_summary())
-    assert get_bcos_model(make("llama"), BcosConfig()).bcos_config.calibration is None
+    assert get_bcos_model(make("llama"), BcosConfig()).bcos_config.calibration_report is None
 
 
 def test_the_loss_of_the_report_is_the_models_own_on_texts_held_out():
