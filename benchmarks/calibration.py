@@ -1,0 +1,147 @@
+"""What calibrated conversion keeps of a model without training, and which ingredient gives what.
+
+    python benchmarks/calibration.py             # all of it: about an hour on two cores
+    python benchmarks/calibration.py --case llm --b 1.25 --ingredients
+
+LLM: SmolLM2-135M-Instruct, calibrated on at most 8,192 tokens of movie reviews, tested on newspaper editorials: the
+mean negative log-likelihood in nats per token. Classifier: MiniLM, fine-tuned here on movie reviews, calibrated on 256
+of its training sentences without their labels, tested on sentences that neither has seen. Every figure is written to
+results/calibration.json as soon as it is there; what is there is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import sys
+from pathlib import Path
+
+import torch
+from texts import editorials, reviews
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bcos_peft import BcosConfig, get_bcos_model
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+import bundled
+from measure import machine
+
+
+RESULTS = Path(__file__).parent / "results" / "calibration.json"
+TOKENS, TEXTS = 8192, 256
+WAYS = {
+    "published": None,
+    "rows": {"calibration": "rows", "calibration_replay": 0},
+    "auto without replay": {"calibration_replay": 0},
+    "auto": {},
+}
+
+
+@torch.no_grad()
+def nll(model, rows: list[list[int]]) -> float:
+    """Mean negative log-likelihood in nats per token."""
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row])
+        total += float(model(input_ids=ids, labels=ids).loss) * (len(row) - 1)
+        count += len(row) - 1
+    return total / count
+
+
+def convert(model, b: float, way: dict | None, data, tokenizer):
+    if way is None:
+        return get_bcos_model(model, BcosConfig(b=b))
+    config = BcosConfig(b=b, calibration_tokens=TOKENS, **way)
+    return get_bcos_model(model, config, calibration_data=data, tokenizer=tokenizer)
+
+
+def language_model(report, bs: list[float], ingredients: bool) -> None:
+    stock, tokenizer = bundled.smollm2()
+    calibration = [text for text, _ in reviews()[::17]]
+    articles = editorials()[::3]
+    pieces = [tokenizer(article, truncation=True, max_length=256)["input_ids"] for article in articles][:40]
+    sentences = [tokenizer(article.split(". ")[0] + ".")["input_ids"] for article in editorials()[1::3]][:80]
+    tests = {"articles": pieces, "sentences": sentences}
+    report("llm", "original", {name: nll(stock, rows) for name, rows in tests.items()})
+    for b in bs:
+        for name in WAYS if ingredients else ("published", "auto"):
+            if not report.has(f"llm B={b:g}", name):
+                model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
+                report(f"llm B={b:g}", name, {test: nll(model, rows) for test, rows in tests.items()})
+
+
+def classifier(report, bs: list[float], ingredients: bool, seed: int = 0) -> None:
+    rated = [(text, int(rating > 0)) for text, rating in reviews() if abs(rating) >= 0.5]
+    random.Random(seed).shuffle(rated)
+    test, train = rated[:1000], rated[1000:6000]
+    tokenizer = AutoTokenizer.from_pretrained(bundled.minilm())
+    stock = fine_tuned(train, tokenizer, seed)
+    report("classifier", "original", {"accuracy": accuracy(stock, test, tokenizer)})
+    calibration = [text for text, _ in train[:TEXTS]]
+    for b in bs:
+        for name in [w for w in WAYS if ingredients or w in ("published", "auto")]:
+            if name != "auto without replay" and not report.has(f"classifier B={b:g}", name):
+                model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
+                report(f"classifier B={b:g}", name, {"accuracy": accuracy(model, test, tokenizer)})
+
+
+def fine_tuned(train: list[tuple[str, int]], tokenizer, seed: int, epochs: int = 2):
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(bundled.minilm(), num_labels=2)
+    batches = [train[i : i + 32] for i in range(0, len(train), 32)] * epochs
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-4, total_steps=len(batches), pct_start=0.1)
+    for batch in batches:
+        inputs = tokenizer([text for text, _ in batch], padding=True, truncation=True, return_tensors="pt")
+        model.train()(**inputs, labels=torch.tensor([label for _, label in batch])).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model, rows: list[tuple[str, int]], tokenizer) -> float:
+    right = 0
+    for start in range(0, len(rows), 50):
+        batch = rows[start : start + 50]
+        inputs = tokenizer([text for text, _ in batch], padding=True, truncation=True, return_tensors="pt")
+        found = model(**inputs).logits.argmax(-1)
+        right += int((found == torch.tensor([label for _, label in batch])).sum())
+    return right / len(rows)
+
+
+class Report:
+    """The figures so far, on disk after each."""
+
+    def __init__(self, fresh: bool):
+        self.figures = {} if fresh or not RESULTS.exists() else json.loads(RESULTS.read_text())["figures"]
+
+    def has(self, case: str, way: str) -> bool:
+        return way in self.figures.get(case, {})
+
+    def __call__(self, case: str, way: str, values: dict[str, float]) -> None:
+        self.figures.setdefault(case, {})[way] = {name: round(value, 4) for name, value in values.items()}
+        print(case, way, self.figures[case][way], flush=True)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"figures": self.figures, "machine": machine("cpu")}, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=["llm", "classifier", "all"], default="all")
+    parser.add_argument("--b", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0])
+    parser.add_argument("--ingredients", action="store_true", help="also what each ingredient gives")
+    parser.add_argument("--fresh", action="store_true", help="forget the figures of earlier runs")
+    options = parser.parse_args()
+    report = Report(options.fresh)
+    if options.case in ("classifier", "all"):
+        classifier(report, options.b, options.ingredients)
+    if options.case in ("llm", "all"):
+        language_model(report, options.b, options.ingredients)
+
+
+if __name__ == "__main__":
+    main()
