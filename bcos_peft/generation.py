@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from bcos_peft.explanation import Explanation
 from bcos_peft.generation_attribution import attribute_sequence, is_causal_lm
+from bcos_peft.generation_decoding import as_list, continuations
 from bcos_peft.generation_explanation import ANSWER, GenerationExplanation
 from bcos_peft.generation_prompts import Prompt, read_prompts, special_ids, tokenize_on
 from bcos_peft.inputs import plain
@@ -85,7 +84,7 @@ class GenerationExplainer:
         self._check_causal("explain")
         _check_contrast(contrast)
         wanted, several = self._targets(target)
-        others = None if foil is None else [self.labels.index(one, "foil") for one in _as_list(foil, "foil")]
+        others = None if foil is None else [self.labels.index(one, "foil") for one in as_list(foil, "foil")]
         if several and others is not None:
             raise ValueError(
                 f"target={target!r} is {len(wanted)} tokens, and a foil is compared with one. Leave the foil out "
@@ -153,7 +152,9 @@ class GenerationExplainer:
         found: list = []
         for start in range(0, len(prompts), self.batch_size):
             some = prompts[start : start + self.batch_size]
-            for one, answers in zip(some, self._continuations(some, generate_kwargs), strict=True):
+            for one, answers in zip(
+                some, continuations(self.bcos_model, self.tokenizer, some, generate_kwargs), strict=True
+            ):
                 explained = [self._sequence(one, answer, contrast) for answer in answers]
                 found.append(explained if len(explained) > 1 else explained[0])
         return found[0] if single else found
@@ -233,7 +234,7 @@ class GenerationExplainer:
             ids = list(self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"])
             if len(ids) > 1 and target not in self.tokenizer.get_vocab():
                 return ids, True
-        wanted = [self.labels.index(one, "target") for one in _as_list(target, "target")]
+        wanted = [self.labels.index(one, "target") for one in as_list(target, "target")]
         if len({*wanted}) < len(wanted):
             raise ValueError(f"target={target!r} has a token twice; its contributions would count twice.")
         return wanted, False
@@ -253,7 +254,7 @@ class GenerationExplainer:
         return list(ids)
 
     def _foils(self, foil: Any, answer: list[int]) -> list[list[int]]:
-        foils = [self.labels.index(one, "foil") for one in _as_list(foil, "foil")]
+        foils = [self.labels.index(one, "foil") for one in as_list(foil, "foil")]
         if not isinstance(plain(foil), (list, tuple)):
             foils *= len(answer)
         if len(foils) != len(answer):
@@ -262,55 +263,6 @@ class GenerationExplainer:
             if one == token:
                 raise ValueError(f"foil equals token {i} of the completion, {self.labels.name(token)!r}.")
         return [[one] for one in foils]
-
-    # ---- generating -------------------------------------------------------------------------------------------------
-
-    def _continuations(self, prompts: list[Prompt], options: dict[str, Any]) -> list[list[list[int]]]:
-        """For each prompt the generated ids, of each returned sequence."""
-        model, device = self.bcos_model, self.bcos_model.device
-        options = self._with_padding(options)
-        length = max(len(one.encoding.input_ids) for one in prompts)
-        pad = _setting(options, model, "pad_token_id")
-        missing = [length - len(one.encoding.input_ids) for one in prompts]
-        rows = [[pad] * n + one.encoding.input_ids for n, one in zip(missing, prompts, strict=True)]
-        mask = [[0] * n + [1] * (length - n) for n in missing]
-        with _evaluating(model):
-            output = model.generate(
-                input_ids=torch.tensor(rows, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                **options,
-            )
-        sequences = getattr(output, "sequences", output)[:, length:].tolist()
-        each = len(sequences) // len(prompts)
-        found = [self._without_padding(row, options) for row in sequences]
-        if not all(found):
-            raise ValueError("The model generated no token; give a larger max_new_tokens.")
-        return [found[start : start + each] for start in range(0, len(found), each)]
-
-    def _with_padding(self, options: dict[str, Any]) -> dict[str, Any]:
-        if _setting(options, self.bcos_model, "pad_token_id") is not None:
-            return options
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        pad = next(token for token in known if token is not None)
-        if options.get("generation_config") is None:
-            return {**options, "pad_token_id": pad}
-        config = copy.deepcopy(options["generation_config"])  # transformers wants one of the two, not both
-        config.pad_token_id = pad
-        return {**options, "generation_config": config}
-
-    def _without_padding(self, ids: list[int], options: dict[str, Any]) -> list[int]:
-        """What follows the end of a text is padding, be it the same token."""
-        ends = _setting(options, self.bcos_model, "eos_token_id")
-        ends = {*_as_list(ends, "eos_token_id")} if ends is not None else set()
-        found = [i for i, token in enumerate(ids) if token in ends]
-        if found:
-            return ids[: found[0] + 1]
-        pad = _setting(options, self.bcos_model, "pad_token_id")
-        stops = ("stop_strings", "stopping_criteria", "max_time")
-        if any(_setting(options, self.bcos_model, name) for name in stops):
-            while ids and ids[-1] == pad:
-                ids = ids[:-1]
-        return ids
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
@@ -393,34 +345,5 @@ def _check_contrast(contrast: Any) -> None:
         )
 
 
-def _as_list(value: Any, name: str) -> list:
-    value = plain(value)
-    if isinstance(value, (str, Integral)) or not isinstance(value, Sequence):
-        return [value]
-    if not value:
-        raise ValueError(f"{name} is an empty list; give at least one token, or leave it out.")
-    return list(value)
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _setting(options: Mapping[str, Any], model, name: str) -> Any:
-    """A setting of `generate`: as given, of the generation config that was given, or of the model's."""
-    if name in options:
-        return options[name]
-    own = getattr(options.get("generation_config"), name, None)
-    return getattr(model.generation_config, name, None) if own is None else own
-
-
-@contextmanager
-def _evaluating(model):
-    """Generation without dropout, whatever the mode; the model comes back as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

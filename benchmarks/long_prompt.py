@@ -49,7 +49,7 @@ def inside(options: argparse.Namespace) -> dict:
     model, tokenizer = smollm2()
     model = get_bcos_model(model, BcosConfig(b=options.b))
     text = "\n".join(tweet["text"] for tweet in read_tweets()[:1000])
-    ids = tokenizer(text)["input_ids"][: options.inside]
+    ids = tokenizer(text[: 8 * options.inside])["input_ids"][: options.inside]
     if len(ids) < options.inside:
         raise SystemExit(f"The text has only {len(ids)} tokens.")
     with torch.no_grad():

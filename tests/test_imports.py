@@ -47,6 +47,7 @@ ORDER = [
     {"generation_terminal", "visualize"},
     {"generation_visualize"},
     {"generation_prompts", "labels"},
+    {"generation_decoding"},
     {"generation"},
     {"explainer"},
     {"evaluation"},
