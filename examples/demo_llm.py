@@ -1,6 +1,6 @@
 """`make demo-llm`: turn a chat model into a B-cos model without training it, and explain exactly what it writes.
 
-SmolLM2-135M is converted twice: as published, and with calibration on a few hundred unlabelled texts. A table says how
+SmolLM2-135M is converted twice: as published, and with calibration on some unlabelled texts. A table says how
 much each of them still predicts as the original does, on texts that the calibration has not seen. Then the calibrated
 one answers questions, and every token of an answer is the sum of what the tokens before it contributed. Everything
 comes from PyPI; nothing is downloaded while it runs. `--quick` calibrates on too few texts to be worth reading.
@@ -86,15 +86,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few texts only: to see that it runs")
     parser.add_argument("--b", type=float, default=1.1, help="the exponent B (default: %(default)s)")
-    parser.add_argument("--texts", type=int, help="chats to calibrate on (default: 150; quick: 16)")
-    parser.add_argument("--replay", type=int, help="tokens of its own to calibrate on (default: 4096; quick: 64)")
+    parser.add_argument("--texts", type=int, help="chats to calibrate on (default: 80; quick: 16)")
+    parser.add_argument("--replay", type=int, help="tokens of its own to calibrate on (default: 2048; quick: 64)")
     parser.add_argument("--test", type=int, help="chats to measure with (default: 60; quick: 8)")
     parser.add_argument("--tokens", type=int, help="of an answer, at most (default: 24; quick: 6)")
     parser.add_argument("--minutes", type=float, default=10, help="stop after (default: %(default)s)")
     parser.add_argument("--output", default="outputs/demo-llm", help="folder for what it makes (default: %(default)s)")
     options = parser.parse_args()
-    options.texts = options.texts or (16 if options.quick else 150)
-    options.replay = options.replay or (64 if options.quick else 4096)
+    options.texts = options.texts or (16 if options.quick else 80)
+    options.replay = options.replay or (64 if options.quick else 2048)
     options.test = options.test or (8 if options.quick else 60)
     options.tokens = options.tokens or (6 if options.quick else 24)
     return options

@@ -23,7 +23,7 @@ parser.add_argument("--steps", type=int, default=200, help="training steps of ea
 parser.add_argument("--batch", type=int, default=2, help="texts per step (default: %(default)s)")
 parser.add_argument("--test", type=int, default=100, help="texts to test on (default: %(default)s)")
 parser.add_argument("--b", type=float, default=1.25, help="the exponent B (default: %(default)s)")
-parser.add_argument("--replay", type=int, default=1024, help="tokens of its own to calibrate on, beside texts")
+parser.add_argument("--replay", type=int, default=512, help="tokens of its own to calibrate on, beside texts")
 parser.add_argument("--learning-rate", type=float, default=3e-5)
 parser.add_argument("--output", default="outputs/sft", help="where to save the model (default: %(default)s)")
 options = parser.parse_args()
@@ -34,7 +34,7 @@ if options.offline:
 
     stock, tokenizer = smollm2()
     data = tweet_instructions(train=options.steps * options.batch, test=options.test)
-    seen = data["train"].select(range(min(100, len(data["train"]))))
+    seen = data["train"].select(range(min(60, len(data["train"]))))
     texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in seen]
 else:
     stock = AutoModelForCausalLM.from_pretrained(options.model)
@@ -44,7 +44,7 @@ else:
     data = data.map(lambda row: {"prompt": row["text"].removesuffix(row["output"]), "completion": row["output"]})
     data = data.select_columns(["prompt", "completion"])
 
-# 2. The same model as a B-cos model: calibrated on a few hundred texts, it can do nearly all that it could before.
+# 2. The same model as a B-cos model: calibrated on some texts, it can do nearly all that it could before.
 config = BcosConfig(b=options.b, calibration_replay=options.replay)
 model = get_bcos_model(copy.deepcopy(stock), config, calibration_data=texts, tokenizer=tokenizer)
 
