@@ -21,7 +21,7 @@ __all__ = ["LowRank", "bcos_lora_linear"]
 class LowRank(NamedTuple):
     """An update `up @ down` of a weight, and what `down` makes of a layer's input.
 
-    Args:
+    Attributes:
         hidden (`torch.Tensor`): `(..., rank)`, `x @ down.T`; in training, of the input after dropout.
         down (`torch.Tensor`): `(rank, in_features)`, LoRA's A.
         up (`torch.Tensor`): `(out_features, rank)`, LoRA's B times its scaling.
