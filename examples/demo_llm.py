@@ -9,7 +9,9 @@ comes from PyPI; nothing is downloaded while it runs. `--quick` calibrates on to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import os
 import threading
 import time
@@ -27,9 +29,9 @@ from bcos_peft import BcosConfig, BcosExplainer, get_bcos_model
 
 
 QUESTIONS = [
-    "What is the capital of France?",
+    "How many days are in a week?",
     "My flight was late again, and nobody at the airport could say why. Is this a complaint or praise?",
-    "Tom has a red car and Ann has a blue bike. What colour is the bike?",
+    "Write one sentence about the sea.",
 ]
 
 console = Console(highlight=False)
@@ -43,7 +45,8 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
 
     console.rule("[bold]bcos_peft[/]: a chat model whose every word is explained exactly", style="dim")
-    stock, tokenizer = smollm2()
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing else switches off
+        stock, tokenizer = smollm2()
     data = tweet_instructions(train=options.texts, test=options.test)
     seen, unseen = (chats(data[part], tokenizer) for part in ("train", "test"))
     console.print(f"\n[bold]Model[/]  SmolLM2-135M-Instruct, {stock.num_parameters() / 1e6:.0f} million weights")
