@@ -17,34 +17,36 @@ from bcos_peft import BcosConfig, BcosExplainer, get_bcos_model
 # What a retriever found. Only one passage has the answer.
 QUESTION = "How tall is the Eiffel Tower?"
 PASSAGES = {
-    "Mount Fuji": "Mount Fuji in Japan is 3,776 metres high.",
+    "Mount Fuji": "Mount Fuji is the highest mountain in Japan, at 3,776 metres.",
     "Eiffel Tower": "The Eiffel Tower in Paris was finished in 1889 and is 330 metres tall.",
-    "Danube": "The Danube flows through ten countries.",
+    "Danube": "The Danube is a river in Europe. It flows through ten countries.",
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="an instruct model on the hub")
-parser.add_argument("--texts", default="stanfordnlp/imdb", help="a data set with a column text, for calibration")
+parser.add_argument("--texts", default="stanfordnlp/imdb", help="for calibration: a data set with a column text")
 parser.add_argument("--offline", action="store_true", help="SmolLM2-135M-Instruct and tweets from PyPI instead")
-parser.add_argument("--b", type=float, default=1.1, help="the exponent B (default: %(default)s)")
+parser.add_argument("--b", type=float, default=1.0, help="the exponent B (default: %(default)s)")
 parser.add_argument("--calibration-texts", type=int, default=128, help="how many (default: %(default)s)")
 parser.add_argument("--max-new-tokens", type=int, default=40)
 parser.add_argument("--output", default="outputs/rag", help="where to write the page (default: %(default)s)")
 options = parser.parse_args()
 
-# 1. An instruct model, converted in place. Calibration takes it back to where it was, without training.
+# 1. An instruct model, converted in place. At B = 1 a Llama says what it said before, and every contribution is exact.
+#    A larger B lines weights up with inputs, and needs calibration (here) or fine-tuning to speak as well.
 if options.offline:
     from bundled import read_tweets, smollm2
 
     model, tokenizer = smollm2()
-    texts = [tweet["text"] for tweet in read_tweets()]
 else:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model)
-    texts = load_dataset(options.texts, split="train").shuffle(seed=0)["text"]
-some = texts[: options.calibration_texts]
-config = BcosConfig(b=options.b, calibration="rows")
-model = get_bcos_model(model, config, calibration_data=some, tokenizer=tokenizer)
+texts = None
+if options.b > 1 and options.offline:
+    texts = [tweet["text"] for tweet in read_tweets()[: options.calibration_texts]]
+elif options.b > 1:
+    texts = load_dataset(options.texts, split="train").shuffle(seed=0)["text"][: options.calibration_texts]
+model = get_bcos_model(model, BcosConfig(b=options.b), calibration_data=texts, tokenizer=tokenizer)
 
 # 2. The answer, and the contributions of every token before each of its tokens.
 prompt = "\n".join([*PASSAGES.values(), "", QUESTION])

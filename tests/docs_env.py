@@ -187,7 +187,7 @@ def build_tokenizer(kind: str, text: list[str], causal: bool = False):
         special_tokens=[(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     ends = {"bos_token": "[CLS]", "eos_token": "[SEP]"} if causal else {}
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=128, **SPECIAL, **ends)
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=160 if causal else 128, **SPECIAL, **ends)
 
 
 def build_model(name: str, text: list[str], cache: Path) -> None:

@@ -23,7 +23,7 @@ def test_rag_attribution_with_names_of_the_hub(tmp_path):
     script = (EXAMPLES / "rag_attribution.py").as_posix()
     code = f"""
 import runpy, sys
-sys.argv = ["rag_attribution.py", "--output", "out", "--calibration-texts", "8", "--max-new-tokens", "4"]
+sys.argv = ["rag_attribution.py", "--output", "out", "--b", "1.1", "--calibration-texts", "8", "--max-new-tokens", "4"]
 options = runpy.run_path({script!r})["options"]
 assert (options.model, options.texts) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "stanfordnlp/imdb")
 """
