@@ -32,7 +32,7 @@ def draw_explanation(model: str, folder: Path) -> None:
 def draw_generation(page: str, step: int, folder: Path) -> None:
     """The page of an explained answer, one token held."""
     command = [sys.executable, str(ROOT / "tests" / "browser_check.py"), "--page", page, "--step", str(step)]
-    subprocess.run([*command, "--draw", str(folder / "generation.png"), "--size", "1240,900"], check=True)
+    subprocess.run([*command, "--draw", str(folder / "generation.png"), "--size", "1240,990"], check=True)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
