@@ -117,6 +117,9 @@ def test_readme_pictures_load_nothing_from_elsewhere():
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", read("README.md"))
     assert pictures
     for picture in pictures:
+        assert (ROOT / picture).exists()
+        if not picture.endswith(".svg"):
+            continue  # pixels load nothing
         loaded = re.findall(r"(?:url\(|href=|src=|@import).{0,60}", read(picture))
         assert [entry for entry in loaded if "//" in entry] == []
 
