@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import html
+import logging
 import random
 import re
 from importlib.util import find_spec
@@ -19,6 +20,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+
+# Where it is installed, it looks for kernels while transformers imports it, and complains that there are none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 LABELS = ["negative", "neutral", "positive"]
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
