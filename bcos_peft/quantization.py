@@ -7,7 +7,7 @@ import sys
 from torch import nn
 
 
-__all__ = ["quantized_class"]
+__all__ = ["is_quantized", "quantized_class"]
 
 
 def quantized_class(module: nn.Module) -> type | None:
@@ -24,3 +24,19 @@ def quantized_class(module: nn.Module) -> type | None:
     from bcos_peft import quantized_layers
 
     return quantized_layers.CLASSES.get(type(module))
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is a B-cos layer, or a converted plain one, over a quantised weight.
+
+    Example:
+        >>> from torch import nn
+        >>> from bcos_peft.quantization import is_quantized
+        >>> is_quantized(nn.Linear(2, 2))
+        False
+    """
+    if "bitsandbytes" not in sys.modules:
+        return False
+    from bcos_peft import quantized_layers
+
+    return isinstance(module, quantized_layers.QuantizedBcosLayer)
