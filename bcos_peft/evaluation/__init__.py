@@ -1,0 +1,6 @@
+"""Are the explanations good? Metrics over the scores of any method, for any classifier or causal language model."""
+
+from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
+
+
+__all__ = ["Question", "ask", "logits", "probabilities", "score"]
