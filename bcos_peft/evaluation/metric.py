@@ -1,0 +1,204 @@
+"""What a metric is: it makes examples of a dataset, and numbers of the scores that a method gives them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from bcos_peft.encoding import Encoding
+from bcos_peft.evaluation.question import Question, question_of, tokenize
+
+
+__all__ = ["Example", "Metric", "Texts", "Value", "key_of", "unique_keys"]
+
+Method = Callable[[nn.Module, Question], Tensor]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One of the numbers that a metric gives for each example.
+
+    Args:
+        label (`str`): heading of its column.
+        higher_is_better (`bool`, *optional*): `None` where neither is good or bad.
+
+    Example:
+        >>> from bcos_peft.evaluation import get_metric
+        >>> get_metric("comprehensiveness").values["comprehensiveness"].higher_is_better
+        True
+    """
+
+    label: str
+    higher_is_better: bool | None = None
+
+    @property
+    def heading(self) -> str:
+        """The label with an arrow to where it is better."""
+        return self.label + {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What a method is asked for one row of a result, and what the metric needs to judge its scores.
+
+    Args:
+        key (`str`): names the example in all results, whatever the model: by it methods are compared pair by pair.
+        text (`str`): for the per-example table.
+        questions (`tuple[Question, ...]`): each is attributed; most metrics have one.
+        data (`Any`, *optional*): the metric's own.
+        chance (`dict[str, float]`): values under random order, where they are known.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.evaluation import Question
+        >>> from bcos_peft.evaluation.metric import Example
+        >>> Example("a", "A film.", (Question(torch.tensor([1, 2]), target=0),)).chance
+        {}
+    """
+
+    key: str
+    text: str
+    questions: tuple[Question, ...]
+    data: Any = None
+    chance: dict[str, float] = field(default_factory=dict)
+
+
+class Metric:
+    """Base class of metrics. A metric of your own has a `name`, `values` and the two methods.
+
+    Attributes:
+        name (`str`): as `get_metric` knows it.
+        values (`dict[str, Value]`): the numbers that it gives, by name; the first is the main one.
+
+    Example:
+        >>> from bcos_peft.evaluation.metric import Metric, Value
+        >>> class SpecialShare(Metric):
+        ...     name, values = "special", {"special": Value("share of [CLS] and [SEP]")}
+        ...     def examples(self, texts):
+        ...         return texts.examples()
+        ...     def measure(self, model, examples, scores, method):
+        ...         return [{"special": float(s[0][e.questions[0].special].sum() / s[0].sum())}
+        ...                 for e, s in zip(examples, scores)]
+        >>> SpecialShare().settings()
+        {}
+    """
+
+    name: str = ""
+    values: dict[str, Value] = {}
+
+    def examples(self, texts: Texts) -> list[Example]:
+        """The examples of a dataset.
+
+        Args:
+            texts ([`Texts`]): model, tokenizer and dataset.
+        """
+        raise NotImplementedError
+
+    def measure(
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+    ) -> list[dict[str, Any]]:
+        """For each example its values by name; further entries (such as a curve) are kept in the saved result.
+
+        Args:
+            model (`torch.nn.Module`): that the scores are of.
+            examples (`Sequence[Example]`): some of those that `examples` gave.
+            scores (`Sequence[list[torch.Tensor]]`): for each example, the scores of each of its questions, `(length,)`
+                in float64 on the CPU.
+            method: which gave the scores, for metrics that need more of them.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Options that change the numbers, as plain values."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+class Texts:
+    """A dataset with the model and tokenizer that read it. Metrics take their examples from it.
+
+    Args:
+        model (`torch.nn.Module`): classifier or causal language model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): its tokenizer.
+        items (`Sequence`): texts, pairs of texts, or rows of the kind that a metric needs.
+        labels (`Sequence[int | str]`, *optional*): the right class of each.
+        target (`"predicted"`, `"label"`, `int` or `str`): what is explained of each text.
+        truncation (`bool`, defaults to `True`): cut texts that are too long for the model.
+
+    Raises:
+        ValueError: there are no items, or `target="label"` without labels.
+
+    Example:
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        >>> from bcos_peft.evaluation.metric import Texts
+        >>> name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+        >>> model = AutoModelForSequenceClassification.from_pretrained(name)
+        >>> texts = Texts(model, AutoTokenizer.from_pretrained(name), ["A gripping film.", "Dull."])
+        >>> [example.text for example in texts.examples()]
+        ['A gripping film.', 'Dull.']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        items: Sequence,
+        labels: Sequence[int | str] | None = None,
+        target: int | str = "predicted",
+        truncation: bool = True,
+    ):
+        if not len(items):
+            raise ValueError("The dataset is empty: there is nothing to evaluate.")
+        if target == "label" and labels is None:
+            raise ValueError("target='label' needs label_column=...: the dataset has no labels.")
+        if labels is not None and len(labels) != len(items):
+            raise ValueError(f"There are {len(labels)} labels for {len(items)} texts.")
+        self.model, self.tokenizer, self.items, self.labels = model, tokenizer, items, labels
+        self.target, self.truncation = target, truncation
+        self._examples: list[Example] | None = None
+
+    def tokenize(self, text: str | tuple[str, str], where: str = "text") -> Encoding:
+        """A text as token ids with their places in it."""
+        return tokenize(self.model, self.tokenizer, text, self.truncation, where)
+
+    def ask(self, encoding: Encoding, target: int | str | None = None, foil: int | str | None = None) -> Question:
+        """A question about a tokenized text; without a target, about what is predicted."""
+        return question_of(self.model, self.tokenizer, encoding, target, foil)
+
+    def examples(self) -> list[Example]:
+        """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
+        if self._examples is None:
+            keys = unique_keys([key_of(item) for item in self.items])
+            self._examples = [
+                Example(key, as_text(item), (self.ask(self.tokenize(item, f"dataset[{i}]"), self._target(i)),))
+                for i, (key, item) in enumerate(zip(keys, self.items, strict=True))
+            ]
+        return self._examples
+
+    def _target(self, index: int) -> int | str | None:
+        if self.target == "label":
+            return self.labels[index]
+        return None if self.target == "predicted" else self.target
+
+
+def as_text(item: str | tuple[str, str] | Any) -> str:
+    """How a table shows a text or a pair."""
+    return item if isinstance(item, str) else " / ".join(item) if isinstance(item, tuple) else str(item)
+
+
+def key_of(item: Any) -> str:
+    """A short name of an example that is the same in every run."""
+    return hashlib.sha256(repr(item).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def unique_keys(keys: Sequence[str]) -> list[str]:
+    """The same keys, with a number behind those that came before: a dataset may have a text twice."""
+    seen: dict[str, int] = {}
+    found = []
+    for key in keys:
+        seen[key] = seen.get(key, 0) + 1
+        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return found
