@@ -13,6 +13,7 @@ from bcos_peft.families import Family, register_family
 from bcos_peft.generation_explanation import GenerationExplanation
 from bcos_peft.imports import after_import as _after_import
 from bcos_peft.mode import explanation_mode
+from bcos_peft.trainable import merge_gains, train_only
 from bcos_peft.version import __version__
 
 
@@ -35,7 +36,9 @@ __all__ = [
     "explanation_mode",
     "get_bcos_model",
     "load",
+    "merge_gains",
     "register_family",
+    "train_only",
 ]
 
 _models.register_all()

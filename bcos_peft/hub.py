@@ -38,6 +38,10 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
+# What peft needs before and after adapters are saved; `lora_install` puts it here.
+adapter_hooks: list = []
+
+
 class BcosHubMixin:
     """`save_pretrained` and `push_to_hub` of converted models. Not to be instantiated.
 
@@ -118,7 +122,7 @@ class BcosHubMixin:
             return
         _prepare_config(self, push_to_hub or remote_code)
         with staged(directory, _stale_weights) as staging:
-            super().save_pretrained(staging, **kwargs)
+            _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs)
             if (staging / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, staging)
                 if not _is_written_by_hand(directory / CARD_NAME):
@@ -163,7 +167,7 @@ class BcosHubMixin:
         _prepare_config(self, remote_code=True)
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
-            super().save_pretrained(directory, max_shard_size=max_shard_size)
+            _save_with_adapters(self, super().save_pretrained, directory, repo_id, {"max_shard_size": max_shard_size})
             _add_stub(self, directory)
             _add_card(self, directory, repo_id, tags, online=True)
             return _upload(
@@ -187,6 +191,16 @@ class BcosHubMixin:
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
         """Do nothing: a generated class has no source file to copy beside the weights."""
+
+
+def _save_with_adapters(model, save, directory: Path, repo_id: str, kwargs: dict) -> None:
+    """Call `save`, transformers' own. Of a model with adapters it saves these alone, which need more."""
+    hooks = adapter_hooks if getattr(model, "_hf_peft_config_loaded", False) else []
+    for hook in hooks:
+        hook.describe(model)
+    save(directory, **kwargs)
+    for hook in hooks:
+        hook.complete(model, directory, repo_id, kwargs.get("state_dict"))
 
 
 def auto_model_classes() -> list[type[_BaseAutoModelClass]]:

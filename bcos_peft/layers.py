@@ -5,13 +5,14 @@ Parameters keep their names and their identity, so a converted layer is trained,
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bcos_peft import functional as F
 from bcos_peft.lora_functional import LowRank, bcos_lora_linear
 
 
-__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosRMSNorm", "DynamicLinear"]
+__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosRMSNorm", "DynamicLinear", "Gain"]
 
 
 class DynamicLinear:
@@ -32,6 +33,9 @@ class BcosLayer(DynamicLinear):
     Attributes:
         b (`float`, *optional*): the exponent B, at least 1; `None` for a layer that stays plain.
         normalize_weights (`bool`): use unit-norm rows.
+        gain (`torch.nn.Module`, *optional*): its `weight`, `(out_features,)`, multiplies the output, as
+            multiplying the rows of the weight would: what is trained, or calibrated, where
+            the weight itself is not touched.
 
     Example:
         >>> from bcos_peft.layers import BcosLayer, BcosLinear
@@ -51,6 +55,37 @@ class BcosLayer(DynamicLinear):
         if update is not None:
             return bcos_lora_linear(x, weight, update, self.b, **options)
         return F.bcos_linear(x, weight, self.b, **options)
+
+    @property
+    def outputs(self) -> int | None:
+        """How many outputs the layer has; None for one with the weights of several layers."""
+        return getattr(self, "out_features", getattr(self, "nf", None))
+
+    def add_gain(self, device: torch.device | str | None = None) -> None:
+        """Make room for factors of the outputs, all 1; a gain that is there stays."""
+        if getattr(self, "gain", None) is None:
+            self.gain = Gain(self.outputs, device)
+
+    def gained(self, y: Tensor) -> Tensor:
+        """Outputs, `(..., out_features)`, times the gain, if there is one."""
+        gain = self._modules.get("gain")
+        return y if gain is None else y * gain.weight.to(y.dtype)
+
+
+class Gain(nn.Module):
+    """Factors of a layer's outputs, in float32: `weight`, `(size,)`, all 1 to begin with.
+
+    A module of its own, since quantisers take every other parameter of a quantised layer for weights.
+
+    Example:
+        >>> from bcos_peft.layers import Gain
+        >>> Gain(2).weight.tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, size: int, device: torch.device | str | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size, device=device))
 
 
 class BcosLinear(BcosLayer, nn.Linear):
@@ -82,7 +117,7 @@ class BcosLinear(BcosLayer, nn.Linear):
         self.normalize_weights = normalize_weights
 
     def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        return self.bcos(x, self.weight, update)
+        return self.gained(self.bcos(x, self.weight, update))
 
     def extra_repr(self) -> str:
         unit = ", normalize_weights=True" if self.normalize_weights else ""

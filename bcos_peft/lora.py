@@ -1,12 +1,13 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-`lora_install` puts the first four functions around methods of peft, which they get as `original`. Models without B-cos
-layers pass through untouched.
+`lora_install` puts the first five functions around methods of peft and of transformers, which they get as `original`.
+Models without B-cos layers pass through untouched.
 """
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
@@ -14,14 +15,22 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.layers import BcosLayer
+from bcos_peft.lora_beside import load_beside, save_beside
 from bcos_peft.lora_config import BcosLoraConfig, check_base, with_base
-from bcos_peft.lora_gains import load_gains, save_gains
 from bcos_peft.lora_layer import BcosLora
 from bcos_peft.lora_portable import check_probe, describe_adapters, extend_card, load
 from bcos_peft.models import BcosModel
 
 
-__all__ = ["auto_from_pretrained", "inject_adapter", "load_adapter", "prepare_injection", "save_pretrained"]
+__all__ = [
+    "auto_from_pretrained",
+    "complete",
+    "inject_adapter",
+    "load_adapter",
+    "load_into_transformers",
+    "prepare_injection",
+    "save_pretrained",
+]
 
 # Forms of LoRA that change what its layer computes, beyond W + s·B·A. (An initialisation, as of PiSSA, does not.)
 _VARIANTS = (
@@ -50,18 +59,49 @@ def save_pretrained(original, self, save_directory, *args, **kwargs):
         describe_adapters(self)
     result = original(self, save_directory, *args, **kwargs)
     if ours and kwargs.get("is_main_process", True):
-        save_gains(self, save_directory)
-        extend_card(save_directory, kwargs.get("repo_id") or str(save_directory))
+        complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"))
     return result
+
+
+def complete(model, folder, repo_id: str | None = None, state_dict=None) -> None:
+    """Write beside the adapters of a model, in the folder that they were saved in, what else they need."""
+    for path in (Path(folder), *(Path(folder) / name for name in model.peft_config)):
+        if (path / "adapter_config.json").exists():
+            save_beside(model, path, state_dict)
+    extend_card(folder, repo_id or str(folder))
 
 
 def load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     """`PeftModel.load_adapter`: checks that the logits are those of before saving."""
     result = original(self, model_id, adapter_name, *args, **kwargs)
     if isinstance(self.peft_config[adapter_name], BcosLoraConfig):
-        load_gains(self, str(model_id), **kwargs)
-        check_probe(self, adapter_name)
+        _put_beside(self, adapter_name, model_id, kwargs)
     return result
+
+
+def load_into_transformers(original, self, peft_model_id=None, adapter_name=None, *args, **kwargs):
+    """`PreTrainedModel.load_adapter`: checks the same, and takes an adapter that fails off again."""
+    result = original(self, peft_model_id, adapter_name, *args, **kwargs)
+    name = adapter_name or "default"
+    if isinstance(self.peft_config[name], BcosLoraConfig) and peft_model_id is not None:
+        options = {key: value for key, value in kwargs.items() if value is not None}
+        options |= getattr(kwargs.get("load_config"), "download_kwargs", None) or {}
+        try:
+            _put_beside(self, name, peft_model_id, options | (kwargs.get("adapter_kwargs") or {}))
+        except ValueError:
+            self.delete_adapter(name)
+            raise
+    return result
+
+
+def _put_beside(model, adapter_name: str, path, options: dict) -> None:
+    """What was saved beside an adapter. If the logits are not those of before saving, it goes again."""
+    undo = load_beside(model, str(path), **options)
+    try:
+        check_probe(model, adapter_name)
+    except ValueError:
+        undo()
+        raise
 
 
 def auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):

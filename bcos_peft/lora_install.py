@@ -2,13 +2,15 @@
 
 Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
 peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`. It is
-wrapped, and so are the three that save and load adapters. The module `lora` has what the wrappers do.
+wrapped, and so are those that save and load adapters. The module `lora` has what the wrappers do.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+
+from bcos_peft.hub import adapter_hooks
 
 
 __all__ = ["install"]
@@ -29,15 +31,32 @@ def install() -> None:
     """
     from peft import AutoPeftModel, PeftModel
     from peft.tuners.tuners_utils import BaseTuner
+    from transformers.integrations.peft import PeftAdapterMixin
 
     if hasattr(BaseTuner.inject_adapter, _MARK):
         return
     BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
+    PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
+    adapter_hooks.append(_Saving())
     auto = AutoPeftModel.__base__  # of the classes for all tasks
     auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))
     importlib.import_module("bcos_peft.lora_config")  # which registers the type of our adapters
+
+
+class _Saving:
+    """What a B-cos model that has adapters of transformers does around saving them."""
+
+    def describe(self, model) -> None:
+        from bcos_peft.lora_portable import describe_adapters
+
+        describe_adapters(model)
+
+    def complete(self, model, folder, repo_id: str | None, state_dict) -> None:
+        from bcos_peft.lora import complete
+
+        complete(model, folder, repo_id, state_dict)
 
 
 def _around(original, name: str):

@@ -23,7 +23,7 @@ from bcos_peft.guards import check_forward, refuse_liger
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
-from bcos_peft.quantized_loading import quantize_layers, stored_names
+from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
 from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion
 from bcos_peft.summary import ConversionSummary, summarize
 
@@ -78,9 +78,10 @@ class BcosModel(BcosHubMixin):
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        stored = stored_names(state_dict, checkpoint_files)
         if load_config.hf_quantizer is not None:  # it has put its layers in place, and they have no weights yet
-            stored = stored_names(state_dict, checkpoint_files)
             quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
+        add_stored_gains(model, stored)
         load = super(BcosModel, type(model))._load_pretrained_model
         return load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
@@ -128,6 +129,20 @@ class BcosModel(BcosHubMixin):
         """Print `bcos_summary()`, as peft prints trainable parameters."""
         print(self.bcos_summary())  # noqa: T201
 
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained, in the words of peft's method of this name."""
+        sizes = [(_size(parameter), parameter.requires_grad) for parameter in self.parameters()]
+        trained, total = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+        share = 100 * trained / max(1, total)
+        text = f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {share:.4f}"
+        print(text)  # noqa: T201
+
+    def load_adapter(self, *args, **kwargs):
+        """As in transformers. An adapter of a B-cos model has to give the logits of before saving, or is taken off."""
+        import peft  # noqa: F401  (which brings `lora_install` in before the method of transformers is looked up)
+
+        return super().load_adapter(*args, **kwargs)
+
     def _init_weights(self, module):
         parameters = module._parameters.values()
         if parameters and all(parameter is None for parameter in parameters):
@@ -149,6 +164,12 @@ class BcosModel(BcosHubMixin):
             set_class(new, type(old_lm_head))
             new.b, new.normalize_weights = old_lm_head.b, old_lm_head.normalize_weights
         return new
+
+
+def _size(parameter: nn.Parameter) -> int:
+    if type(parameter).__name__ == "Params4bit":
+        return parameter.numel() * 2 * parameter.element_size()
+    return parameter.numel() or getattr(parameter, "ds_numel", 0)  # ZeRO-3 keeps them elsewhere
 
 
 def _stored_config(config: PretrainedConfig) -> BcosConfig:
@@ -216,6 +237,8 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
         "bcos_family": family,
         "bcos_stock_class": stock,
         "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
+        # Gains are trained, and loaded, in float32 whatever the precision of the weights.
+        "_keep_in_fp32_modules_strict": [*(stock._keep_in_fp32_modules_strict or ()), "gain"],
     }
     if name.endswith(_OWN_LOSS):
         # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.

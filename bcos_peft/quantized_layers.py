@@ -23,12 +23,8 @@ __all__ = ["CLASSES", "BcosLinear4bit", "BcosLinear8bit", "QuantizedBcosLayer"]
 
 
 class QuantizedBcosLayer(BcosLayer):
-    """What B-cos layers over a quantised weight have in common.
-
-    Attributes:
-        gain (`torch.nn.Module`, *optional*): its `weight`, `(out_features,)`, multiplies the output: what calibration
-            folds into the rows of a float weight.
-    """
+    """What B-cos layers over a quantised weight have in common. What calibration folds into the rows of a float weight
+    is their gain."""
 
     _norms: tuple[Any, Tensor] | None = None
 
@@ -54,11 +50,6 @@ class QuantizedBcosLayer(BcosLayer):
         self.add_gain(self.row_norms().device)
         self.gain.weight.data.mul_(factors.to(self.gain.weight))
 
-    def add_gain(self, device: torch.device | str | None = None) -> None:
-        """Make room for factors of the outputs, all 1."""
-        if getattr(self, "gain", None) is None:
-            self.gain = Gain(self.out_features, device)
-
     def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         o = self.product(x)
         if update is not None:
@@ -66,8 +57,7 @@ class QuantizedBcosLayer(BcosLayer):
         if self.b is not None:
             norms = self.row_norms() if update is None else self._updated_norms(update)
             o = bcos_scale(x, o, norms, self.b, normalize_weights=self.normalize_weights, hold_scale=self.explaining)
-        gain = getattr(self, "gain", None)
-        return o if gain is None else o * gain.weight.to(o.dtype)
+        return self.gained(o)
 
     def _updated_norms(self, update: LowRank) -> Tensor:
         # Thin products only, so autograd may follow them: nothing here has the size of the weight.
@@ -80,14 +70,6 @@ class QuantizedBcosLayer(BcosLayer):
     def extra_repr(self) -> str:
         kind = "plain" if self.b is None else f"b={self.b:g}"
         return f"in_features={self.in_features}, out_features={self.out_features}, {kind}"
-
-
-class Gain(nn.Module):
-    """Factors of a layer's outputs. A module of its own: quantisers take all else in a quantised layer for weights."""
-
-    def __init__(self, size: int, device=None):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size, device=device))
 
 
 class BcosLinear4bit(QuantizedBcosLayer, Linear4bit):

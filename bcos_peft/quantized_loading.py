@@ -1,4 +1,4 @@
-"""Loading a saved B-cos model with quantised weights.
+"""Loading a saved B-cos model with quantised weights, and one with gains.
 
 transformers puts quantised layers in place of plain `nn.Linear`s between making a model and loading its weights. It
 takes B-cos layers for something else, so they are shown to it as plain layers first.
@@ -14,12 +14,12 @@ from torch import nn
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.hooks import set_class
-from bcos_peft.layers import BcosLinear
+from bcos_peft.layers import BcosLayer, BcosLinear
 from bcos_peft.quantization import quantized_class
 from bcos_peft.structure import exponent
 
 
-__all__ = ["quantize_layers", "stored_names"]
+__all__ = ["add_stored_gains", "quantize_layers", "stored_names"]
 
 
 def quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, family: Family) -> None:
@@ -64,8 +64,24 @@ def quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, fami
             set_class(module, cls)
             module.b = exponent(model.bcos_name(name), config, family)
             module.normalize_weights = config.normalize_weights
-        if cls is not None and cls is not BcosLinear and any(key.endswith(f"{name}.gain.weight") for key in stored):
+
+
+def add_stored_gains(model, stored: set[str]) -> None:
+    """Make room for the gains of layers that were saved with some, before the weights of a model are loaded.
+
+    Args:
+        model: the model, its parameters on the meta device.
+        stored: the names of the tensors that will be loaded.
+    """
+    gains = [name.removesuffix(".gain.weight") for name in stored if name.endswith(".gain.weight")]
+    for name, module in model.named_modules() if gains else ():
+        # The body of a model that was saved with a head has shorter names, and the other way round.
+        if isinstance(module, BcosLayer) and any(_same(name, other) for other in gains):
             module.add_gain("meta")
+
+
+def _same(name: str, other: str) -> bool:
+    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
 def stored_names(state_dict: dict | None, files: Iterable[str] | None) -> set[str]:

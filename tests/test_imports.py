@@ -35,7 +35,7 @@ ORDER = [
     {"attribution", "encoding", "generation_attribution"},
     {"verify"},
     {"convert"},
-    {"lora_config", "lora_gains", "lora_layer", "training"},
+    {"lora_beside", "lora_config", "lora_layer", "trainable", "training"},
     {"lora_quantized"},
     {"lora_portable"},
     {"lora"},

@@ -264,7 +264,7 @@ def test_an_adapter_travels_with_the_quantisation_of_its_base(tmp_path, bits, ca
     model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().scale_rows(torch.linspace(0.5, 2, 128))
     before = logits(model)
     model.save_pretrained(tmp_path / "adapter")
-    assert (tmp_path / "adapter" / "bcos_gains.safetensors").exists()
+    assert (tmp_path / "adapter" / "bcos_weights.safetensors").exists()
     loaded = bcos_peft.load(tmp_path / "adapter")
     assert distance(logits(loaded), before) < 1e-5
     with pytest.raises(ValueError, match="trained on a quantised base with calibrated rows"):

@@ -14,7 +14,7 @@ class BcosConv1D(BcosLayer, Conv1D):
     """
 
     def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        return self.bcos(x, self.weight.t(), update)
+        return self.gained(self.bcos(x, self.weight.t(), update))
 
     def __repr__(self) -> str:
         kind = "plain" if self.b is None else f"b={self.b:g}"
