@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ def get_method(name: str, tokenizer=None, label: str | None = None, **options) -
         raise ValueError(f"There is no method {name!r}; there are: {', '.join(METHODS)}.")
     if issubclass(cls, BaselineMethod):
         options = _with_baseline(options, tokenizer)
-    known = cls.__dataclass_fields__.keys() - {"name"}
+    known = {field.name for field in fields(cls)} - {"name"}
     unknown = sorted(options.keys() - known)
     if unknown:
         raise TypeError(

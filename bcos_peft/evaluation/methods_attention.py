@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ class Attention(Method):
 
     The token that is read is the last one of a decoder, and the first one ([CLS]) of an encoder; of a ModernBERT that
     averages its tokens, all of them. Attention knows no target: the scores are the same for every class, and never
-    negative. For the time of the call the model computes attention with its `"eager"` implementation.
+    negative. For the time of the call the model computes attention with its `"eager"` implementation; the hooks by
+    which transformers itself collects attention weights stay, as after any call with `output_attentions=True`.
 
     Args:
         name (`str`): what tables call it.
@@ -102,7 +103,7 @@ def attention_weights(probe: Probe) -> Tensor:
         inputs["logits_to_keep"] = 1
     with eager_attention(model), torch.no_grad():
         output = model(**inputs, output_attentions=True, return_dict=True)
-    found = output.get("attentions") or ()
+    found = (output.get("attentions") if isinstance(output, Mapping) else None) or ()
     if not found or any(layer is None for layer in found):
         raise ValueError(
             f"{type(model).__name__} gives no attention weights: it has no attention, or an implementation of its own "
@@ -116,8 +117,8 @@ def attention_weights(probe: Probe) -> Tensor:
 def eager_attention(model: nn.Module) -> Iterator[None]:
     """Attention in plain code, which keeps its weights; afterwards the implementation that was set before."""
     inner = _inner(model)
-    before = inner.config._attn_implementation
-    if before == "eager":
+    before = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+    if before == "eager" or not hasattr(inner, "set_attn_implementation"):
         yield
         return
     inner.set_attn_implementation("eager")
