@@ -19,7 +19,7 @@ from bcos_peft.layers import BcosLayer
 from bcos_peft.model_card import CARD_NAME, base_licence, is_generated, render_card
 
 
-__all__ = ["BcosHubMixin", "auto_model_classes", "current_config"]
+__all__ = ["BcosHubMixin", "auto_model_classes", "current_config", "upload"]
 
 STUB = "modeling_bcos"
 _STUB_TEXT = '''\
@@ -130,7 +130,7 @@ class BcosHubMixin:
             written = sorted(path.name for path in staging.iterdir())
         if push_to_hub:
             card = [CARD_NAME] if (directory / CARD_NAME).exists() and CARD_NAME not in written else []
-            _upload(directory, written + card, repo_id, token=token, **push)
+            upload(directory, written + card, repo_id, token=token, **push)
 
     def push_to_hub(
         self,
@@ -168,9 +168,10 @@ class BcosHubMixin:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
             _save_with_adapters(self, super().save_pretrained, directory, repo_id, {"max_shard_size": max_shard_size})
-            _add_stub(self, directory)
-            _add_card(self, directory, repo_id, tags, online=True)
-            return _upload(
+            if (directory / "config.json").exists():  # else only an adapter was saved
+                _add_stub(self, directory)
+                _add_card(self, directory, repo_id, tags, online=True)
+            return upload(
                 directory,
                 sorted(path.name for path in directory.iterdir()),
                 repo_id,
@@ -283,7 +284,7 @@ def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
     return sorted(stale - set(written))
 
 
-def _upload(
+def upload(
     directory: Path,
     names: list[str],
     repo_id: str,
@@ -296,6 +297,7 @@ def _upload(
     commit_description: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
+    """Commit files of a folder to the hub, and delete weights that they make stale; a card written by hand stays."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None and not revision.startswith("refs/pr"):

@@ -1,12 +1,13 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-`lora_install` puts the first five functions around methods of peft and of transformers, which they get as `original`.
+`lora_install` puts the first six functions around methods of peft and of transformers, which they get as `original`.
 Models without B-cos layers pass through untouched.
 """
 
 from __future__ import annotations
 
 import copy
+import tempfile
 from pathlib import Path
 
 from peft import PeftConfig, PeftType
@@ -14,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from bcos_peft.hub import upload
 from bcos_peft.layers import BcosLayer
 from bcos_peft.lora_beside import load_beside, save_beside
 from bcos_peft.lora_config import BcosLoraConfig, check_base, with_base
@@ -29,6 +31,7 @@ __all__ = [
     "load_adapter",
     "load_into_transformers",
     "prepare_injection",
+    "push_to_hub",
     "save_pretrained",
 ]
 
@@ -68,14 +71,18 @@ def complete(model, folder, repo_id: str | None = None, state_dict=None) -> None
     for path in (Path(folder), *(Path(folder) / name for name in model.peft_config)):
         if (path / "adapter_config.json").exists():
             save_beside(model, path, state_dict)
-    extend_card(folder, repo_id or str(folder))
+    extend_card(folder, repo_id or str(folder), next(iter(model.peft_config.values())).base_model_name_or_path)
 
 
 def load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
-    """`PeftModel.load_adapter`: checks that the logits are those of before saving."""
+    """`PeftModel.load_adapter`: checks that the logits are those of before saving, or takes the adapter off again."""
     result = original(self, model_id, adapter_name, *args, **kwargs)
     if isinstance(self.peft_config[adapter_name], BcosLoraConfig):
-        _put_beside(self, adapter_name, model_id, kwargs)
+        try:
+            _put_beside(self, adapter_name, model_id, kwargs)
+        except ValueError:
+            self.delete_adapter(adapter_name) if len(self.peft_config) > 1 else self.base_model.unload()
+            raise
     return result
 
 
@@ -90,8 +97,30 @@ def load_into_transformers(original, self, peft_model_id=None, adapter_name=None
             _put_beside(self, name, peft_model_id, options | (kwargs.get("adapter_kwargs") or {}))
         except ValueError:
             self.delete_adapter(name)
+            _take_off_empty_layers(self)
             raise
     return result
+
+
+def _take_off_empty_layers(model: nn.Module) -> None:
+    """Put the layers of a model back in their places where no adapter is left."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer) and not any(
+            len(getattr(module, part)) for part in module.adapter_layer_names
+        ):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def push_to_hub(original, self, repo_id, *args, **kwargs):
+    """`PeftModel.push_to_hub`, which would put an empty card in place of the one that `save_pretrained` writes."""
+    if not any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values()):
+        return original(self, repo_id, *args, **kwargs)
+    kwargs.pop("max_shard_size", None)
+    with tempfile.TemporaryDirectory() as folder:
+        self.save_pretrained(folder, repo_id=repo_id)
+        names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+        return upload(Path(folder), sorted(names), repo_id, **kwargs)
 
 
 def _put_beside(model, adapter_name: str, path, options: dict) -> None:

@@ -37,6 +37,7 @@ def install() -> None:
         return
     BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
+    PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
     PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
     PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
     adapter_hooks.append(_Saving())

@@ -256,12 +256,14 @@ def check_probe(model: nn.Module, adapter: str) -> None:
     raise ValueError(f"{text} Pass the right one: bcos_peft.load(path, base=...).")
 
 
-def extend_card(folder: str | Path, name: str) -> None:
-    """Say in the model card that peft wrote how a B-cos adapter is loaded."""
+def extend_card(folder: str | Path, name: str, base: str | None = None) -> None:
+    """Say in the model card that peft wrote, or in a new one, how a B-cos adapter is loaded."""
     path = Path(folder) / "README.md"
-    if not path.exists():
-        return
-    card = ModelCard.load(path, ignore_metadata_errors=True)
+    if path.exists():
+        card = ModelCard.load(path, ignore_metadata_errors=True)
+    else:  # transformers writes none
+        card = ModelCard("---\nlibrary_name: peft\ntags:\n- lora\n- bcos\n- bcos-peft\n- interpretability\n---\n")
+        card.data.base_model = base
     if _MARK in card.text:
         return
     card.text = (
