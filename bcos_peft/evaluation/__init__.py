@@ -1,23 +1,64 @@
 """Are the explanations good? Metrics over the scores of any method, for any classifier or causal language model."""
 
+from bcos_peft.evaluation.completeness import Completeness, completeness
+from bcos_peft.evaluation.contrastive import ContrastiveEvidence
 from bcos_peft.evaluation.methods import METHODS, get_method
 from bcos_peft.evaluation.methods_base import Method
 from bcos_peft.evaluation.methods_cost import Cost, Metered
-from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency
+from bcos_peft.evaluation.metric import Example, Metric, Texts, Value
+from bcos_peft.evaluation.metrics import METRICS, get_metric
+from bcos_peft.evaluation.minimal_pairs import MinimalPair, blimp_pairs, ioi_pairs, load_minimal_pairs
+from bcos_peft.evaluation.passages import PassageAttribution, PlantedAnswer, planted_answers
+from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency, perturbation_curves
+from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplain_rationales
+from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, build_pairs, load_pairs, save_pairs
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
+from bcos_peft.evaluation.sensitivity import ParameterRandomization, cascading_randomization
+from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 
 
 __all__ = [
     "METHODS",
+    "METRICS",
+    "Completeness",
     "Comprehensiveness",
+    "ContrastiveEvidence",
     "Cost",
+    "Example",
+    "Interval",
     "Metered",
     "Method",
+    "Metric",
+    "MinimalPair",
+    "PairedTest",
+    "ParameterRandomization",
+    "PassageAttribution",
+    "PlantedAnswer",
+    "Plausibility",
     "Question",
+    "Rationale",
+    "SequencePair",
+    "SequencePointingGame",
     "Sufficiency",
+    "Texts",
+    "Value",
     "ask",
+    "blimp_pairs",
+    "bootstrap_interval",
+    "build_pairs",
+    "cascading_randomization",
+    "completeness",
     "get_method",
+    "get_metric",
+    "hatexplain_rationales",
+    "ioi_pairs",
+    "load_minimal_pairs",
+    "load_pairs",
     "logits",
+    "paired_test",
+    "perturbation_curves",
+    "planted_answers",
     "probabilities",
+    "save_pairs",
     "score",
 ]

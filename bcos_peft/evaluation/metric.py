@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bcos_peft.encoding import Encoding
 from bcos_peft.evaluation.question import Question, question_of, tokenize
+from bcos_peft.labels import Labels
 
 
 __all__ = ["Example", "Metric", "Texts", "Value", "key_of", "unique_keys"]
@@ -124,7 +125,7 @@ class Texts:
         model (`torch.nn.Module`): classifier or causal language model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): its tokenizer.
         items (`Sequence`): texts, pairs of texts, or rows of the kind that a metric needs.
-        labels (`Sequence[int | str]`, *optional*): the right class of each.
+        labels (`Sequence[int | str]`, *optional*): the right class of each. Default: the items' own, of rationales.
         target (`"predicted"`, `"label"`, `int` or `str`): what is explained of each text.
         truncation (`bool`, defaults to `True`): cut texts that are too long for the model.
 
@@ -152,6 +153,8 @@ class Texts:
     ):
         if not len(items):
             raise ValueError("The dataset is empty: there is nothing to evaluate.")
+        if labels is None and all(getattr(item, "label", None) is not None for item in items):
+            labels = [item.label for item in items]  # rows that know their class, such as rationales
         if target == "label" and labels is None:
             raise ValueError("target='label' needs label_column=...: the dataset has no labels.")
         if labels is not None and len(labels) != len(items):
@@ -168,17 +171,22 @@ class Texts:
         """A question about a tokenized text; without a target, about what is predicted."""
         return question_of(self.model, self.tokenizer, encoding, target, foil)
 
+    def class_of(self, label: int | str) -> int:
+        """The number of a class, from its number or its name."""
+        return Labels(self.model, self.tokenizer).index(label, "label")
+
     def examples(self) -> list[Example]:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
         if self._examples is None:
             keys = unique_keys([key_of(item) for item in self.items])
             self._examples = [
-                Example(key, as_text(item), (self.ask(self.tokenize(item, f"dataset[{i}]"), self._target(i)),))
+                Example(key, as_text(item), (self.ask(self.tokenize(item, f"dataset[{i}]"), self.target_of(i)),))
                 for i, (key, item) in enumerate(zip(keys, self.items, strict=True))
             ]
         return self._examples
 
-    def _target(self, index: int) -> int | str | None:
+    def target_of(self, index: int) -> int | str | None:
+        """What is explained of a text: its label, one class for all, or `None` for what is predicted."""
         if self.target == "label":
             return self.labels[index]
         return None if self.target == "predicted" else self.target

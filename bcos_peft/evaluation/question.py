@@ -16,7 +16,7 @@ from bcos_peft.inputs import split_inputs
 from bcos_peft.labels import Labels
 
 
-__all__ = ["Question", "ask", "evaluating", "logits", "probabilities", "score", "tokenize"]
+__all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]
 
 # transformers marks "no limit" with a huge model_max_length.
 _NO_LIMIT = 10**6
@@ -138,10 +138,15 @@ def ask(
 def tokenize(model: nn.Module, tokenizer, text: Any, truncation: bool = False, where: str = "text") -> Encoding:
     """One text as lists of token ids, character spans and flags of special tokens, no longer than the model reads."""
     (item,), _ = split_inputs([text])
+    return encode(item, tokenizer, max_length(model, tokenizer), truncation, where)
+
+
+def max_length(model: nn.Module, tokenizer) -> int | None:
+    """How many tokens the model reads; `None` where nothing says so."""
     config = getattr(model, "config", None)
     limits = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
-    return encode(item, tokenizer, min(known) if known else None, truncation, where)
+    return min(known) if known else None
 
 
 def question_of(
