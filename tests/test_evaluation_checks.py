@@ -16,7 +16,7 @@ from bcos_peft.evaluation import (
     Rationale,
     Texts,
     cascading_randomization,
-    completeness,
+    completeness_gaps,
     hatexplain_rationales,
     logits,
 )
@@ -108,9 +108,9 @@ def test_completeness_by_hand():
     question = Question(torch.tensor([10, 11, 10]), target=1)
     exact = WeightOf()(model, question)
     off = exact + torch.tensor([0.0, 0.5, 0.0])
-    assert completeness(model, [question] * 2, [exact, off]) == pytest.approx([0, 0.5])
+    assert completeness_gaps(model, [question] * 2, [exact, off]) == pytest.approx([0, 0.5])
     against = Question(question.input_ids, target=1, foil=0)
-    assert completeness(model, [against], [exact]) == pytest.approx([0])
+    assert completeness_gaps(model, [against], [exact]) == pytest.approx([0])
 
 
 def test_completeness_metric():

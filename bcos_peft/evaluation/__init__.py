@@ -1,7 +1,10 @@
 """Are the explanations good? Metrics over the scores of any method, for any classifier or causal language model."""
 
-from bcos_peft.evaluation.completeness import Completeness, completeness
+from bcos_peft.evaluation.completeness import Completeness, completeness_gaps
 from bcos_peft.evaluation.contrastive import ContrastiveEvidence
+from bcos_peft.evaluation.human import HumanKit
+from bcos_peft.evaluation.human_analysis import HumanResult, analyse_answers
+from bcos_peft.evaluation.human_explain import explain_with
 from bcos_peft.evaluation.methods import METHODS, get_method
 from bcos_peft.evaluation.methods_base import Method
 from bcos_peft.evaluation.methods_cost import Cost, Metered
@@ -13,6 +16,8 @@ from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency, pe
 from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplain_rationales
 from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, build_pairs, load_pairs, save_pairs
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
+from bcos_peft.evaluation.result import EvaluationResult, Record
+from bcos_peft.evaluation.runner import evaluate, read_dataset
 from bcos_peft.evaluation.sensitivity import ParameterRandomization, cascading_randomization
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 
@@ -24,7 +29,10 @@ __all__ = [
     "Comprehensiveness",
     "ContrastiveEvidence",
     "Cost",
+    "EvaluationResult",
     "Example",
+    "HumanKit",
+    "HumanResult",
     "Interval",
     "Metered",
     "Method",
@@ -37,17 +45,21 @@ __all__ = [
     "Plausibility",
     "Question",
     "Rationale",
+    "Record",
     "SequencePair",
     "SequencePointingGame",
     "Sufficiency",
     "Texts",
     "Value",
+    "analyse_answers",
     "ask",
     "blimp_pairs",
     "bootstrap_interval",
     "build_pairs",
     "cascading_randomization",
-    "completeness",
+    "completeness_gaps",
+    "evaluate",
+    "explain_with",
     "get_method",
     "get_metric",
     "hatexplain_rationales",
@@ -59,6 +71,7 @@ __all__ = [
     "perturbation_curves",
     "planted_answers",
     "probabilities",
+    "read_dataset",
     "save_pairs",
     "score",
 ]

@@ -12,10 +12,10 @@ from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value
 from bcos_peft.evaluation.question import Question, logits
 
 
-__all__ = ["Completeness", "completeness"]
+__all__ = ["Completeness", "completeness_gaps"]
 
 
-def completeness(
+def completeness_gaps(
     model: nn.Module, questions: Sequence[Question], scores: Sequence[Tensor], batch_size: int = 32
 ) -> list[float]:
     """What the scores leave unexplained of each logit: `|logit − Σ scores|`, in logit units.
@@ -30,11 +30,11 @@ def completeness(
         >>> import torch
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> from bcos_peft.evaluation import Question, completeness, get_method
+        >>> from bcos_peft.evaluation import Question, completeness_gaps, get_method
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> model = get_bcos_model(BertForSequenceClassification(config), BcosConfig())
         >>> question = Question(torch.tensor([101, 7592, 102]), target=1)
-        >>> completeness(model, [question], [get_method("bcos")(model, question)])[0] < 1e-5
+        >>> completeness_gaps(model, [question], [get_method("bcos")(model, question)])[0] < 1e-5
         True
     """
     values = _explained(model, questions, batch_size)

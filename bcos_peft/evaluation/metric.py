@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bcos_peft.encoding import Encoding
@@ -14,7 +15,7 @@ from bcos_peft.evaluation.question import Question, question_of, tokenize
 from bcos_peft.labels import Labels
 
 
-__all__ = ["Example", "Metric", "Texts", "Value", "key_of", "unique_keys"]
+__all__ = ["Example", "Metric", "Texts", "Value", "as_text", "check_scores", "key_of", "unique_keys"]
 
 Method = Callable[[nn.Module, Question], Tensor]
 
@@ -115,7 +116,8 @@ class Metric:
 
     def settings(self) -> dict[str, Any]:
         """Options that change the numbers, as plain values."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        names = vars(self).keys() - {"name", "values"}
+        return {name: getattr(self, name) for name in sorted(names) if not name.startswith("_")}
 
 
 class Texts:
@@ -190,6 +192,22 @@ class Texts:
         if self.target == "label":
             return self.labels[index]
         return None if self.target == "predicted" else self.target
+
+
+def check_scores(question: Question, scores: Tensor, source: str = "scores") -> None:
+    """Raises `ValueError` for scores that do not fit the text or are not finite.
+
+    Args:
+        question ([`Question`]): that they are for.
+        scores (`torch.Tensor`): what a method gave.
+        source (`str`): names it in the error.
+    """
+    if scores.shape != question.input_ids.shape:
+        raise ValueError(
+            f"{source} must have the shape of input_ids, {tuple(question.input_ids.shape)}, not {tuple(scores.shape)}."
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(f"{source} must be finite; there is infinity or NaN among them.")
 
 
 def as_text(item: str | tuple[str, str] | Any) -> str:

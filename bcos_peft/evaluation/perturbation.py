@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value
+from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, check_scores
 from bcos_peft.evaluation.question import Question, logits, probabilities
 from bcos_peft.evaluation.ranking import top_tokens
 
@@ -171,20 +171,11 @@ def perturbation_curves(
     ]
 
 
-def check_scores(question: Question, scores: Tensor) -> None:
-    """Raises `ValueError` for scores that do not fit the text or are not finite."""
-    if scores.shape != question.input_ids.shape:
-        raise ValueError(
-            f"scores must have the shape of input_ids, {tuple(question.input_ids.shape)}, not {tuple(scores.shape)}."
-        )
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError("scores must be finite; a method gave infinity or NaN.")
-
-
-def _values(what: str, higher_is_better: bool) -> dict[str, Value]:
+def _values(name: str, higher_is_better: bool) -> dict[str, Value]:
+    what = name.capitalize().replace("_", " ")
     return {
-        what.lower(): Value(f"{what} (area)", higher_is_better),
-        f"{what.lower()}_aopc": Value(f"{what} (AOPC)", higher_is_better),
+        name: Value(f"{what} (area)", higher_is_better),
+        f"{name}_aopc": Value(f"{what} (AOPC)", higher_is_better),
     }
 
 
@@ -197,6 +188,7 @@ class _Perturbation(Metric):
         fractions: Sequence[float] = FRACTIONS,
         output: str = "probability",
         batch_size: int = 32,
+        label: str | None = None,
     ):
         if perturbation is not None and perturbation not in _WAYS:
             raise ValueError(f"perturbation must be one of {', '.join(map(repr, _WAYS))}, got {perturbation!r}.")
@@ -205,6 +197,8 @@ class _Perturbation(Metric):
         self.perturbation, self.fractions, self.output = perturbation, tuple(fractions), output
         self._batch_size, self._special = batch_size, False
         self._way, self._fill = perturbation, None
+        if label is not None:
+            self.name, self.values = label, _values(label, not self._keep)
 
     def examples(self, texts: Texts) -> list[Example]:
         """One for each text. Texts of special tokens only cannot be, as they are refused before."""
@@ -262,6 +256,7 @@ class Comprehensiveness(_Perturbation):
             one token.
         output (`str`, defaults to `"probability"`): or `"logit"`.
         batch_size (`int`, defaults to 32): texts in one forward.
+        label (`str`, *optional*): another name for its numbers, to have it twice in a table with different options.
 
     Example:
         >>> from bcos_peft.evaluation import Comprehensiveness
@@ -272,7 +267,7 @@ class Comprehensiveness(_Perturbation):
     """
 
     name = "comprehensiveness"
-    values = _values("Comprehensiveness", True)
+    values = _values("comprehensiveness", True)
 
 
 class Sufficiency(_Perturbation):
@@ -285,6 +280,7 @@ class Sufficiency(_Perturbation):
         batch_size (`int`, defaults to 32): texts in one forward.
         perturb_special (`bool`, defaults to `False`): also perturb [CLS] and [SEP], as the code of the B-cos LM paper
             does; for comparison with its figures.
+        label (`str`, *optional*): another name for its numbers, to have it twice in a table with different options.
 
     Example:
         >>> from bcos_peft.evaluation import Sufficiency
@@ -295,7 +291,7 @@ class Sufficiency(_Perturbation):
     """
 
     name = "sufficiency"
-    values = _values("Sufficiency", False)
+    values = _values("sufficiency", False)
     _keep = True
 
     def __init__(
@@ -305,6 +301,7 @@ class Sufficiency(_Perturbation):
         output: str = "probability",
         batch_size: int = 32,
         perturb_special: bool = False,
+        label: str | None = None,
     ):
-        super().__init__(perturbation, fractions, output, batch_size)
+        super().__init__(perturbation, fractions, output, batch_size, label)
         self.perturb_special = self._special = perturb_special

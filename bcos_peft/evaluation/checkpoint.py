@@ -1,0 +1,126 @@
+"""A file of records that grows as an evaluation goes on, so that it can be interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bcos_peft.evaluation.methods_cost import Cost
+from bcos_peft.evaluation.result import Record
+
+
+__all__ = ["Checkpoint", "fingerprint"]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short text that changes with the weights of a model, and with its config.
+
+    Args:
+        model (`torch.nn.Module`): any.
+
+    Example:
+        >>> from torch import nn
+        >>> from bcos_peft.evaluation.checkpoint import fingerprint
+        >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
+        False
+    """
+    config = getattr(model, "config", None)
+    known = config.to_dict() if hasattr(config, "to_dict") else {}
+    for name in ("_name_or_path", "transformers_version"):  # where it is kept, and who wrote it
+        known.pop(name, None)
+    parts: list[Any] = [type(model).__name__, known]
+    # Six digits: other machines may add in another order.
+    for name, parameter in model.named_parameters():
+        wide = parameter.detach().double()
+        parts.append(f"{name} {tuple(wide.shape)} {wide.abs().sum():.6g} {wide.sum():.6g}")
+    return _digest(parts)
+
+
+class Checkpoint:
+    """Records of earlier runs, by what they were made with; new ones are added to the file.
+
+    Args:
+        path (`str` or `os.PathLike`, *optional*): a file of JSON lines. `None`: nothing is kept.
+
+    Example:
+        >>> from bcos_peft.evaluation import Cost, Record
+        >>> from bcos_peft.evaluation.checkpoint import Checkpoint
+        >>> run = {"weights": "", "model": "m", "method": "ig", "metric": "seqpg"}
+        >>> record = Record("m", "ig", "seqpg", "3f", {"seqpg": 0.5})
+        >>> Checkpoint("run.jsonl").add(run, [record], "ig", Cost())
+        >>> Checkpoint("run.jsonl").record(run, "3f") == record
+        True
+    """
+
+    def __init__(self, path: str | os.PathLike | None):
+        self._path = None if path is None else Path(path)
+        self._records: dict[tuple[str, str], Record] = {}
+        self._costs: dict[tuple[str, str, str], Cost] = {}
+        self._seen: dict[str, Cost] = {}
+        if self._path is not None and self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # the last line of a run that was killed while it wrote
+                    continue
+                self._read(entry)
+
+    def has(self, run: dict[str, Any], key: str) -> bool:
+        """Whether there is a record of an example."""
+        return (_digest(run), key) in self._records
+
+    def record(self, run: dict[str, Any], key: str) -> Record:
+        """The record of an example."""
+        return self._records[_digest(run), key]
+
+    def add(self, run: dict[str, Any], records: list[Record], method: str, cost: Cost) -> None:
+        """Keeps records, and what the method has cost since the last time."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        before = self._seen.get(method, Cost())
+        new = {
+            name: value if name == "peak_memory" else value - getattr(before, name)
+            for name, value in asdict(cost).items()
+        }
+        self._seen[method] = Cost(**asdict(cost))
+        row = [run["weights"], run["model"], run["method"]]
+        entry = {"run": _digest(run), "records": [asdict(record) for record in records], "row": row, "cost": new}
+        text = json.dumps(entry, ensure_ascii=False) + "\n"
+        with open(self._path, "a+b") as file:
+            if file.tell() and not _ends_with_newline(file):
+                text = "\n" + text
+            file.write(text.encode("utf-8"))
+        self._read(json.loads(text))
+
+    def cost(self, cost: Cost, weights: str, model: str, method: str) -> dict[str, Any]:
+        """What a method has cost in all runs of this file, as plain values."""
+        return self._costs.get((weights, model, method), cost).to_dict()
+
+    def _read(self, entry: dict[str, Any]) -> None:
+        for record in entry["records"]:
+            self._records[entry["run"], record["example"]] = Record(**record)
+        total = self._costs.setdefault(tuple(entry["row"]), Cost())
+        for name, value in entry["cost"].items():
+            old = getattr(total, name)
+            if name == "peak_memory":
+                known = [one for one in (old, value) if one is not None]
+                total.peak_memory = max(known) if known else None
+            else:
+                setattr(total, name, old + value)
+
+
+def _ends_with_newline(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,0 +1,353 @@
+"""What an evaluation gives: a number for each example, method and metric; to be merged, compared, saved and shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bcos_peft.evaluation.metric import Value
+from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from bcos_peft.files import write_text
+
+
+__all__ = ["EvaluationResult", "Record"]
+
+_FORMAT, _VERSION = "bcos_peft.evaluation", 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """The numbers of one example by one metric for one method on one model.
+
+    Args:
+        model (`str`): the model's label.
+        method (`str`): the method's name.
+        metric (`str`): the metric's name.
+        example (`str`): key of the example; the same for all models and methods.
+        values (`dict[str, float]`): the metric's numbers by name.
+        chance (`dict[str, float]`): what random order would give, where it is known.
+        details (`dict[str, Any]`): whatever else the metric keeps, such as a curve.
+
+    Example:
+        >>> from bcos_peft.evaluation import Record
+        >>> Record("bcos", "bcos", "seqpg", "3f2a", {"seqpg": 0.75}).values["seqpg"]
+        0.75
+    """
+
+    model: str
+    method: str
+    metric: str
+    example: str
+    values: dict[str, float]
+    chance: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Model and method: the row of a table that it belongs to."""
+        return self.model, self.method
+
+
+@dataclass(eq=False, repr=False)
+class EvaluationResult:
+    """The result of [`evaluate`], or of several put together.
+
+    A row of its tables is a method on a model, written `"model + method"`.
+
+    Args:
+        records (`list[Record]`): one for each example, metric, method and model.
+        values (`dict[str, Value]`): what the numbers are called, and where they are better.
+        texts (`dict[str, str]`): the examples' texts by key.
+        costs (`dict[str, dict]`): what each row's explanations cost; see [`Cost`].
+        settings (`list[dict]`): of each run: data, metrics, methods, versions, machine.
+        confidence (`float`, defaults to 0.95): of the intervals.
+
+    Example:
+        >>> from bcos_peft.evaluation import EvaluationResult, Record, Value
+        >>> numbers = {"a": 0.5, "b": 0.75}
+        >>> records = [Record(model, "ig", "seqpg", "3f2a", {"seqpg": value}) for model, value in numbers.items()]
+        >>> result = EvaluationResult(records, {"seqpg": Value("SeqPG", True)})
+        >>> result.rows
+        [('a', 'ig'), ('b', 'ig')]
+        >>> result.compare("a + ig", "b + ig").difference.mean
+        -0.25
+    """
+
+    records: list[Record]
+    values: dict[str, Value]
+    texts: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    confidence: float = 0.95
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Model and method of each row, in the order of the records."""
+        return list(dict.fromkeys(record.row for record in self.records))
+
+    def examples(self, value: str, row: str | tuple[str, str]) -> dict[str, float]:
+        """One number for each example: of a row, by the example's key.
+
+        Args:
+            value (`str`): name of a number, such as `"comprehensiveness"`.
+            row (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
+
+        Raises:
+            ValueError: there is no such value or row.
+        """
+        wanted = self._row(row)
+        if value not in self.values:
+            raise ValueError(f"There is no value {value!r}; there are: {', '.join(self.values)}.")
+        return {
+            record.example: record.values[value]
+            for record in self.records
+            if record.row == wanted and value in record.values
+        }
+
+    def summary(self) -> dict[tuple[str, str], dict[str, Interval]]:
+        """Mean and bootstrap interval of every number, by row and name; those without any example are left out."""
+        found: dict[tuple[str, str], dict[str, list[float]]] = {}
+        for record in self.records:
+            for name, value in record.values.items():
+                found.setdefault(record.row, {}).setdefault(name, []).append(value)
+        return {
+            row: {name: bootstrap_interval(numbers[name], self.confidence) for name in self.values if name in numbers}
+            for row, numbers in found.items()
+        }
+
+    def chance(self) -> dict[str, float]:
+        """Mean of what random order gives, of the numbers for which it is known."""
+        found: dict[str, dict[str, float]] = {}
+        for record in self.records:
+            for name, value in record.chance.items():
+                found.setdefault(name, {})[record.example] = value
+        return {name: sum(found[name].values()) / len(found[name]) for name in self.values if name in found}
+
+    def compare(
+        self, first: str | tuple[str, str], second: str | tuple[str, str], value: str | None = None
+    ) -> PairedTest:
+        """Whether two rows differ, by the examples that both have.
+
+        Args:
+            first (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
+            second (`str` or `tuple[str, str]`): likewise.
+            value (`str`, *optional*): the number to compare. Default: the first one.
+
+        Returns:
+            [`PairedTest`]: the mean difference (first less second) with its interval, and a p-value.
+
+        Raises:
+            ValueError: there is no such row or value, or the rows have no example in common.
+        """
+        value = next(iter(self.values)) if value is None else value
+        one, two = self.examples(value, first), self.examples(value, second)
+        shared = [key for key in one if key in two]
+        if not shared:
+            raise ValueError(f"{first!r} and {second!r} have no example of {value!r} in common.")
+        return paired_test([one[key] for key in shared], [two[key] for key in shared], self.confidence)
+
+    def _row(self, name: str | tuple[str, str]) -> tuple[str, str]:
+        rows = self.rows
+        if isinstance(name, str):
+            labelled = {f"{model} + {method}": (model, method) for model, method in rows}
+            found = [labelled[name]] if name in labelled else [row for row in rows if name in row]
+        else:
+            found = [row for row in rows if row == tuple(name)]
+        if len(found) != 1:
+            names = ", ".join(repr(f"{model} + {method}") for model, method in rows)
+            raise ValueError(f"{name!r} is {'no' if not found else 'more than one'} row; there are: {names}.")
+        return found[0]
+
+    # ---- putting together -------------------------------------------------------------------------------------------
+
+    def __add__(self, other: EvaluationResult) -> EvaluationResult:
+        return self.merge([self, other])
+
+    @classmethod
+    def merge(cls, results: Iterable[EvaluationResult]) -> EvaluationResult:
+        """Results of several models or metrics as one.
+
+        Args:
+            results (`Iterable[EvaluationResult]`): in the order in which their rows should appear.
+
+        Raises:
+            ValueError: two have a record of the same example, metric, method and model; give the models labels.
+        """
+        results = list(results)
+        records: dict[tuple, Record] = {}
+        merged = cls([], {}, confidence=results[0].confidence)
+        for result in results:
+            for record in result.records:
+                key = (record.model, record.method, record.metric, record.example)
+                if key in records:
+                    raise ValueError(
+                        f"Two results have {record.metric!r} of '{record.model} + {record.method}'; give the models "
+                        "other labels: evaluate(..., label=...)."
+                    )
+                records[key] = record
+            merged.values |= result.values
+            merged.texts |= result.texts
+            merged.costs |= result.costs
+            merged.settings += result.settings
+        merged.records = list(records.values())
+        return merged
+
+    # ---- saving -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike, plot: bool = False) -> None:
+        """Writes `results.json` (all of it), `results.md` (the tables) and `examples.csv` (each example's numbers).
+
+        Args:
+            folder (`str` or `os.PathLike`): made if it does not exist.
+            plot (`bool`, defaults to `False`): also `results.png`, which needs matplotlib.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "results.json", json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_text(folder / "results.md", self.markdown())
+        write_text(folder / "examples.csv", self.csv())
+        if plot:
+            self.plot(folder / "results.png")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> EvaluationResult:
+        """Reads what `save` wrote.
+
+        Args:
+            folder (`str` or `os.PathLike`): of `save`, or its `results.json`.
+
+        Raises:
+            ValueError: it holds no result.
+        """
+        path = Path(folder)
+        path = path / "results.json" if path.is_dir() else path
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"cannot load a result from {os.fspath(path)!r}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, with the means for readers that do not compute them."""
+        means = [
+            {"model": model, "method": method, "value": name, **asdict(interval)}
+            for (model, method), numbers in self.summary().items()
+            for name, interval in numbers.items()
+        ]
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "settings": self.settings,
+            "confidence": self.confidence,
+            "values": {name: asdict(value) for name, value in self.values.items()},
+            "means": [{key: None if entry != entry else entry for key, entry in row.items()} for row in means],
+            "chance": self.chance(),
+            "costs": self.costs,
+            "texts": self.texts,
+            "records": [asdict(record) for record in self.records],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EvaluationResult:
+        """The inverse of `to_dict`.
+
+        Args:
+            data (`dict[str, Any]`): from `to_dict`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("version") != _VERSION:
+            raise ValueError("it is no file that EvaluationResult.save of this version wrote")
+        return cls(
+            records=[Record(**record) for record in data["records"]],
+            values={name: Value(**value) for name, value in data["values"].items()},
+            texts=data["texts"],
+            costs=data["costs"],
+            settings=data["settings"],
+            confidence=data["confidence"],
+        )
+
+    def csv(self) -> str:
+        """The per-example table: a line for each number, with model, method, metric, example and text."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["model", "method", "metric", "example", "value", "number", "chance", "text"])
+        for record in self.records:
+            for name, number in record.values.items():
+                text = self.texts.get(record.example, "")
+                chance = record.chance.get(name, "")
+                writer.writerow([*record.row, record.metric, record.example, name, repr(number), chance, text])
+        return file.getvalue()
+
+    # ---- showing ----------------------------------------------------------------------------------------------------
+
+    def table(self, values: Sequence[str] | None = None, intervals: bool = True) -> str:
+        """The means as a Markdown table: a row for each method on a model, a column for each number.
+
+        Args:
+            values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
+            intervals (`bool`, defaults to `True`): with their bootstrap intervals.
+        """
+        from bcos_peft.evaluation.result_view import markdown_table
+
+        return markdown_table(self, values, intervals)
+
+    def markdown(self) -> str:
+        """The tables and what they are of, as the page that `save` writes."""
+        from bcos_peft.evaluation.result_view import markdown_page
+
+        return markdown_page(self)
+
+    def show(self, values: Sequence[str] | None = None) -> None:
+        """Prints the table in the terminal.
+
+        Args:
+            values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
+        """
+        from bcos_peft.evaluation.result_view import print_table
+
+        print_table(self, values)
+
+    def plot(self, path: str | os.PathLike | None = None, values: Sequence[str] | None = None):
+        """A bar chart of the means with their intervals, a panel for each number. Needs matplotlib.
+
+        Args:
+            path (`str` or `os.PathLike`, *optional*): where to write it, by the ending a picture or a PDF.
+            values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
+
+        Returns:
+            `matplotlib.figure.Figure`
+        """
+        from bcos_peft.evaluation.result_plot import plot_means
+
+        return plot_means(self, path, values)
+
+    def plot_curves(self, path: str | os.PathLike | None = None):
+        """The mean perturbation curves of comprehensiveness and sufficiency. Needs matplotlib.
+
+        Args:
+            path (`str` or `os.PathLike`, *optional*): where to write it.
+
+        Returns:
+            `matplotlib.figure.Figure`
+
+        Raises:
+            ValueError: neither metric is in the result.
+        """
+        from bcos_peft.evaluation.result_plot import plot_curves
+
+        return plot_curves(self, path)
+
+    def __repr__(self) -> str:
+        return (
+            f"EvaluationResult({len(self.rows)} rows, {len(self.values)} values, "
+            f"{len({record.example for record in self.records})} examples)\n{self.table(intervals=False)}"
+        )

@@ -1,0 +1,125 @@
+"""An evaluation's result as tables: Markdown, a page of it, and in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bcos_peft.evaluation.statistics import Interval
+
+
+if TYPE_CHECKING:
+    from bcos_peft.evaluation.result import EvaluationResult
+
+__all__ = ["markdown_page", "markdown_table", "print_table", "shown_values"]
+
+_CHANCE = "random order, expected"
+
+
+def shown_values(result: EvaluationResult, values: Sequence[str] | None) -> list[str]:
+    """The names of the numbers to show, checked.
+
+    Raises:
+        ValueError: there is no such number.
+    """
+    if values is None:
+        return list(result.values)
+    unknown = [name for name in values if name not in result.values]
+    if unknown:
+        raise ValueError(f"There is no value {unknown[0]!r}; there are: {', '.join(result.values)}.")
+    return list(values)
+
+
+def markdown_table(result: EvaluationResult, values: Sequence[str] | None = None, intervals: bool = True) -> str:
+    """Rows for methods on models, columns for numbers; the best mean of a column is bold."""
+    header, rows = _cells(result, values, intervals, bold="**{}**")
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
+    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
+
+
+def print_table(result: EvaluationResult, values: Sequence[str] | None = None) -> None:
+    """The same in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    header, rows = _cells(result, values, intervals=True, bold="[bold]{}[/bold]")
+    table = Table(*header[:2])
+    for name in header[2:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*[cell if "[bold]" in cell else cell.replace("[", "\\[") for cell in row])
+    Console().print(table)
+
+
+def markdown_page(result: EvaluationResult) -> str:
+    """All tables, and what they are of."""
+    counts = _counts(result)
+    parts = ["# Evaluation", "", markdown_table(result), ""]
+    parts += [f"Means with {result.confidence:.0%} bootstrap intervals over the examples. " + counts, ""]
+    if result.costs:
+        parts += ["## Cost of an explanation", "", _cost_table(result.costs), ""]
+    for i, settings in enumerate(result.settings, 1):
+        title = "## Settings" if len(result.settings) == 1 else f"## Settings {i}"
+        parts += [title, "", "```json", json.dumps(settings, ensure_ascii=False, indent=1), "```", ""]
+    return "\n".join(parts)
+
+
+def _cells(result: EvaluationResult, values: Sequence[str] | None, intervals: bool, bold: str):
+    names, summary, chance = shown_values(result, values), result.summary(), result.chance()
+    best = {name: _best(result, name, [row.get(name) for row in summary.values()]) for name in names}
+    rows = []
+    for (model, method), numbers in summary.items():
+        cells = [model, method]
+        for name in names:
+            interval = numbers.get(name)
+            if interval is None:
+                cells.append("–")
+                continue
+            mean = bold.format(_number(interval.mean)) if interval.mean == best[name] else _number(interval.mean)
+            known = intervals and interval.low == interval.low  # of one example there is no interval
+            cells.append(f"{mean} [{_number(interval.low)}, {_number(interval.high)}]" if known else mean)
+        rows.append(cells)
+    if any(name in chance for name in names):
+        rows.append(["", _CHANCE, *[_number(chance[name]) if name in chance else "–" for name in names]])
+    return ["Model", "Method", *[result.values[name].heading for name in names]], rows
+
+
+def _best(result: EvaluationResult, name: str, intervals: Iterable[Interval | None]) -> float | None:
+    means = [interval.mean for interval in intervals if interval is not None]
+    better = result.values[name].higher_is_better
+    return None if better is None or len(means) < 2 else max(means) if better else min(means)
+
+
+def _number(value: float) -> str:
+    """Three digits behind the point, or an exponent where they would show nothing."""
+    return f"{value:.1e}" if value and (abs(value) < 5e-4 or abs(value) >= 1e5) else f"{value:.3f}"
+
+
+def _counts(result: EvaluationResult) -> str:
+    seen: dict[str, set[str]] = {}
+    for record in result.records:
+        seen.setdefault(record.metric, set()).add(record.example)
+    return "Examples: " + ", ".join(f"{metric} {len(keys)}" for metric, keys in seen.items()) + "."
+
+
+def _cost_table(costs: dict[str, dict[str, Any]]) -> str:
+    columns = {
+        "seconds_per_example": "Seconds",
+        "forward_rows_per_example": "Forwards",
+        "backward_rows_per_example": "Backwards",
+        "peak_memory": "Peak memory (MiB)",
+    }
+    lines = [["Row", *columns.values()], ["---", *["---:"] * len(columns)]]
+    for row, cost in costs.items():
+        cells = [row]
+        for name in columns:
+            value = cost.get(name)
+            scaled = value / 2**20 if value is not None and name == "peak_memory" else value
+            cells.append("–" if scaled is None else f"{scaled:.4g}")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

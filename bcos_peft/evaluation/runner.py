@@ -1,0 +1,292 @@
+"""`evaluate`: methods and metrics on a model and a dataset, in one call."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcos_peft.evaluation.checkpoint import Checkpoint, fingerprint
+from bcos_peft.evaluation.methods import get_method
+from bcos_peft.evaluation.methods_cost import Metered
+from bcos_peft.evaluation.metric import Example, Metric, Texts, check_scores
+from bcos_peft.evaluation.metrics import get_metric
+from bcos_peft.evaluation.minimal_pairs import MinimalPair
+from bcos_peft.evaluation.passages import PlantedAnswer
+from bcos_peft.evaluation.plausibility import Rationale
+from bcos_peft.evaluation.question import Question
+from bcos_peft.evaluation.result import EvaluationResult, Record
+from bcos_peft.inputs import plain, split_inputs
+from bcos_peft.models import BcosModel
+
+
+__all__ = ["evaluate", "read_dataset"]
+
+_CHUNK = 16  # examples that are measured, and written to a checkpoint, at a time
+_DEFAULTS = {
+    MinimalPair: ("contrastive_evidence",),
+    PlantedAnswer: ("passage_attribution",),
+    Rationale: ("plausibility",),
+}
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer,
+    dataset: Iterable,
+    methods: Sequence | None = None,
+    metrics: Sequence[str | Metric] | None = None,
+    *,
+    label: str | None = None,
+    text_column: str | tuple[str, str] | None = None,
+    label_column: str | None = None,
+    target: int | str = "predicted",
+    count: int | None = None,
+    seed: int = 0,
+    truncation: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    confidence: float = 0.95,
+    progress: bool | None = None,
+) -> EvaluationResult:
+    """How good are the explanations that methods give of a model, by some metrics, on a dataset?
+
+    Args:
+        model (`torch.nn.Module`): a sequence classifier or a causal language model, converted or not, on any device.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): its tokenizer.
+        dataset (`Iterable`): texts or pairs of texts; rows or a `datasets.Dataset` with `text_column`; or a list of
+            [`MinimalPair`], [`PlantedAnswer`] or [`Rationale`], for the metrics that need these.
+        methods (`Sequence`, *optional*): names as of [`get_method`], or callables `(model, question) -> (length,)`
+            scores, with a `name`. Default: the exact contributions of a converted model, input × gradient of others,
+            and random scores.
+        metrics (`Sequence[str | Metric]`, *optional*): names as of [`get_metric`], or metrics. Default: what fits the
+            dataset; for texts comprehensiveness and sufficiency.
+        label (`str`, *optional*): what tables call the model. Default: "B-cos" or "conventional".
+        text_column (`str` or a pair, *optional*): the column with the texts, or the two with the texts of pairs.
+        label_column (`str`, *optional*): the column with the right classes.
+        target (`int` or `str`, defaults to `"predicted"`): the explained class; `"label"`: each text's own.
+        count (`int`, *optional*): so many rows of the dataset, drawn by chance. Default: all.
+        seed (`int`, defaults to 0): of the draw.
+        truncation (`bool`, defaults to `True`): cut texts that are too long for the model.
+        checkpoint (`str` or `os.PathLike`, *optional*): a file to which results are added as they come. A call with
+            the same file, after an interruption, goes on from there.
+        confidence (`float`, defaults to 0.95): of the intervals.
+        progress (`bool`, *optional*): show a progress bar. Default: in a terminal.
+
+    Returns:
+        [`EvaluationResult`]
+
+    Raises:
+        ValueError: there is no such method, metric or column, the dataset is empty, or two methods or metrics have the
+            same name.
+        TypeError: a row is not of the kind that a metric needs.
+
+    Example:
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        >>> from bcos_peft.evaluation import evaluate
+        >>> name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+        >>> model = AutoModelForSequenceClassification.from_pretrained(name)
+        >>> texts = ["A gripping film.", "Two hours that I shall not get back."]
+        >>> result = evaluate(model, AutoTokenizer.from_pretrained(name), texts, ["saliency", "random"])
+        >>> result.rows
+        [('conventional', 'saliency'), ('conventional', 'random')]
+    """
+    items, labels = read_dataset(dataset, text_column, label_column, count, seed)
+    converted = any(isinstance(module, BcosModel) for module in model.modules())
+    label = label or ("B-cos" if converted else "conventional")
+    if methods is None:
+        methods = ("bcos" if converted else "input_x_gradient", "random")
+    if metrics is None:
+        metrics = _DEFAULTS.get(type(items[0]), ("comprehensiveness", "sufficiency"))
+    runners = [_metered(get_method(one, tokenizer) if isinstance(one, str) else one) for one in methods]
+    judges = [get_metric(one) if isinstance(one, str) else one for one in metrics]
+    _refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
+    _refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
+    texts = Texts(model, tokenizer, items, labels, target, truncation)
+    tasks = [(metric, metric.examples(texts)) for metric in judges]
+    settings = _settings(model, label, runners, judges, tasks, target, seed, converted)
+    saved = Checkpoint(checkpoint)
+    result = EvaluationResult(
+        records=[],
+        values={name: value for metric in judges for name, value in metric.values.items()},
+        texts={example.key: example.text for _, examples in tasks for example in examples},
+        settings=[settings],
+        confidence=confidence,
+    )
+    identity = fingerprint(model)
+    total = len(runners) * sum(len(examples) for _, examples in tasks)
+    with _bar(total, progress, label) as bar:
+        for method in runners:
+            scores: dict[int, Tensor] = {}  # of questions that several metrics share
+            for metric, examples in tasks:
+                run = _run(identity, label, method, metric, target)
+                for start in range(0, len(examples), _CHUNK):
+                    part = examples[start : start + _CHUNK]
+                    _measure(model, method, metric, part, label, run, scores, saved, result.records)
+                    bar.update(len(part))
+            result.costs[f"{label} + {method.name}"] = saved.cost(method.cost, identity, label, method.name)
+    result.records = _in_order(result.records, runners, judges)
+    return result
+
+
+def read_dataset(
+    dataset: Iterable,
+    text_column: str | tuple[str, str] | None = None,
+    label_column: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> tuple[list, list | None]:
+    """The texts (or other rows) of a dataset and their labels, all or some drawn by chance, in the dataset's order.
+
+    Args:
+        dataset (`Iterable`): as for [`evaluate`].
+        text_column (`str` or a pair, *optional*): the column with the texts.
+        label_column (`str`, *optional*): the column with the labels.
+        count (`int`, *optional*): how many.
+        seed (`int`, defaults to 0): of the draw.
+
+    Raises:
+        ValueError: there is no such column, or no row.
+        TypeError: it is a single text.
+
+    Example:
+        >>> from bcos_peft.evaluation import read_dataset
+        >>> rows = [{"review": "Good.", "stars": 5}, {"review": "Bad.", "stars": 1}]
+        >>> read_dataset(rows, text_column="review", label_column="stars")
+        (['Good.', 'Bad.'], [5, 1])
+    """
+    if isinstance(dataset, str):
+        raise TypeError("dataset must be a list of texts, or a dataset, and not a single text.")
+    if not hasattr(dataset, "column_names") and not isinstance(dataset, Mapping):
+        dataset = list(dataset)
+        if dataset and isinstance(dataset[0], Mapping) and text_column is not None:
+            dataset = {name: [row[name] for row in dataset] for name in dataset[0]}
+    labels = None
+    if label_column is not None:
+        known = getattr(dataset, "column_names", None) or (list(dataset) if isinstance(dataset, Mapping) else [])
+        if label_column not in known:
+            raise ValueError(f"label_column={label_column!r} is no column of the dataset; it has {known}.")
+        labels = [plain(value) for value in dataset[label_column]]
+    if isinstance(dataset, list) and dataset and not isinstance(dataset[0], (str, tuple, list, Mapping)):
+        items = dataset  # rows of a kind of their own
+    elif isinstance(dataset, list) and not dataset:
+        raise ValueError("The dataset is empty: there is nothing to evaluate.")
+    else:
+        items, _ = split_inputs(dataset, text_column)
+    if count is not None and count < len(items):
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}.")
+        chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        items = [items[i] for i in chosen.tolist()]
+        labels = None if labels is None else [labels[i] for i in chosen.tolist()]
+    return items, labels
+
+
+def _measure(model, method, metric, part: list[Example], label, run, scores, saved: Checkpoint, records: list) -> None:
+    """The records of some examples, from the checkpoint or new."""
+    new = [example for example in part if not saved.has(run, example.key)]
+    records += [saved.record(run, example.key) for example in part if saved.has(run, example.key)]
+    if not new:
+        return
+    given = [[_scores(model, method, question, scores) for question in example.questions] for example in new]
+    # What a metric asks of the method besides is no cost of an explanation.
+    rows = metric.measure(model, new, given, method.method)
+    found = []
+    for example, row in zip(new, rows, strict=True):
+        values = {name: float(row[name]) for name in metric.values if name in row}
+        details = {name: value for name, value in row.items() if name not in metric.values}
+        chance = {name: value for name, value in example.chance.items() if name in values}
+        found.append(Record(label, method.name, metric.name, example.key, values, chance, details))
+    saved.add(run, found, method.name, method.cost)
+    records += found
+
+
+def _scores(model: nn.Module, method: Metered, question: Question, known: dict[int, Tensor]) -> Tensor:
+    if id(question) not in known:
+        values = method(model, question).detach().cpu().double()
+        check_scores(question, values, f"The scores of {method.name!r}")
+        known[id(question)] = values
+    return known[id(question)]
+
+
+def _metered(method) -> Metered:
+    if not callable(method) or not isinstance(getattr(method, "name", None), str):
+        raise TypeError(
+            f"A method must be a name or a callable (model, question) with a name, got {type(method).__name__}."
+        )
+    return method if isinstance(method, Metered) else Metered(method)
+
+
+def _run(identity: str, label: str, method: Metered, metric: Metric, target: int | str) -> dict[str, Any]:
+    """What a record of a checkpoint must have been made with, to be used again."""
+    return {
+        "weights": identity,
+        "model": label,
+        "method": method.name,
+        "method_settings": _plain_settings(method),
+        "metric": metric.name,
+        "metric_settings": metric.settings(),
+        "target": target,
+    }
+
+
+def _plain_settings(method: Metered) -> dict[str, Any]:
+    settings = getattr(method, "settings", None)
+    return settings if isinstance(settings, dict) else {}
+
+
+def _settings(model, label, methods, metrics, tasks, target, seed, converted) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    device = next(model.parameters()).device
+    found = {
+        "model": label,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bcos": getattr(config, "bcos", None) if converted else None,
+        "methods": {method.name: _plain_settings(method) for method in methods},
+        "metrics": {metric.name: metric.settings() for metric in metrics},
+        "examples": {metric.name: len(examples) for metric, examples in tasks},
+        "target": target,
+        "seed": seed,
+        "versions": {name: _version(name) for name in ("bcos-peft", "torch", "transformers", "captum")}
+        | {"python": platform.python_version()},
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        },
+    }
+    return json.loads(json.dumps(found, default=str))  # as it will be read back
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _refuse_twice(names: list[str], what: str, way_out: str) -> None:
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"Two of {what} are called {twice[0]!r}; give one another name: {way_out}.")
+
+
+def _in_order(records: list[Record], methods: list, metrics: list[Metric]) -> list[Record]:
+    """By method, then metric, in the order asked for, whatever a checkpoint had already."""
+    first = {method.name: i for i, method in enumerate(methods)}
+    second = {metric.name: i for i, metric in enumerate(metrics)}
+    return sorted(records, key=lambda record: (first[record.method], second[record.metric]))
+
+
+def _bar(total: int, progress: bool | None, label: str):
+    from tqdm.auto import tqdm
+
+    hidden = not sys.stderr.isatty() if progress is None else not progress
+    return tqdm(total=total, desc=f"Evaluating {label}", unit="example", disable=hidden)

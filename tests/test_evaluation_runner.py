@@ -1,0 +1,298 @@
+"""`evaluate` and its result: tables, comparison, merging, saving, and going on after an interruption."""
+
+import csv
+import json
+
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from evaluation_toys import Gradient, Noise
+
+from bcos_peft import BcosConfig, get_bcos_model
+from bcos_peft.evaluation import (
+    Comprehensiveness,
+    EvaluationResult,
+    Metered,
+    Record,
+    Sufficiency,
+    Value,
+    evaluate,
+    get_metric,
+    ioi_pairs,
+    planted_answers,
+)
+from bcos_peft.evaluation.runner import read_dataset
+
+
+TEXTS = [
+    "A gripping, beautifully shot film.", "Two hours that I shall not get back.", "We loved the music.",
+    "The story isn't good.", "Who made this boring thing?", "An awful movie.", "Don't miss it!",
+]  # fmt: skip
+
+
+def stock():
+    return tiny.model(num_labels=2)
+
+
+def converted():
+    return get_bcos_model(tiny.model(num_labels=2), BcosConfig(b=1.25))
+
+
+def run(model=None, methods=None, metrics=None, texts=TEXTS, **options):
+    model = stock() if model is None else model
+    methods = [Gradient(), Noise()] if methods is None else methods
+    return evaluate(model, tiny.tokenizer(), texts, methods, metrics, progress=False, **options)
+
+
+def test_records_are_those_of_the_metrics():
+    model, result = stock(), run()
+    assert result.rows == [("conventional", "gradient"), ("conventional", "noise")]
+    assert len(result.records) == 2 * 2 * len(TEXTS)
+    metric = Comprehensiveness()
+    from bcos_peft.evaluation import Texts
+
+    examples = metric.examples(Texts(model, tiny.tokenizer(), TEXTS))
+    scores = [[Gradient()(model, example.questions[0]).double()] for example in examples]
+    expected = {
+        example.key: row["comprehensiveness"]
+        for example, row in zip(examples, metric.measure(model, examples, scores, None), strict=True)
+    }
+    assert result.examples("comprehensiveness", "gradient") == pytest.approx(expected)
+    assert set(result.texts.values()) == set(TEXTS)
+    assert result.settings[0]["metrics"]["comprehensiveness"]["perturbation"] == "mask"
+
+
+def test_each_question_is_attributed_once():
+    class Counting(Gradient):
+        calls = 0
+
+        def __call__(self, model, question):
+            type(self).calls += 1
+            return super().__call__(model, question)
+
+    result = run(
+        methods=[Metered(Counting(), memory_examples=0)], metrics=["comprehensiveness", "sufficiency", "completeness"]
+    )
+    assert Counting.calls == len(TEXTS)
+    assert result.costs["conventional + gradient"]["examples"] == len(TEXTS)
+    assert result.costs["conventional + gradient"]["forward_rows_per_example"] == 1
+
+
+def test_defaults():
+    found = run(converted(), methods=None, texts=TEXTS[:2])
+    assert found.rows == [("B-cos", "gradient"), ("B-cos", "noise")]
+    tokenizer = tiny.tokenizer()
+    assert evaluate(converted(), tokenizer, TEXTS[:2]).rows == [("B-cos", "bcos"), ("B-cos", "random")]
+    assert evaluate(stock(), tokenizer, TEXTS[:2]).rows[0] == ("conventional", "input_x_gradient")
+    language, words = tiny.model("llama", "CausalLM"), tiny.tokenizer("bpe")
+    assert {r.metric for r in evaluate(language, words, ioi_pairs(2), ["random"]).records} == {"contrastive_evidence"}
+    rows = planted_answers(2, passages=2, filler=0)
+    language = tiny.model("llama", "CausalLM", max_position_embeddings=512)
+    words.model_max_length = 512
+    assert {r.metric for r in evaluate(language, words, rows, ["random"]).records} == {"passage_attribution"}
+
+
+def test_all_metrics_of_texts_with_all_methods_of_a_converted_model():
+    model = converted()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics = ["comprehensiveness", "sufficiency", "parameter_randomization", "completeness"]
+    result = evaluate(model, tiny.tokenizer(), TEXTS, ["bcos", "saliency", "random"], metrics)
+    summary = result.summary()
+    assert summary["B-cos", "bcos"]["completeness_gap"].mean < 1e-4
+    assert summary["B-cos", "bcos"]["own_gap"].mean < 1e-4
+    assert "own_gap" not in summary["B-cos", "saliency"]
+    assert summary["B-cos", "random"]["randomization"].mean == pytest.approx(1), "its seed is of the text"
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_table_and_page():
+    means = {"a|b": 0.75, "c": 0.25}
+    records = [
+        Record("m", n, "seqpg", str(i), {"seqpg": v}, {"seqpg": 0.5}) for n, v in means.items() for i in range(3)
+    ]
+    result = EvaluationResult(records, {"seqpg": Value("SeqPG", True), "gap": Value("Gap", False)})
+    assert result.table().splitlines() == [
+        "| Model | Method | SeqPG ↑ | Gap ↓ |",
+        "| --- | --- | ---: | ---: |",
+        "| m | a\\|b | **0.750** [0.750, 0.750] | – |",
+        "| m | c | 0.250 [0.250, 0.250] | – |",
+        "|  | random order, expected | 0.500 | – |",
+    ]
+    assert "0.750 [" not in result.table(intervals=False)
+    assert "Gap" not in result.table(["seqpg"])
+    assert "Examples: seqpg 3." in result.markdown()
+    with pytest.raises(ValueError, match="no value 'mrr'"):
+        result.table(["mrr"])
+
+
+def test_terminal(capsys):
+    run().show(["sufficiency"])
+    shown = capsys.readouterr().out
+    assert "gradient" in shown
+    assert "Sufficiency" in shown
+
+
+def test_compare_pairs_examples():
+    def records(model, values):
+        return [Record(model, "ig", "seqpg", key, {"seqpg": value}) for key, value in values.items()]
+
+    keys = [str(i) for i in range(6)]
+    first = records("a", dict.fromkeys(keys, 0.9) | {"only a": 0.0})
+    second = records("b", dict.fromkeys(reversed(keys), 0.4) | {"only b": 1.0})
+    result = EvaluationResult(first, {"seqpg": Value("SeqPG", True)}) + EvaluationResult(
+        second, {"seqpg": Value("SeqPG", True)}
+    )
+    test = result.compare("a + ig", "b")
+    assert test.difference.mean == pytest.approx(0.5)
+    assert test.difference.count == 6
+    assert test.p_value == 2 / 64
+    with pytest.raises(ValueError, match="'ig' is more than one row; there are: 'a \\+ ig', 'b \\+ ig'"):
+        result.compare("ig", "b")
+    with pytest.raises(ValueError, match="'c' is no row"):
+        result.compare("c", "b")
+
+
+def test_models_side_by_side():
+    conventional = run(metrics=["comprehensiveness"])
+    bcos = run(converted(), methods=["bcos"], metrics=["comprehensiveness"])
+    both = conventional + bcos
+    assert both.rows == [*conventional.rows, *bcos.rows]
+    assert both.compare("B-cos + bcos", "conventional + noise").difference.count == len(TEXTS)
+    assert len(both.settings) == 2
+    with pytest.raises(ValueError, match="label="):
+        conventional + conventional
+
+
+def test_saving(tmp_path):
+    result = run()
+    result.save(tmp_path / "run")
+    again = EvaluationResult.load(tmp_path / "run")
+    assert again.to_dict() == result.to_dict()
+    assert again.table() == result.table()
+    rows = list(csv.DictReader(open(tmp_path / "run" / "examples.csv", encoding="utf-8")))
+    assert len(rows) == 2 * 4 * len(TEXTS)
+    assert {row["text"] for row in rows} == set(TEXTS)
+    assert (tmp_path / "run" / "results.md").read_text().startswith("# Evaluation")
+    (tmp_path / "run" / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match="cannot load a result"):
+        EvaluationResult.load(tmp_path / "run")
+
+
+class Flaky(Gradient):
+    """Fails after some calls."""
+
+    def __init__(self, left):
+        self.left, self.calls = left, 0
+
+    def __call__(self, model, question):
+        if self.calls == self.left:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return super().__call__(model, question)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    file = tmp_path / "run.jsonl"
+    many = [f"{text} {word}" for text in TEXTS for word in ("film", "music", "story")]
+    whole = run(texts=many, methods=[Gradient()])
+    with pytest.raises(KeyboardInterrupt):
+        run(texts=many, methods=[Metered(Flaky(18), 0)], checkpoint=file)
+    with open(file, "a", encoding="utf-8") as half:
+        half.write('{"run": "abc')
+    second = Flaky(100)
+    result = run(texts=many, methods=[Metered(second, 0)], checkpoint=file)
+    assert second.calls == len(many), "sufficiency needs the scores of all; none were kept for it"
+    assert result.table() == whole.table()
+    third = Flaky(0)
+    assert run(texts=many, methods=[Metered(third, 0)], checkpoint=file).table() == whole.table()
+    assert result.costs["conventional + gradient"]["examples"] >= len(many)
+
+
+def test_a_checkpoint_of_another_model_or_metric_is_not_used(tmp_path):
+    file = tmp_path / "run.jsonl"
+    run(checkpoint=file)
+    other = stock()
+    with torch.no_grad():
+        other.classifier.weight *= 2
+    assert run(other, checkpoint=file).table() == run(other).table()
+    metrics = [Sufficiency(perturb_special=True)]
+    assert run(metrics=metrics, checkpoint=file).table() == run(metrics=metrics).table()
+
+
+def test_two_kinds_of_one_metric():
+    metrics = [Sufficiency(), Sufficiency(perturb_special=True, label="sufficiency_reference")]
+    result = run(metrics=metrics)
+    assert "Sufficiency reference (area) ↓" in result.table()
+    with pytest.raises(ValueError, match="Two of metrics are called 'sufficiency'"):
+        run(metrics=[Sufficiency(), Sufficiency(perturb_special=True)])
+    with pytest.raises(ValueError, match="Two of methods"):
+        run(methods=[Noise(), Noise()])
+
+
+def test_datasets():
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
+    for dataset in (rows, Dataset.from_list(rows)):
+        assert read_dataset(dataset, "text", "label") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
+        some, labels = read_dataset(dataset, "text", "label", count=3, seed=1)
+        assert len(some) == 3
+        assert [TEXTS.index(text) % 2 for text in some] == labels
+    pairs = read_dataset(Dataset.from_list([{"a": "One.", "b": "Two."}]), ("a", "b"))[0]
+    assert pairs == [("One.", "Two.")]
+    result = run(texts=rows, text_column="text", label_column="label", target="label", metrics=["completeness"])
+    assert len(result.records) == 2 * len(TEXTS)
+    with pytest.raises(ValueError, match="label_column='class' is no column"):
+        read_dataset(rows, "text", "class")
+    with pytest.raises(ValueError, match="empty"):
+        read_dataset([])
+    with pytest.raises(TypeError, match="single text"):
+        read_dataset("A film.")
+
+
+def test_texts_twice_and_texts_too_long():
+    result = run(texts=["A film."] * 2 + ["film " * 100])
+    assert len(result.examples("sufficiency", "noise")) == 3
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="There is no metric 'faith'"):
+        run(metrics=["faith"])
+    with pytest.raises(ValueError, match="There is no method 'magic'"):
+        run(methods=["magic"])
+    with pytest.raises(TypeError, match="with a name"):
+        run(methods=[lambda model, question: question.input_ids])
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        get_metric("sufficiency", colour="red")
+
+    class Wrong(Noise):
+        def __call__(self, model, question):
+            return super().__call__(model, question)[1:]
+
+    with pytest.raises(ValueError, match="The scores of 'noise' must have the shape"):
+        run(methods=[Wrong()])
+
+
+def test_result_is_valid_json(tmp_path):
+    result = run(texts=["A film."])  # one example has no interval
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert "[" not in result.table()
+
+
+@pytest.mark.newest
+def test_plots(tmp_path):
+    result = run() + run(converted(), ["bcos"], ["comprehensiveness"])
+    figure = result.plot(tmp_path / "means.png", ["comprehensiveness", "sufficiency"])
+    assert (tmp_path / "means.png").read_bytes().startswith(b"\x89PNG")
+    first, second = (panel for panel in figure.axes if panel.get_visible())
+    assert [bar.get_width() for bar in first.patches] == pytest.approx(
+        [numbers["comprehensiveness"].mean for numbers in result.summary().values()]
+    )
+    assert len(second.patches) == 2, "no sufficiency of the last row"
+    curves = result.plot_curves()
+    assert [len(panel.lines) for panel in curves.axes] == [3, 2]
+    mean = sum(curves.axes[0].lines[0].get_ydata()) / 9
+    assert mean == pytest.approx(result.summary()["conventional", "gradient"]["comprehensiveness_aopc"].mean)
+    result.save(tmp_path / "saved", plot=True)
+    assert (tmp_path / "saved" / "results.png").exists()
+    with pytest.raises(ValueError, match="no curves"):
+        run(metrics=["completeness"]).plot_curves()
