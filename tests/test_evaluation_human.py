@@ -1,0 +1,413 @@
+"""The human-evaluation kit: blinding, the page, and the analysis, on simulated answers that are labelled so."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+
+from bcos_peft import BcosConfig, Explanation, get_bcos_model
+from bcos_peft.evaluation import HumanKit, analyse_answers, explain_with, get_method
+from bcos_peft.evaluation.human import HumanPair
+from bcos_peft.words import split_words
+
+
+TEXTS = [
+    "A gripping, beautifully shot film that I did not want to end.",
+    "Two hours that I shall not get back: dull, overlong.",
+    "Who made this </script><b>boring</b> thing?",
+    "We loved the wonderful acting.",
+]
+
+
+def explanation(text, seed=0, label="positive", scores=None, foil=None):
+    spans = split_words(text)
+    count = len(spans)
+    scores = np.random.default_rng(seed).normal(size=count) if scores is None else scores
+    return Explanation(
+        tokens=[text[start:end] for start, end in spans], scores=scores, text=text, offsets=spans,
+        sequence_ids=[0] * count, special=[False] * count, token_ids=list(range(count)), target=1, target_label=label,
+        predicted=1, predicted_label=label, logit=2.0, probability=0.9, foil=None if foil is None else 0,
+        foil_label=foil,
+    )  # fmt: skip
+
+
+def explanations(texts=4, methods=("secretive", "covert"), **options):
+    return {
+        name: [explanation(TEXTS[i % 4] + " " * (i // 4), seed=10 * place + i, **options) for i in range(texts)]
+        for place, name in enumerate(methods)
+    }
+
+
+def kit_of(texts=4, methods=("secretive", "covert"), **options):
+    return HumanKit.build(explanations(texts, methods), **options)
+
+
+def data_of(page):
+    found = re.search(r'<script type="application/json" id="bcosx-data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found[1])
+
+
+def pieces(data):
+    """All stretches of text on a page."""
+    return [
+        piece for pair in data["pairs"] for side in ("left", "right") for line in pair[side]["lines"] for piece in line
+    ]
+
+
+# Building a kit
+
+
+def test_a_kit_has_every_pair_once():
+    kit = kit_of(methods=("a1", "b2", "c3"))
+    assert Counter((pair.text, pair.methods) for pair in kit.pairs) == Counter(
+        (text, couple) for text in range(4) for couple in [("a1", "b2"), ("a1", "c3"), ("b2", "c3")]
+    )
+    assert [pair.name for pair in kit.pairs] == [f"p{i:03}" for i in range(1, 13)]
+    assert kit.methods == ["a1", "b2", "c3"]
+
+
+def test_pairs_are_shuffled_and_sides_are_balanced():
+    kit = kit_of(texts=40)
+    assert [pair.text for pair in kit.pairs] != sorted(pair.text for pair in kit.pairs)
+    assert Counter(pair.left for pair in kit.pairs) == {"secretive": 20, "covert": 20}
+    sides = [pair.left == "covert" for pair in kit.pairs]
+    assert sides not in ([i % 2 == 0 for i in range(40)], [i % 2 == 1 for i in range(40)])
+    firsts = {kit_of(texts=1, seed=seed).pairs[0].left for seed in range(10)}
+    assert firsts == {"secretive", "covert"}, "of an odd number, chance says who is left once more"
+
+
+def test_a_kit_depends_on_its_seed():
+    assert kit_of().page == kit_of().page
+    assert kit_of().kit != kit_of(seed=1).kit
+    assert kit_of().pairs != kit_of(texts=40, seed=1).pairs
+
+
+def test_reference_and_limit():
+    kit = kit_of(methods=("a1", "b2", "c3"), reference="b2")
+    assert {pair.methods for pair in kit.pairs} == {("a1", "b2"), ("b2", "c3")}
+    assert len(kit_of(limit=3).pairs) == 3
+
+
+def test_texts_with_different_predictions_are_left_out_and_named():
+    found = explanations()
+    found["covert"][2] = explanation(TEXTS[2], label="negative")
+    kit = HumanKit.build(found)
+    assert sorted(pair.text for pair in kit.pairs) == [0, 1, 3]
+    assert kit.left_out == ["text 2: covert explains 'negative', secretive 'positive'"]
+    found["covert"] = [explanation(text, label="negative") for text in TEXTS]
+    with pytest.raises(ValueError, match="No pair is left: text 0: covert explains 'negative'"):
+        HumanKit.build(found)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"1 method\(s\); a comparison needs two"):
+        HumanKit.build({"a": [explanation(TEXTS[0])]})
+    with pytest.raises(ValueError, match="reference='x' is none of the methods: secretive, covert"):
+        kit_of(reference="x")
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        kit_of(limit=0)
+    found = explanations()
+    found["covert"].pop()
+    with pytest.raises(ValueError, match="'covert' explains 3 texts and 'secretive' 4"):
+        HumanKit.build(found)
+    found["covert"].append(explanation("Another text."))
+    with pytest.raises(ValueError, match="Text 3 is 'Another text.' for 'covert' and 'We loved"):
+        HumanKit.build(found)
+
+
+def test_key_and_page_are_files(tmp_path):
+    kit = kit_of()
+    page, key = kit.save(tmp_path / "kit")
+    assert page.read_text(encoding="utf-8") == kit.page
+    for path in (key, key.parent):
+        loaded = HumanKit.load(path)
+        assert (loaded.pairs, loaded.kit, loaded.seed) == (kit.pairs, kit.kit, kit.seed)
+    kit.save(tmp_path / "kit")
+    with pytest.raises(ValueError, match="has another kit already"):
+        kit_of(seed=1).save(tmp_path / "kit")
+    with pytest.raises(ValueError, match="has no page; build it again"):
+        loaded.save(tmp_path / "new")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="no file of the format 'bcos_peft.human_kit'"):
+        HumanKit.load(tmp_path / "other.json")
+
+
+# The page
+
+
+def test_the_page_is_blind():
+    page = kit_of().page
+    assert "secretive" not in page
+    assert "covert" not in page
+    pairs = data_of(page)["pairs"]
+    assert all(set(pair) == {"pair", "says", "rather", "left", "right"} for pair in pairs)
+
+
+def test_the_page_shows_what_was_explained():
+    found = explanations()
+    kit = HumanKit.build(found)
+    data = data_of(kit.page)
+    assert data["kit"] == kit.kit
+    for pair, view in zip(kit.pairs, data["pairs"], strict=True):
+        assert view["says"] == "positive"
+        for side in ("left", "right"):
+            (line,) = view[side]["lines"]
+            assert "".join(piece[0] for piece in line) == TEXTS[pair.text]
+            shown = found[getattr(pair, side)][pair.text]
+            scale = max(abs(shown.scores))
+            strengths = {piece[0]: piece[1] for piece in line if len(piece) == 2}
+            for word in shown.words():
+                strength = round(100 * word.score / scale)
+                if list(shown.tokens).count(word.text) == 1 and abs(strength) > 5:
+                    assert strengths[word.text] == strength
+
+
+def test_nothing_but_text_comes_from_a_text():
+    page = kit_of().page
+    assert "</script><b>" not in page
+    assert page.count("<script") == 2
+    assert any("</" in piece[0] for piece in pieces(data_of(page)))
+
+
+def test_the_page_loads_and_sends_nothing():
+    page = kit_of().page
+    assert "default-src 'none'" in page
+    for word in ("http:", "https:", "fetch(", "XMLHttpRequest", "src=", "@import", "sendBeacon", "WebSocket"):
+        assert word not in page, word
+
+
+def test_the_page_can_be_used_without_a_mouse_or_eyes():
+    page = kit_of().page
+    assert '<html lang="en">' in page
+    for name in ("bcosx-code", "bcosx-copy"):
+        assert f'for="{name}"' in page
+    assert page.count('type="radio"') == 3
+    assert "<fieldset" in page
+    assert "<legend>" in page
+    assert 'role="status"' in page
+    view = data_of(page)["pairs"][0]["left"]
+    strongest = max((piece for line in view["lines"] for piece in line if len(piece) == 2), key=lambda p: abs(p[1]))
+    assert strongest[0].strip() in view["spoken"]
+
+
+def test_without_a_sign_only_what_speaks_for_the_target_is_shown():
+    kit = HumanKit.build(explanations(), signed=False)
+    strengths = [piece[1] for piece in pieces(data_of(kit.page)) if len(piece) == 2]
+    assert min(strengths) > 0
+    assert "orange" not in kit.page.split("<main")[1].split("<script")[0]
+    assert "speaks against" not in kit.page
+
+
+def test_title_and_instructions():
+    kit = kit_of(title="<Two> models", instructions="First.\n\nSecond & last.")
+    assert '<h1 class="bcosx-title">&lt;Two&gt; models</h1>' in kit.page
+    assert '<p class="bcosx-notes">Second &amp; last.</p>' in kit.page
+    assert "Which marking shows better" not in kit.page
+
+
+def test_foils_and_pairs_of_texts_are_shown():
+    one, two = (explanation(TEXTS[0], seed=seed, foil="negative") for seed in (0, 1))
+    kit = HumanKit.build({"a": [one], "b": [two]})
+    assert data_of(kit.page)["pairs"][0]["rather"] == "negative"
+
+
+# The analysis. No person has answered: every file is marked as simulated.
+
+
+def simulated(tmp_path, kit, reader, choices, **changes):
+    answers = [
+        {"pair": pair.name, "choice": choice, "seconds": 4.0}
+        for pair, choice in zip(kit.pairs, choices, strict=True)
+        if choice is not None
+    ]
+    content = {
+        "format": "bcos_peft.human_answers", "version": 1, "kit": kit.kit, "reader": reader, "code": "",
+        "simulated": True, "started": None, "finished": None, "answers": answers,
+    }  # fmt: skip
+    path = tmp_path / f"{reader}.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def prefer(kit, method, but=()):
+    """Choices of a simulated reader who prefers a method, except in some pairs."""
+    return [("left" if (pair.left == method) != (i in but) else "right") for i, pair in enumerate(kit.pairs)]
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_win_rate_by_hand(tmp_path):
+    kit = kit_of()
+    files = [
+        simulated(tmp_path, kit, "one", prefer(kit, "covert", but=[0])),
+        simulated(tmp_path, kit, "two", ["tie", *prefer(kit, "covert")[1:3], None]),
+    ]
+    result = analyse_answers(kit, files, simulated=True)
+    (found,) = result.comparisons
+    assert (found.first, found.second) == ("covert", "secretive")
+    assert (found.wins, found.ties, found.losses) == (5, 1, 1)
+    assert found.win_rate.mean == pytest.approx(5.5 / 7)
+    assert found.win_rate.count == 7
+    assert found.win_rate.low < found.win_rate.mean < found.win_rate.high <= 1
+    assert (result.readers, result.judgements, result.median_seconds) == (2, 7, 4.0)
+    assert result.simulated
+    assert "SIMULATED" in result.table().splitlines()[0]
+    assert "| covert against secretive | 5 | 1 | 1 | 0.786 [" in result.table()
+    assert json.loads(json.dumps(result.to_dict()))["judgements"] == 7
+
+
+def test_many_methods_are_compared_two_by_two(tmp_path):
+    kit = kit_of(methods=("a1", "b2", "c3"))
+    order = {"a1": 0, "b2": 1, "c3": 2}
+    choices = ["left" if order[pair.left] < order[pair.right] else "right" for pair in kit.pairs]
+    result = analyse_answers(kit, [simulated(tmp_path, kit, "one", choices)], simulated=True)
+    assert [(one.first, one.second, one.wins, one.losses) for one in result.comparisons] == [
+        ("a1", "b2", 4, 0),
+        ("a1", "c3", 4, 0),
+        ("b2", "c3", 4, 0),
+    ]
+    assert result.comparisons[0].win_rate.low == 1
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_the_interval_knows_that_readers_differ(tmp_path):
+    """Six readers who always disagree with each other say less than sixty answers drawn apart."""
+    kit = kit_of(texts=40)
+    half = [prefer(kit, "covert" if i % 2 else "secretive") for i in range(6)]
+    mixed = [[prefer(kit, "covert" if (i + j) % 2 else "secretive")[j] for j in range(40)] for i in range(6)]
+    widths = []
+    for name, choices in (("half", half), ("mixed", mixed)):
+        files = [simulated(tmp_path, kit, f"{name}{i}", row) for i, row in enumerate(choices)]
+        rate = analyse_answers(kit, files, simulated=True).comparisons[0].win_rate
+        assert rate.mean == 0.5
+        widths.append(rate.high - rate.low)
+    assert widths[0] > 3 * widths[1]
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_alpha_is_that_of_the_textbook(tmp_path):
+    """Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section A: two observers, ten units."""
+    kit = kit_of(texts=10)
+    observers = {"meg": "0100000010", "owen": "1110010000"}
+    files = [
+        simulated(tmp_path, kit, name, [("left", "right")[int(value)] for value in values])
+        for name, values in observers.items()
+    ]
+    result = analyse_answers(kit, files, simulated=True)
+    assert result.alpha == pytest.approx(0.095, abs=5e-4)
+    assert result.alpha == pytest.approx(1 - 19 * 4 / (14 * 6)), "19 of 20 values, 4 disagreements, 14 zeros, 6 ones"
+    assert result.alpha_note == ""
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_alpha_of_agreement_and_where_there_is_none(tmp_path):
+    kit = kit_of(texts=10)
+    rows = prefer(kit, "covert")
+    one, two = (simulated(tmp_path, kit, name, rows) for name in ("one", "two"))
+    result = analyse_answers(kit, [one, two], simulated=True)
+    assert result.alpha == 1
+    assert result.left_share.mean == 0.5
+    alone = analyse_answers(kit, [one], simulated=True)
+    assert (alone.alpha, alone.alpha_note) == (None, "no pair has answers of two readers")
+    assert "not known: no pair" in alone.table()
+    ties = [simulated(tmp_path, kit, name, ["tie"] * 10) for name in ("three", "four")]
+    same = analyse_answers(kit, ties, simulated=True)
+    assert same.alpha is None
+    assert "all answers are the same" in same.alpha_note
+    assert same.left_share is None
+
+
+def test_a_reader_who_always_takes_a_is_seen(tmp_path):
+    kit = kit_of(texts=10)
+    result = analyse_answers(kit, [simulated(tmp_path, kit, "one", ["left"] * 10)], simulated=True)
+    assert result.left_share.mean == 1
+    assert result.comparisons[0].win_rate.mean == 0.5
+
+
+def test_files_that_are_refused(tmp_path):
+    kit, other = kit_of(), kit_of(seed=5)
+    good = simulated(tmp_path, kit, "good", prefer(kit, "covert"))
+    with pytest.raises(ValueError, match=f"answers the kit '{other.kit}', and the key is of '{kit.kit}'"):
+        analyse_answers(kit, [good, simulated(tmp_path, other, "far", prefer(other, "covert"))], simulated=True)
+    with pytest.raises(ValueError, match="marked as simulated: no person has answered"):
+        analyse_answers(kit, [good])
+    real = simulated(tmp_path, kit, "real", prefer(kit, "covert"), simulated=False)  # not real: only marked so
+    with pytest.raises(ValueError, match="is a person's; with simulated=True"):
+        analyse_answers(kit, [good, real], simulated=True)
+    twice = tmp_path / "twice.json"
+    twice.write_text(good.read_text())
+    with pytest.raises(ValueError, match="are of the same reader; pass the later one only"):
+        analyse_answers(kit, [good, twice], simulated=True)
+    with pytest.raises(ValueError, match="There is no file"):
+        analyse_answers(kit, [])
+    for answers in ([{"pair": "p009", "choice": "left"}], [{"pair": "p001", "choice": "A"}]):
+        with pytest.raises(ValueError, match="has an answer that the kit does not know"):
+            analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, answers=answers)], simulated=True)
+    doubled = [{"pair": "p001", "choice": "left"}, {"pair": "p001", "choice": "right"}]
+    with pytest.raises(ValueError, match="that the kit does not know"):
+        analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, answers=doubled)], simulated=True)
+    with pytest.raises(ValueError, match="has no answers"):
+        analyse_answers(kit, [simulated(tmp_path, kit, "none", [None] * 4)], simulated=True)
+    with pytest.raises(ValueError, match="has version 2; this bcos_peft reads 1"):
+        analyse_answers(kit, [simulated(tmp_path, kit, "new", prefer(kit, "covert"), version=2)], simulated=True)
+    (tmp_path / "text.json").write_text("hello")
+    with pytest.raises(ValueError, match="is no JSON file"):
+        analyse_answers(kit, [tmp_path / "text.json"])
+
+
+def test_one_answer_has_no_interval(tmp_path):
+    kit = HumanKit([HumanPair("p001", 0, "a", "b")], kit="k")
+    rate = analyse_answers(kit, [simulated(tmp_path, kit, "one", ["left"])], simulated=True).comparisons[0].win_rate
+    assert rate.mean == 1
+    assert np.isnan(rate.low)
+
+
+# Explanations by any method
+
+
+def test_explain_with_any_method():
+    model, tokenizer = tiny.model("bert"), tiny.tokenizer()
+    (found,) = explain_with(model, tokenizer, [TEXTS[0]], get_method("attention"), target=2, foil=0)
+    assert found.text == TEXTS[0]
+    assert (found.target, found.foil, found.target_label) == (2, 0, "LABEL_2")
+    assert [i for i, special in enumerate(found.special) if special] == [0, len(found.tokens) - 1]
+    assert found.residual == pytest.approx(found.logit - 1), "attention sums to 1, not to the logit"
+    assert 0 < found.probability < 1
+
+
+def test_explain_with_contributions_agrees_with_the_explainer():
+    from bcos_peft import BcosExplainer
+
+    model, tokenizer = get_bcos_model(tiny.model("bert"), BcosConfig(b=1.5)), tiny.tokenizer()
+    explainer = BcosExplainer(model, tokenizer)
+    pair = (TEXTS[1], TEXTS[3])
+    for found, wanted in zip(
+        explain_with(model, tokenizer, [TEXTS[0], pair], get_method("bcos")), explainer([TEXTS[0], pair]), strict=True
+    ):
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+        assert found.tokens == wanted.tokens
+        assert found.text == wanted.text
+        assert (found.predicted, found.target) == (wanted.predicted, wanted.target)
+        assert abs(found.residual) < 1e-5
+
+
+def test_a_kit_from_two_methods_on_a_language_model():
+    model, tokenizer = tiny.model("llama", "CausalLM"), tiny.tokenizer("bpe")
+    found = {
+        name: explain_with(model, tokenizer, TEXTS[:2], get_method(name)) for name in ("attention", "random")
+    }  # fmt: skip
+    kit = HumanKit.build(found)
+    assert len(kit.pairs) == 2
+
+
+def test_one_target_for_each_text():
+    model, tokenizer = tiny.model("bert"), tiny.tokenizer()
+    found = explain_with(model, tokenizer, TEXTS[:2], get_method("random"), target=[0, None])
+    assert found[0].target == 0
+    assert found[1].target == found[1].predicted
+    with pytest.raises(ValueError, match="target has 1 entries for 2 texts"):
+        explain_with(model, tokenizer, TEXTS[:2], get_method("random"), target=[0])
+    with pytest.raises(ValueError, match=r"texts\[1\] is empty"):
+        explain_with(model, tokenizer, ["Good.", " "], get_method("random"))
