@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bcos_peft.cli_errors import clean_errors
+from bcos_peft.evaluation.cli import app as evaluate_app
 from bcos_peft.files import write_text
 from bcos_peft.version import __version__
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     help="Convert pre-trained models into B-cos models, and explain their predictions exactly.",
 )
 
+app.add_typer(evaluate_app, name="evaluate")
+
 # Tasks of the hub, and the end of the names of the classes that have their heads.
 _TASKS = {
     "text-classification": "SequenceClassification",
@@ -32,16 +34,6 @@ _TASKS = {
     "fill-mask": "MaskedLM",
     "text-generation": "CausalLM",
 }
-
-
-@contextmanager
-def _clean_errors() -> Iterator[None]:
-    """What the library refuses becomes a line on stderr and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, KeyError, RuntimeError, ImportError) as error:
-        print(f"Error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 def _show_version(asked: bool) -> None:
@@ -79,7 +71,7 @@ def convert(
     force: Annotated[bool, typer.Option(help="Write into a directory that is not empty.")] = False,
 ) -> None:
     """Convert a model and save it, with its tokenizer."""
-    with _clean_errors():
+    with clean_errors():
         if output.is_file() or (output.is_dir() and any(output.iterdir()) and not force):
             raise ValueError(f"{str(output)!r} exists and is not an empty directory; --force writes into a directory.")
         from bcos_peft import BcosConfig, get_bcos_model
@@ -135,7 +127,7 @@ def explain(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Explain what a B-cos model predicts for texts."""
-    with _clean_errors():
+    with clean_errors():
         inputs: list = [*(texts or []), *(_read_lines(file) if file else [])]
         if not inputs:
             raise ValueError("There is no text: give one or more, or --file.")
@@ -190,7 +182,7 @@ def info(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Say what was converted: layers by B, what stays plain, parameters, the residual on a probe."""
-    with _clean_errors():
+    with clean_errors():
         loaded = _load_bcos(model, revision)
     loaded.print_bcos_summary()
 

@@ -24,14 +24,14 @@ def plot_means(result: EvaluationResult, path: str | os.PathLike | None = None, 
     names, summary, chance = shown_values(result, values), result.summary(), result.chance()
     labels = [f"{model} + {method}" for model, method in summary]
     figure, panels = _panels(len(names), height=0.8 + 0.3 * len(labels))
-    for panel, name in zip(panels, names, strict=True):
+    for column, (panel, name) in enumerate(zip(panels, names, strict=True)):
         found = [(i, row[name]) for i, row in enumerate(summary.values()) if name in row]
         means = np.array([interval.mean for _, interval in found])
         ends = np.array([[interval.low, interval.high] for _, interval in found])
         ends = np.where(np.isnan(ends), means[:, None], ends)
         errors = np.abs(ends - means[:, None]).T
         panel.barh([i for i, _ in found], means, xerr=errors, color="#5b8db8", ecolor="#333333", capsize=2)
-        panel.set_yticks(range(len(labels)), labels, fontsize=8)
+        panel.set_yticks(range(len(labels)), labels if column % _COLUMNS == 0 else [""] * len(labels), fontsize=8)
         panel.invert_yaxis()
         panel.axvline(0, color="#333333", linewidth=0.6)
         if name in chance:
@@ -46,7 +46,7 @@ def plot_curves(result: EvaluationResult, path: str | os.PathLike | None = None)
     metrics = [name for name in ("comprehensiveness", "sufficiency") if any(r.metric == name for r in result.records)]
     if not metrics:
         raise ValueError("The result has neither comprehensiveness nor sufficiency, and so no curves.")
-    figure, panels = _panels(len(metrics), height=3.2)
+    figure, panels = _panels(len(metrics), height=3.6)
     for panel, metric in zip(panels, metrics, strict=True):
         for row in result.rows:
             curves = [r.details["curve"] for r in result.records if r.metric == metric and r.row == row]
@@ -58,7 +58,7 @@ def plot_curves(result: EvaluationResult, path: str | os.PathLike | None = None)
         what = "perturbed" if metric == "comprehensiveness" else "kept"
         panel.set_xlabel(f"part of the tokens that is {what}", fontsize=8)
         panel.set_ylabel("fall of the target", fontsize=8)
-        panel.legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return _written(figure, path)
 
 

@@ -44,7 +44,9 @@ def print_table(result: EvaluationResult, values: Sequence[str] | None = None) -
     from rich.table import Table
 
     header, rows = _cells(result, values, intervals=True, bold="[bold]{}[/bold]")
-    table = Table(*header[:2])
+    table = Table()
+    for name in header[:2]:
+        table.add_column(name, overflow="fold")
     for name in header[2:]:
         table.add_column(name, justify="right")
     for row in rows:

@@ -1,0 +1,13 @@
+"""The command `bcos-peft evaluate`."""
+
+from __future__ import annotations
+
+import typer
+
+from bcos_peft.evaluation.human_cli import app as human_app
+
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Measure explanations, and let people judge them.")
+app.add_typer(human_app, name="human-kit")

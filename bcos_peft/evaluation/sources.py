@@ -1,0 +1,92 @@
+"""Datasets by name, for the command line: files, data sets of the hub, and made ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from bcos_peft.evaluation.minimal_pairs import blimp_pairs, ioi_pairs, load_minimal_pairs
+from bcos_peft.evaluation.passages import planted_answers
+from bcos_peft.evaluation.plausibility import hatexplain_rationales
+from bcos_peft.evaluation.runner import read_dataset
+
+
+__all__ = ["load_rows"]
+
+
+def load_rows(
+    name: str,
+    config: str | None = None,
+    split: str = "test",
+    text_column: str | tuple[str, str] | None = None,
+    label_column: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> tuple[list, list | None]:
+    """Texts or other rows, and their labels, from a name.
+
+    Args:
+        name (`str`): a file (`.txt` with a text on each line; `.csv`, `.json` or `.jsonl` with columns; minimal pairs
+            as `.csv` with prefix, good, bad and evidence), `"ioi"` or `"planted"` for made sentences, or a data set of
+            the hub. BLiMP (`nyu-mll/blimp`) gives minimal pairs, HateXplain rationales.
+        config (`str`, *optional*): of a data set of the hub, such as BLiMP's phenomenon.
+        split (`str`, defaults to `"test"`): of a data set of the hub.
+        text_column (`str` or a pair, *optional*): the column with the texts. Default: "text".
+        label_column (`str`, *optional*): the column with the labels.
+        count (`int`, *optional*): how many, drawn by chance (made ones: how many are made, 100 by default).
+        seed (`int`, defaults to 0): of the draw.
+
+    Raises:
+        ValueError: there is no such file or column, or nothing in it.
+
+    Example:
+        >>> from bcos_peft.evaluation.sources import load_rows
+        >>> rows, labels = load_rows("planted", count=2)
+        >>> len(rows), labels
+        (2, None)
+    """
+    if name == "ioi":
+        return ioi_pairs(count or 100, seed), None
+    if name == "planted":
+        return planted_answers(count or 100, seed=seed), None
+    rows: Any
+    if Path(name).suffix in (".txt", ".csv", ".json", ".jsonl"):
+        rows = _file(Path(name))
+    else:
+        from datasets import load_dataset
+
+        rows = load_dataset(name, config, split=split) if config else load_dataset(name, split=split)
+        if name.rpartition("/")[2].lower() == "blimp":
+            rows = blimp_pairs(rows)
+        elif name.rpartition("/")[2].lower() == "hatexplain":
+            rows = hatexplain_rationales(rows)
+    columns = getattr(rows, "column_names", None) or (list(rows[0]) if isinstance(rows[0], dict) else None)
+    if columns is None:
+        return read_dataset(rows, count=count, seed=seed)
+    text_column = text_column or "text"
+    missing = [one for one in ([text_column] if isinstance(text_column, str) else text_column) if one not in columns]
+    if missing:
+        raise ValueError(f"{name!r} has no column {missing[0]!r}; say with --text-column which of {columns} it is.")
+    return read_dataset(rows, text_column, label_column, count, seed)
+
+
+def _file(path: Path) -> list:
+    if not path.exists():
+        raise ValueError(f"There is no file {str(path)!r}.")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        rows: list = [line for line in text.splitlines() if line.strip()]
+    elif path.suffix == ".json":
+        rows = json.loads(text)
+    elif path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    else:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and {"prefix", "good", "bad", "evidence"} <= rows[0].keys():
+            return load_minimal_pairs(path)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{str(path)!r} has no rows.")
+    return rows

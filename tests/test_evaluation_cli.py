@@ -1,0 +1,152 @@
+"""The command `bcos-peft evaluate run`."""
+
+import json
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from bcos_peft import BcosConfig, get_bcos_model
+from bcos_peft.cli import app
+from bcos_peft.evaluation import EvaluationResult, MinimalPair, PlantedAnswer, load_pairs
+from bcos_peft.evaluation.sources import load_rows
+
+
+TEXTS = ["A gripping film.", "Two hours that I shall not get back.", "We loved the music.", "An awful movie."]
+
+
+def run(*arguments):
+    arguments = ["evaluate", "run", *map(str, arguments)]
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
+def refused(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stock")
+    tiny.model(num_labels=2).save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bcos")
+    get_bcos_model(tiny.model(num_labels=2), BcosConfig()).save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n\n")
+    return path
+
+
+def test_two_models(stock, converted, texts, tmp_path):
+    folder = tmp_path / "results"
+    rows = ["--compare", "B-cos + bcos", "--compare", "conventional + saliency"]
+    arguments = [
+        stock,
+        converted,
+        "--data",
+        texts,
+        "--output",
+        folder,
+        "--method",
+        "bcos",
+        "--method",
+        "saliency",
+        *rows,
+    ]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert f"Saved in {folder}" in result.stdout.replace("\n", "")
+    assert "B-cos + bcos less conventional + saliency:" in result.stdout
+    found = EvaluationResult.load(folder)
+    assert found.rows == [("conventional", "saliency"), ("B-cos", "bcos"), ("B-cos", "saliency")]
+    assert len(found.examples("sufficiency", "B-cos + bcos")) == len(TEXTS)
+    assert {path.name for path in folder.iterdir()} == {"results.json", "results.md", "examples.csv", "records.jsonl"}
+    lines = (folder / "records.jsonl").read_text()
+    assert run(*arguments).exit_code == 0
+    assert (folder / "records.jsonl").read_text() == lines, "nothing was computed again"
+
+
+def test_labels_columns_and_pairs(stock, tmp_path):
+    data, pairs = tmp_path / "data.jsonl", tmp_path / "pairs.json"
+    data.write_text("\n".join(json.dumps({"review": text, "y": i % 2}) for i, text in enumerate(TEXTS)))
+    options = [
+        "--data",
+        data,
+        "--text-column",
+        "review",
+        "--label-column",
+        "y",
+        "--target",
+        "label",
+        "--method",
+        "random",
+    ]
+    pairs.write_text(
+        json.dumps(
+            {"format": "bcos_peft.sequence_pairs", "version": 1}
+            | {"pairs": [{"first": "Good.", "second": "Bad.", "first_class": 1, "second_class": 0}]}
+        )
+    )
+    result = run(
+        f"mine={stock}",
+        *options,
+        "--metric",
+        "seqpg",
+        "--metric",
+        "completeness",
+        "--pairs",
+        pairs,
+        "--output",
+        tmp_path / "out",
+    )
+    assert result.exit_code == 0, result.output
+    found = EvaluationResult.load(tmp_path / "out")
+    assert found.rows == [("mine", "random")]
+    assert len(found.examples("seqpg", "mine")) == len(load_pairs(pairs)) == 1
+    assert len(found.examples("completeness_gap", "mine")) == len(TEXTS)
+
+
+def test_language_model(tmp_path):
+    path = tmp_path / "lm"
+    tiny.model("llama", "CausalLM").save_pretrained(path)
+    tiny.tokenizer("bpe").save_pretrained(path)
+    data = tmp_path / "pairs.csv"
+    data.write_text("prefix,good,bad,evidence\nnot a gripping,film,ending,not\n")
+    result = run(path, "--data", data, "--method", "input_x_gradient", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "evidence_mrr" in EvaluationResult.load(tmp_path / "out").values
+
+
+def test_rows_by_name(tmp_path):
+    assert isinstance(load_rows("ioi", count=3)[0][2], MinimalPair)
+    assert isinstance(load_rows("planted", count=3)[0][2], PlantedAnswer)
+    (tmp_path / "data.csv").write_text("text,other\nOne.,1\nTwo.,2\n")
+    assert load_rows(str(tmp_path / "data.csv"), label_column="other") == (["One.", "Two."], ["1", "2"])
+    (tmp_path / "data.json").write_text('[["One.", "Two."], ["Three.", "Four."]]')
+    assert load_rows(str(tmp_path / "data.json"))[0] == [("One.", "Two."), ("Three.", "Four.")]
+
+
+def test_refusals(stock, texts, tmp_path):
+    out = ["--output", tmp_path / "out"]
+    assert "There is no file" in refused(stock, "--data", "nothing.txt", *out)
+    assert "There is no metric 'x'" in refused(stock, "--data", texts, "--metric", "x", *out)
+    assert "There is no method 'x'" in refused(stock, "--data", texts, "--method", "x", *out)
+    assert "needs a converted model" in refused(stock, "--data", texts, "--method", "bcos", *out)
+    assert "give them others" in refused(stock, stock, "--data", texts, *out)
+    assert "given 1 times" in refused(stock, "--data", texts, "--compare", "a", *out)
+    (tmp_path / "data.csv").write_text("review\nOne.\n")
+    assert "say with --text-column" in refused(stock, "--data", tmp_path / "data.csv", *out)
+    assert not (tmp_path / "out" / "results.json").exists()
