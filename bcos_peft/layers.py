@@ -64,7 +64,8 @@ class BcosLayer(DynamicLinear):
     def add_gain(self, device: torch.device | str | None = None) -> None:
         """Make room for factors of the outputs, all 1; a gain that is there stays."""
         if getattr(self, "gain", None) is None:
-            self.gain = Gain(self.outputs, device)
+            dtype = self.weight.dtype if self.weight.dtype == torch.float64 else torch.float32
+            self.gain = Gain(self.outputs, device, dtype)
 
     def gained(self, y: Tensor) -> Tensor:
         """Outputs, `(..., out_features)`, times the gain, if there is one."""
@@ -73,7 +74,8 @@ class BcosLayer(DynamicLinear):
 
 
 class Gain(nn.Module):
-    """Factors of a layer's outputs, in float32: `weight`, `(size,)`, all 1 to begin with.
+    """Factors of a layer's outputs: `weight`, `(size,)`, all 1 to begin with. In float32 for layers in half precision,
+    where small steps from 1 would be lost.
 
     A module of its own, since quantisers take every other parameter of a quantised layer for weights.
 
@@ -83,9 +85,9 @@ class Gain(nn.Module):
         [1.0, 1.0]
     """
 
-    def __init__(self, size: int, device: torch.device | str | None = None):
+    def __init__(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size, device=device))
+        self.weight = nn.Parameter(torch.ones(size, device=device, dtype=dtype))
 
 
 class BcosLinear(BcosLayer, nn.Linear):
