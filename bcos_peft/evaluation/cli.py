@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from bcos_peft.evaluation.human_cli import app as human_app
+from bcos_peft.evaluation.run_cli import run
 
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure explanations, and let people judge them.")
+app.command()(run)
 app.add_typer(human_app, name="human-kit")

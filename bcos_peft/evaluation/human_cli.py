@@ -10,17 +10,11 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
+from bcos_peft.evaluation.loading import load_model
 from bcos_peft.files import write_text
 
 
 __all__ = ["app"]
-
-# The ends of the names of model classes that evaluation takes, and the Auto classes that load them.
-_HEADS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +41,7 @@ def explain(
         from bcos_peft.evaluation.methods import get_method
 
         texts = _read_lines(file)
-        loaded, tokenizer = _load(model, revision)
+        loaded, tokenizer = load_model(model, revision)
         options = {} if baseline is None else {"baseline": baseline}
         found = explain_with(
             loaded.to(device),
@@ -108,20 +102,6 @@ def analyse(
         if json_file is not None:
             write_text(json_file, json.dumps(result.to_dict(), ensure_ascii=False, indent=1) + "\n")
     typer.echo(result.table())
-
-
-def _load(name: str, revision: str | None):
-    """A model with the head that it was saved with, and its tokenizer."""
-    import transformers
-
-    architecture = (transformers.AutoConfig.from_pretrained(name, revision=revision).architectures or ["none"])[0]
-    auto = next((auto for end, auto in _HEADS.items() if architecture.endswith(end)), None)
-    if auto is None:
-        raise ValueError(
-            f"{name!r} is a {architecture}; evaluation takes sequence classifiers and causal language models."
-        )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
-    return getattr(transformers, auto).from_pretrained(name, revision=revision).eval(), tokenizer
 
 
 def _read_lines(file: str) -> list[str]:

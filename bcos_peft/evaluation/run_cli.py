@@ -1,0 +1,114 @@
+"""The command `bcos-peft evaluate run`: methods and metrics on one or more models, into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcos_peft.cli_errors import clean_errors
+from bcos_peft.evaluation.loading import load_model
+from bcos_peft.models import BcosModel
+
+
+__all__ = ["run"]
+
+
+def run(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Models, converted or not: directories or names of the hub, or LABEL=MODEL for tables."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(help="A file (.txt, .csv, .json, .jsonl), a data set of the hub, or ioi or planted, made ones."),
+    ],
+    output: Annotated[Path, typer.Option(help="The folder for the results; an interrupted run goes on from there.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="An attribution method; may be given several times.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric; may be given several times. Default: what fits the data.")
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="'MODEL + METHOD'; given twice, the two are compared by a paired test.")
+    ] = None,
+    data_config: Annotated[str | None, typer.Option(help="The configuration of a data set of the hub.")] = None,
+    split: Annotated[str, typer.Option(help="The split of a data set of the hub.")] = "test",
+    text_column: Annotated[list[str] | None, typer.Option(help="The column with the texts; two for pairs.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="The column with the right classes.")] = None,
+    target: Annotated[str, typer.Option(help="predicted, label (each text's own), or a class.")] = "predicted",
+    pairs: Annotated[Path | None, typer.Option(help="A file of save_pairs, for the metric seqpg.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="So many rows of the data, drawn by chance.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw results.png, which needs matplotlib.")] = False,
+    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+) -> None:
+    """Measure how good the explanations of one or more models are."""
+    with clean_errors():
+        if compare and len(compare) != 2:
+            raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
+        from bcos_peft.evaluation.metrics import get_metric
+        from bcos_peft.evaluation.pointing import load_pairs
+        from bcos_peft.evaluation.result import EvaluationResult
+        from bcos_peft.evaluation.runner import evaluate
+        from bcos_peft.evaluation.sources import load_rows
+
+        columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column[:2])
+        rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
+        judges = None
+        if metric:
+            options = {"seqpg": {"pairs": load_pairs(pairs)}} if pairs is not None else {}
+            judges = [get_metric(name, **options.get(name, {})) for name in metric]
+        if labels is not None:
+            rows = {"text": rows, "label": labels}
+        loaded = [_load(entry, revision) for entry in models]
+        names = [name for name, *_ in loaded]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two models are called {names[0]!r} in tables; give them others: LABEL=MODEL.")
+        methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
+        output.mkdir(parents=True, exist_ok=True)
+        results = [
+            evaluate(
+                model.to(device),
+                tokenizer,
+                rows,
+                fitting,
+                judges,
+                label=name,
+                text_column=None if labels is None else "text",
+                label_column=None if labels is None else "label",
+                target=int(target) if target.isdecimal() else target,
+                seed=seed,
+                checkpoint=output / "records.jsonl",
+            )
+            for (name, model, tokenizer), fitting in zip(loaded, methods, strict=True)
+        ]
+        result = EvaluationResult.merge(results)
+        result.save(output, plot)
+        tests = [(value, result.compare(*compare, value)) for value in result.values] if compare else []
+    result.show()
+    for value, test in tests:
+        typer.echo(f"{compare[0]} less {compare[1]}: {value} {test.difference}, p = {test.p_value:.3g}")
+    typer.echo(f"Saved in {output}")
+
+
+def _load(entry: str, revision: str | None) -> tuple:
+    """The label of a model in tables, the model, and its tokenizer."""
+    label, separator, name = entry.partition("=")
+    model, tokenizer = load_model(name if separator else entry, revision)
+    return (label if separator else "B-cos" if isinstance(model, BcosModel) else "conventional"), model, tokenizer
+
+
+def _fitting(methods: list[str] | None, model, models: list) -> list[str] | None:
+    """The methods for one of the models: `bcos` is for converted ones, of which there has to be one."""
+    if methods is None or isinstance(model, BcosModel) or "bcos" not in methods:
+        return methods
+    if not any(isinstance(other, BcosModel) for other in models):
+        raise ValueError("--method bcos needs a converted model: bcos-peft convert makes one.")
+    left = [name for name in methods if name != "bcos"]
+    if not left:
+        raise ValueError("--method bcos alone leaves nothing to do for a model that is not converted; name another.")
+    return left
