@@ -50,6 +50,7 @@ def texts(tmp_path):
     return path
 
 
+@pytest.mark.newest  # needs captum
 def test_two_models(stock, converted, texts, tmp_path):
     folder = tmp_path / "results"
     rows = ["--compare", "B-cos + bcos", "--compare", "conventional + saliency"]
@@ -117,6 +118,33 @@ def test_labels_columns_and_pairs(stock, tmp_path):
     assert found.rows == [("mine", "random")]
     assert len(found.examples("seqpg", "mine")) == len(load_pairs(pairs)) == 1
     assert len(found.examples("completeness_gap", "mine")) == len(TEXTS)
+
+
+@pytest.mark.newest  # needs captum
+def test_pairs_are_made_for_all_models_and_kept(stock, converted, tmp_path):
+    data, pairs = tmp_path / "data.txt", tmp_path / "pairs.json"
+    data.write_text("\n".join(TEXTS))
+    options = [
+        "--data",
+        data,
+        "--metric",
+        "seqpg",
+        "--method",
+        "random",
+        "--pairs",
+        pairs,
+        "--output",
+        tmp_path / "out",
+    ]
+    assert "confidence" in refused(stock, converted, *options), "a random model is sure of nothing"
+    assert not pairs.exists()
+
+
+def test_perturbation(stock, texts, tmp_path):
+    options = ["--data", texts, "--method", "random", "--perturbation", "delete", "--output", tmp_path / "out"]
+    assert run(stock, *options).exit_code == 0
+    (settings,) = EvaluationResult.load(tmp_path / "out").settings
+    assert {metric["perturbation"] for metric in settings["metrics"].values()} == {"delete"}
 
 
 def test_language_model(tmp_path):

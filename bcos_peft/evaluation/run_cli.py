@@ -39,7 +39,12 @@ def run(
     text_column: Annotated[list[str] | None, typer.Option(help="The column with the texts; two for pairs.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The column with the right classes.")] = None,
     target: Annotated[str, typer.Option(help="predicted, label (each text's own), or a class.")] = "predicted",
-    pairs: Annotated[Path | None, typer.Option(help="A file of save_pairs, for the metric seqpg.")] = None,
+    perturbation: Annotated[
+        str | None, typer.Option(help="What becomes of perturbed tokens: mask, pad or delete.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Pairs for the metric seqpg; the file is written if it does not exist.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="So many rows of the data, drawn by chance.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw results.png, which needs matplotlib.")] = False,
@@ -50,24 +55,19 @@ def run(
     with clean_errors():
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
-        from bcos_peft.evaluation.metrics import get_metric
-        from bcos_peft.evaluation.pointing import load_pairs
         from bcos_peft.evaluation.result import EvaluationResult
         from bcos_peft.evaluation.runner import evaluate
         from bcos_peft.evaluation.sources import load_rows
 
         columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column[:2])
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
-        judges = None
-        if metric:
-            options = {"seqpg": {"pairs": load_pairs(pairs)}} if pairs is not None else {}
-            judges = [get_metric(name, **options.get(name, {})) for name in metric]
-        if labels is not None:
-            rows = {"text": rows, "label": labels}
         loaded = [_load(entry, revision) for entry in models]
         names = [name for name, *_ in loaded]
         if len(set(names)) < len(names):
             raise ValueError(f"Two models are called {names[0]!r} in tables; give them others: LABEL=MODEL.")
+        judges = _metrics(metric, perturbation, pairs, loaded, rows, labels, seed, device)
+        if labels is not None:
+            rows = {"text": rows, "label": labels}
         methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
         output.mkdir(parents=True, exist_ok=True)
         results = [
@@ -88,11 +88,44 @@ def run(
         ]
         result = EvaluationResult.merge(results)
         result.save(output, plot)
-        tests = [(value, result.compare(*compare, value)) for value in result.values] if compare else []
+        tests = [(value, result.compare(*compare, value)) for value in _shared(result, compare)] if compare else []
     result.show()
     for value, test in tests:
-        typer.echo(f"{compare[0]} less {compare[1]}: {value} {test.difference}, p = {test.p_value:.3g}")
+        count = test.difference.count
+        typer.echo(f"{compare[0]} less {compare[1]}: {value} {test.difference}, p = {test.p_value:.3g}, n = {count}")
     typer.echo(f"Saved in {output}")
+
+
+def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device):
+    """Metrics with their options; the pointing game has pairs that all models are sure of, so that they compare."""
+    from bcos_peft.evaluation.metric import Texts
+    from bcos_peft.evaluation.metrics import get_metric
+    from bcos_peft.evaluation.pointing import build_pairs, load_pairs, save_pairs
+
+    perturbing = ("comprehensiveness", "sufficiency")
+    if not names and perturbation is None and pairs is None:
+        return None
+    found = []
+    for name in names or [*perturbing, *(["seqpg"] if pairs else [])]:
+        options = {"perturbation": perturbation} if name in perturbing else {}
+        if name == "seqpg" and pairs is not None and pairs.exists():
+            options["pairs"] = load_pairs(pairs)
+        elif name == "seqpg":
+            texts = [Texts(model.to(device), tokenizer, rows, labels) for _, model, tokenizer in loaded]
+            options["pairs"] = build_pairs(texts, seed=seed)
+            if pairs is not None:
+                save_pairs(options["pairs"], pairs)
+        found.append(get_metric(name, **options))
+    return found
+
+
+def _shared(result, rows: list[str]) -> list[str]:
+    """The numbers that two rows have both, and of which one can be better."""
+    return [
+        name
+        for name, value in result.values.items()
+        if value.higher_is_better is not None and all(result.examples(name, row) for row in rows)
+    ]
 
 
 def _load(entry: str, revision: str | None) -> tuple:
