@@ -126,6 +126,7 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
+        inner.config._attn_implementation = before  # ModernBERT of transformers 5.0 lets itself be set by nobody else
 
 
 def _read(probe: Probe, weights: Tensor, layers: Tensor) -> Tensor:
