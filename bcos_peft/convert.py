@@ -13,7 +13,7 @@ from bcos_peft.calibrate import Calibration
 from bcos_peft.calibration_data import calibration_rows
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
-from bcos_peft.guards import refuse_liger
+from bcos_peft.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
 from bcos_peft.hooks import is_hooked, set_class
 from bcos_peft.models import BcosModel, config_class, keep_class, model_class
 from bcos_peft.structure import apply_plan, plan_conversion
@@ -85,6 +85,8 @@ def get_bcos_model(
     if not isinstance(config, BcosConfig):
         raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
     family = _check_model(model, family)
+    refuse_tensor_parallel(model)
+    refuse_shards(model)
     stock = type(model)
     plan = plan_conversion(model, stock, config, family)
     config = copy.deepcopy(config)

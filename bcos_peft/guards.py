@@ -68,3 +68,33 @@ def _made_reference(frame):
             return trainer.ref_model if frame.f_locals.get("ref_model") is None else None
         frame = frame.f_back
     return None
+
+
+def refuse_tensor_parallel(model) -> None:
+    """Refuse a model whose weight rows are cut into pieces on several devices: the norm of a piece is not the row's.
+
+    Raises:
+        ValueError: the model has a tensor-parallel plan.
+    """
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise ValueError(
+            "Tensor parallelism (tp_plan, tp_size, DistributedConfig) cuts rows of weights into pieces, and a B-cos "
+            "layer needs the norms of whole rows: it would compute something else. Nothing was changed. Shard the "
+            "model with FSDP (version 2) or ZeRO-3 instead, which put rows together before they are used, or use "
+            "device_map='auto'. See the guide 'Several processes'."
+        )
+
+
+def refuse_shards(model) -> None:
+    """Refuse to convert a model whose parameters are spread over processes already.
+
+    Raises:
+        ValueError: a parameter is a shard, or gathered by ZeRO-3.
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
+            raise ValueError(
+                f"The weights of this model are spread over several processes ({name!r} is a shard). Nothing was "
+                "changed. Convert it first, in every process alike, and shard it then, as trainers do: see the guide "
+                "'Several processes'."
+            )

@@ -61,6 +61,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
         yield model
         return
     _refuse_patched(bcos_model)
+    _refuse_flattened(model)
     with ExitStack() as stack:
         stack.callback(_restore_training, [(module, module.training) for module in model.modules()])
         stack.callback(set_wrappers_aside(model))
@@ -85,6 +86,16 @@ def _refuse_patched(model) -> None:
                 "Liger and other kernel libraries do, and what it computes now need not be linear in its input. The "
                 "weights are good: save the model, and load it again without kernels."
             )
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ValueError(
+            "Cannot explain a model inside FullyShardedDataParallel (version 1 of FSDP): torch gives no gradients of "
+            "its activations. Save the model and load it in one process, or train with version 2 "
+            "(TrainingArguments(fsdp_config={'version': 2})), which can be explained as it is, by all processes "
+            "together."
+        )
 
 
 def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:

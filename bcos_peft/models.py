@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, after_registration, families
-from bcos_peft.guards import check_forward, refuse_liger
+from bcos_peft.guards import check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
@@ -78,6 +78,7 @@ class BcosModel(BcosHubMixin):
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        refuse_tensor_parallel(model)
         stored = stored_names(state_dict, checkpoint_files)
         if load_config.hf_quantizer is not None:  # it has put its layers in place, and they have no weights yet
             quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
