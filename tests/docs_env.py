@@ -75,6 +75,16 @@ DATASETS = {
         ]
         * 8,
     },
+    "nyu-mll/blimp": {
+        "sentence_good": ["Katherine can't help herself.", "Karla could listen to herself."] * 8,
+        "sentence_bad": ["Katherine can't help himself.", "Karla could listen to himself."] * 8,
+        "UID": ["anaphor_gender_agreement"] * 16,
+    },
+    "Hate-speech-CNERG/hatexplain": {
+        "post_tokens": [["you", "are", "all", "fools"], ["a", "fine", "day"]] * 8,
+        "annotators": [{"label": [2, 2, 1]}, {"label": [1, 1, 1]}] * 8,
+        "rationales": [[[0, 0, 0, 1], [0, 0, 1, 1]], []] * 8,
+    },
 }
 SPECIAL = {
     "pad_token": "[PAD]",
