@@ -147,6 +147,7 @@ def test_perturbation(stock, texts, tmp_path):
     assert {metric["perturbation"] for metric in settings["metrics"].values()} == {"delete"}
 
 
+@pytest.mark.newest  # needs captum
 def test_language_model(tmp_path):
     path = tmp_path / "lm"
     tiny.model("llama", "CausalLM").save_pretrained(path)

@@ -79,6 +79,7 @@ def test_each_question_is_attributed_once():
     assert result.costs["conventional + gradient"]["forward_rows_per_example"] == 1
 
 
+@pytest.mark.newest  # needs captum
 def test_defaults():
     found = run(converted(), methods=None, texts=TEXTS[:2])
     assert found.rows == [("B-cos", "gradient"), ("B-cos", "noise")]
@@ -93,6 +94,7 @@ def test_defaults():
     assert {r.metric for r in evaluate(language, words, rows, ["random"]).records} == {"passage_attribution"}
 
 
+@pytest.mark.newest  # needs captum
 def test_all_metrics_of_texts_with_all_methods_of_a_converted_model():
     model = converted()
     before = {name: value.clone() for name, value in model.state_dict().items()}
