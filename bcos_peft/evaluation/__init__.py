@@ -15,6 +15,7 @@ from bcos_peft.evaluation.passages import PassageAttribution, PlantedAnswer, pla
 from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency, perturbation_curves
 from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplain_rationales
 from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, build_pairs, load_pairs, save_pairs
+from bcos_peft.evaluation.precomputed import PrecomputedScores
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
 from bcos_peft.evaluation.result import EvaluationResult, Record
 from bcos_peft.evaluation.runner import evaluate, read_dataset
@@ -43,6 +44,7 @@ __all__ = [
     "PassageAttribution",
     "PlantedAnswer",
     "Plausibility",
+    "PrecomputedScores",
     "Question",
     "Rationale",
     "Record",
