@@ -70,9 +70,9 @@ class HumanKit:
         ...     predicted_label="positive", logit=3.0, probability=0.95,
         ... )
         >>> one, two = Explanation(scores=[3.0, 0.0], **fields), Explanation(scores=[1.0, 2.0], **fields)
-        >>> kit = HumanKit.build({"bcos": [one], "random": [two]})
-        >>> len(kit.pairs), kit.pairs[0].methods, "bcos" in kit.page.split("<main")[1]
-        (1, ('bcos', 'random'), False)
+        >>> kit = HumanKit.build({"contributions": [one], "occlusion": [two]})
+        >>> len(kit.pairs), kit.pairs[0].methods, "occlusion" in kit.page
+        (1, ('contributions', 'occlusion'), False)
     """
 
     pairs: list[HumanPair]
