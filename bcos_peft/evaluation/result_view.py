@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bcos_peft.evaluation.statistics import Interval
+from bcos_peft.evaluation.statistics import Interval, format_number
 
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def _cells(result: EvaluationResult, values: Sequence[str] | None, intervals: bo
             if interval is None:
                 cells.append("–")
                 continue
-            mean = bold.format(_number(interval.mean)) if interval.mean == best[name] else _number(interval.mean)
-            known = intervals and interval.low == interval.low  # of one example there is no interval
-            cells.append(f"{mean} [{_number(interval.low)}, {_number(interval.high)}]" if known else mean)
+            mean, _, ends = str(interval).partition(" ")  # of one example there is no interval
+            shown = bold.format(mean) if interval.mean == best[name] else mean
+            cells.append(f"{shown} {ends}" if intervals and ends else shown)
         rows.append(cells)
     if any(name in chance for name in names):
-        rows.append(["", _CHANCE, *[_number(chance[name]) if name in chance else "–" for name in names]])
+        rows.append(["", _CHANCE, *[format_number(chance[name]) if name in chance else "–" for name in names]])
     return ["Model", "Method", *[result.values[name].heading for name in names]], rows
 
 
@@ -91,11 +91,6 @@ def _best(result: EvaluationResult, name: str, intervals: Iterable[Interval | No
     means = [interval.mean for interval in intervals if interval is not None]
     better = result.values[name].higher_is_better
     return None if better is None or len(means) < 2 else max(means) if better else min(means)
-
-
-def _number(value: float) -> str:
-    """Three digits behind the point, or an exponent where they would show nothing."""
-    return f"{value:.1e}" if value and (abs(value) < 5e-4 or abs(value) >= 1e5) else f"{value:.3f}"
 
 
 def _counts(result: EvaluationResult) -> str:

@@ -8,10 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 
-__all__ = ["Interval", "PairedTest", "bootstrap_interval", "paired_test"]
+__all__ = ["Interval", "PairedTest", "bootstrap_interval", "format_number", "paired_test"]
 
 _EXACT = 14  # so many pairs have 16,384 signs: all of them are tried
 _CELLS = 4_000_000  # numbers drawn at once
+
+
+def format_number(value: float) -> str:
+    """Three digits behind the point, or an exponent where they would show nothing.
+
+    Args:
+        value (`float`): any.
+
+    Example:
+        >>> from bcos_peft.evaluation.statistics import format_number
+        >>> format_number(0.25), format_number(2e-6), format_number(0.0)
+        ('0.250', '2.0e-06', '0.000')
+    """
+    return f"{value:.1e}" if value and (abs(value) < 5e-4 or abs(value) >= 1e5) else f"{value:.3f}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,9 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if self.low != self.low:
+            return format_number(self.mean)
+        return f"{format_number(self.mean)} [{format_number(self.low)}, {format_number(self.high)}]"
 
 
 @dataclass(frozen=True)
