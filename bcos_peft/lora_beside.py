@@ -30,16 +30,24 @@ def save_beside(model: nn.Module, folder: str | Path, state_dict: Mapping[str, T
         model: with adapters.
         folder: where the adapter is; it may not exist, if another process saves.
         state_dict: the weights of `model`, gathered, where they lie on several processes.
+
+    Raises:
+        ValueError: a weight is not here, and not in `state_dict`.
     """
     if not Path(folder).is_dir():
         return
     bcos = find_bcos_model(model)
     ids = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
     state_dict = state_dict or {}
-    weights = {
-        key: state_dict.get(ids[id(parameter)], parameter).detach().cpu().contiguous().clone()
-        for key, parameter in _outside(bcos)
-    }
+    weights = {}
+    for key, parameter in _outside(bcos):
+        value = state_dict.get(ids[id(parameter)], parameter).detach()
+        if hasattr(value, "device_mesh") or not value.numel():
+            raise ValueError(
+                f"{key!r} was trained beside the adapter, and its values lie on several processes. Save with "
+                "trainer.save_model(...), or give save_pretrained(..., state_dict=...) the gathered weights."
+            )
+        weights[key] = value.cpu().contiguous().clone()
     if weights:
         save_file(weights, Path(folder) / BESIDE)
 

