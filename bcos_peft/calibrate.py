@@ -17,13 +17,14 @@ from bcos_peft.calibration_blocks import Capture, Stage, find_blocks, modes, rep
 from bcos_peft.calibration_data import replay
 from bcos_peft.calibration_passes import Passes
 from bcos_peft.calibration_report import is_language_model, predictions, report
+from bcos_peft.calibration_scale import PredictionScale
 from bcos_peft.calibration_weights import Weights, matrix
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.families.moe import BcosExperts
 from bcos_peft.layers import BcosLayer
 from bcos_peft.least_squares import Fit, Layer, fit_experts, fit_layers
-from bcos_peft.quantization import is_quantized
+from bcos_peft.quantization import is_quantized, quantized_class
 from bcos_peft.structure import Plan, apply_plan, matches_any, sub_plan
 
 
@@ -83,6 +84,9 @@ class Calibration:
         self.fits: dict[str, Fit] = {}
         self.progress = progress
         self.weights = Weights(model)
+        # Adapters of quantised models carry gains, and no norms.
+        quantised = any(map(quantized_class, model.modules()))
+        self.scale = PredictionScale(model) if is_language_model(model) and not quantised else None
 
     def _replay(self) -> list[dict[str, list]]:
         restore_modes = modes(self.model)
@@ -126,7 +130,8 @@ class Calibration:
         try:
             self.model.eval()
             with torch.no_grad():
-                self.before = self._told_predictions()
+                read = self._told_predictions
+                self.before = self.scale.record(read) if self.scale else read()
                 stock = self._run_all()
                 self.wanted = stock.outputs
                 before = [name for name in self.outside if name in stock.before_blocks]
@@ -152,16 +157,32 @@ class Calibration:
             self.model.eval()
             with torch.no_grad():
                 self._fit_outside([name for name in self.outside if name not in self.fits])
+                factor = self._fit_scale()
                 after = self._told_predictions()
         finally:
             restore_modes()
         tokens = [len(row["input_ids"]) for row in self.passes.rows]
         read = {"texts": self.texts, "tokens": sum(tokens[: self.texts]), "replayed_tokens": sum(tokens[self.texts :])}
-        self.config.calibration_report = report(self.config.calibration, read, self.before, after, self.fits)
+        self.config.calibration_report = report(self.config.calibration, read, self.before, after, self.fits, factor)
+
+    def _fit_scale(self) -> float | None:
+        if self.scale is None:
+            return None
+        mask = torch.cat([self.passes.mask(members).flatten() for members in self._told_batches()])
+        found = self.scale.fit(self._told_predictions, mask)
+        if found is None:
+            return None
+        norm, factor = found
+        self.weights.save({name: module for name, module in self.model.named_modules() if module is norm})
+        norm.scale_output(factor)
+        return factor
+
+    def _told_batches(self) -> list[list[int]]:
+        return self.passes.batches(sorted(self.told))
 
     def _told_predictions(self):
-        batches = self.passes.batches(sorted(self.told))
-        return predictions(self.model, map(self.passes.collate, batches), causal=self.family.causal)
+        batches = map(self.passes.collate, self._told_batches())
+        return predictions(self.model, batches, causal=self.family.causal)
 
     def _run_all(self) -> Stage:
         """One pass over the data: what feeds the first block, what else every block is called with, and the outputs

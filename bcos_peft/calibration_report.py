@@ -49,10 +49,14 @@ def predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], ca
     }
 
 
-def report(method: str, read: dict[str, int], before: dict, after: dict, fits: dict[str, Fit]) -> dict[str, Any]:
-    """What is kept in the config: JSON's types only."""
+def report(
+    method: str, read: dict[str, int], before: dict, after: dict, fits: dict[str, Fit], factor: float | None
+) -> dict[str, Any]:
+    """What is kept in the config: JSON's types only. `factor`: by which the last norm was scaled."""
     strengths = Counter("none" if fit.ridge is None else f"{fit.ridge:g}" for fit in fits.values())
     result: dict[str, Any] = {"method": method, **read, "ridges": dict(strengths)}
+    if factor is not None:
+        result["prediction_scale"] = factor
     if before["choices"] is not None:
         result["agreement"] = float((before["choices"] == after["choices"]).double().mean())
     if before["values"] is not None:

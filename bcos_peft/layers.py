@@ -12,7 +12,7 @@ from bcos_peft import functional as F
 from bcos_peft.lora_functional import LowRank, bcos_lora_linear
 
 
-__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosRMSNorm", "DynamicLinear", "Gain"]
+__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosNorm", "BcosRMSNorm", "DynamicLinear", "Gain"]
 
 
 class DynamicLinear:
@@ -126,7 +126,24 @@ class BcosLinear(BcosLayer, nn.Linear):
         return f"in_features={self.in_features}, out_features={self.out_features}, b={self.b:g}{unit}"
 
 
-class BcosLayerNorm(DynamicLinear, nn.LayerNorm):
+class BcosNorm(DynamicLinear):
+    """What norms have in common: a weight that scales each feature of what is normalised.
+
+    Example:
+        >>> from bcos_peft.layers import BcosNorm, BcosRMSNorm
+        >>> issubclass(BcosRMSNorm, BcosNorm)
+        True
+    """
+
+    weight: nn.Parameter
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Multiply everything that the norm gives by a number, in place."""
+        self.weight.mul_(factor)
+
+
+class BcosLayerNorm(BcosNorm, nn.LayerNorm):
     """`torch.nn.LayerNorm` without bias, linear in its input while explaining (1/σ is held constant).
 
     Example:
@@ -142,7 +159,7 @@ class BcosLayerNorm(DynamicLinear, nn.LayerNorm):
         return super().forward(x)
 
 
-class BcosRMSNorm(DynamicLinear, nn.Module):
+class BcosRMSNorm(BcosNorm, nn.Module):
     """The RMSNorm of Llama and its relatives, linear in its input while explaining (1/rms is held constant).
 
     It takes the place of a stock norm, whose `weight` and `variance_epsilon` it finds. It does not inherit from

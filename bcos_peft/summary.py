@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.layers import BcosLayer, DynamicLinear
+from bcos_peft.layers import BcosLayer, BcosNorm
 from bcos_peft.structure import is_activation, matches_any
 
 
@@ -105,7 +105,7 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
             layers[module.b] += 1
         elif isinstance(module, (nn.Linear, Conv1D, BcosLayer)):
             plain += 1
-        elif isinstance(module, DynamicLinear) and "Norm" in type(module).__name__:
+        elif isinstance(module, BcosNorm):
             norms += 1
         elif is_activation(module):
             activations += 1

@@ -142,6 +142,35 @@ def test_the_loss_of_the_report_is_the_models_own_on_texts_held_out():
     assert report["loss_after"] == pytest.approx(loss(model), rel=1e-5)
 
 
+def divergence(stock, model, factor: float = 1.0) -> float:
+    """KL(stock ‖ model) on the texts that the report is about, with the model's logits multiplied by a factor."""
+    total = 0.0
+    for text in texts()[9::10]:
+        ids = torch.tensor([text])
+        with torch.no_grad():
+            wanted = stock(input_ids=ids).logits.log_softmax(-1)
+            found = (factor * model(input_ids=ids).logits).log_softmax(-1)
+        total += float(torch.nn.functional.kl_div(found, wanted, log_target=True, reduction="sum"))
+    return total
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma", "phi3"])
+def test_predictions_are_as_sure_as_the_originals(family):
+    stock = make(family)
+    model = calibrated(copy.deepcopy(stock), b=1.5)
+    factor = model.bcos_config.calibration_report["prediction_scale"]
+    assert 0.5 < factor < 0.95, "a noisy model is too sure"
+    best = divergence(stock, model)
+    assert best < divergence(stock, model, 1 / factor)
+    assert best <= min(divergence(stock, model, other) for other in (0.98, 1.02))
+    assert model.bcos_config.probe_residual < 1e-4
+
+
+def test_without_a_last_norm_no_predictions_are_scaled():
+    model = calibrated(make("opt"))  # a projection comes between its last norm and its head
+    assert "prediction_scale" not in model.bcos_config.calibration_report
+
+
 def test_low_precision_is_fitted_in_float32():
     stock = make("llama")
     model = calibrated(copy.deepcopy(stock).bfloat16())
@@ -157,18 +186,21 @@ def test_training_mode_and_gradients_are_as_before():
     assert all(p.requires_grad == ("embeddings" not in name) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("where", ["_convert_block", "convert_heads", "_fit_outside"])
-def test_a_failure_leaves_the_stock_model(where, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "family"),
+    [("_convert_block", "bert"), ("convert_heads", "bert"), ("_fit_outside", "bert"), ("_fit_scale", "llama")],
+)
+def test_a_failure_leaves_the_stock_model(where, family, monkeypatch):
     from bcos_peft import calibrate
 
-    stock = make("bert")
+    stock = make(family)
     reference = copy.deepcopy(stock)
     original, calls = getattr(calibrate.Calibration, where), []
 
     def fail(self, *args, **kwargs):
         calls.append(where)
         result = original(self, *args, **kwargs)
-        if len(calls) == 2 or where == "convert_heads":
+        if len(calls) == 2 or where in ("convert_heads", "_fit_scale"):
             if where == "_convert_block":
                 result()  # the caller never gets it
             raise RuntimeError("stopped")

@@ -25,7 +25,7 @@ ORDER = [
     {"quantization"},
     {"structure"},
     {"calibration_blocks", "calibration_data", "calibration_report", "calibration_weights"},
-    {"calibration_passes"},
+    {"calibration_passes", "calibration_scale"},
     {"calibrate"},
     {"quantized_loading", "summary"},
     {"model_card"},

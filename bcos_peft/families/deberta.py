@@ -10,7 +10,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 from bcos_peft import functional as F
 from bcos_peft.families.base import Family, architectures, hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.layers import DynamicLinear
+from bcos_peft.layers import BcosNorm
 
 
 class BcosContextPooler(FunctionalActivation):
@@ -30,7 +30,7 @@ class BcosDebertaV2Pooler(BcosContextPooler, v2.ContextPooler):
     """DeBERTa-v2's."""
 
 
-class BcosDebertaLayerNorm(DynamicLinear, v1.DebertaLayerNorm):
+class BcosDebertaLayerNorm(BcosNorm, v1.DebertaLayerNorm):
     """DeBERTa's own LayerNorm, which adds its bias in Python, and rounds float64 to float32."""
 
     @property

@@ -8,10 +8,10 @@ from transformers.models.gemma3 import modeling_gemma3
 
 from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
 from bcos_peft.functional import hold_ratio, rms_norm
-from bcos_peft.layers import DynamicLinear
+from bcos_peft.layers import BcosNorm, DynamicLinear
 
 
-class BcosGemmaRMSNorm(DynamicLinear, nn.Module):
+class BcosGemmaRMSNorm(BcosNorm, nn.Module):
     """RMSNorm with `1 + weight`, multiplied before the result is rounded to the input's precision."""
 
     eps: float
@@ -19,6 +19,10 @@ class BcosGemmaRMSNorm(DynamicLinear, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return rms_norm(wide, 1.0 + self.weight.to(wide.dtype), self.eps, hold_scale=self.explaining).to(x.dtype)
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        self.weight.copy_(factor * (1.0 + self.weight) - 1.0)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
