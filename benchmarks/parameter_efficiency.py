@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="tweets per step (default: %(default)s)")
     parser.add_argument("--test", type=int, default=100, help="tweets to test on (default: %(default)s)")
     parser.add_argument("--rank", type=int, default=8, help="of LoRA, in all linear layers (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=4096, help="to calibrate on (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=2048, help="to calibrate on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="2 steps, 6 tweets, nothing kept")
     parser.add_argument("--fresh", action="store_true", help="forget the figures of earlier runs")

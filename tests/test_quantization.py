@@ -16,7 +16,7 @@ from torch.autograd import gradcheck
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 import bcos_peft
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
 from bcos_peft.functional import bcos_scale
 from bcos_peft.layers import BcosLayer, BcosLinear
 from bcos_peft.lora_layer import BcosLora
@@ -334,7 +334,7 @@ def test_copies_and_refusals(tmp_path):
 def test_bitsandbytes_is_imported_for_quantised_models_only():
     code = """
 import sys, tiny, peft
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
 model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 attribute(peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")), **tiny.inputs())
 print("bcos_peft.quantized_layers" in sys.modules)
@@ -342,3 +342,23 @@ print("bcos_peft.quantized_layers" in sys.modules)
     folder = tiny.__file__.rpartition("/")[0]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert run.stdout.split()[-1:] == ["False"], run.stderr
+
+
+@both
+def test_gains_are_trained_beside_an_adapter(tmp_path, bits):
+    """And a saved quantised base finds them again, by every way of loading."""
+    quantised(checkpoint(tmp_path / "base"), bits).save_pretrained(tmp_path / "bcos")
+    model = adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "bcos"), task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="'all' has quantised weights, which cannot be trained"):
+        train_only(model, "all")
+    train_only(model, "lora", "gain")
+    for name, parameter in model.named_parameters():
+        if "gain" in name:
+            assert parameter.requires_grad
+            parameter.data += torch.linspace(-0.5, 0.5, len(parameter))
+    after = logits(model)
+    assert residual(model) < 1e-5
+    assert merge_gains(model) == 8, "quantised weights cannot take them"
+    model.save_pretrained(tmp_path / "adapter")
+    assert distance(logits(bcos_peft.load(tmp_path / "adapter")), after) < 1e-5
+    assert distance(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()), after) < 1e-5
