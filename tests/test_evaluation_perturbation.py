@@ -152,6 +152,9 @@ def test_targets():
     model, tokenizer = tiny.model(), tiny.tokenizer()
     predicted = Texts(model, tokenizer, ["A film."]).examples()[0].questions[0]
     assert predicted.target == int(probabilities(model, [predicted])[0].argmax())
+    several = ["A film.", "Two hours that I shall not get back.", "dull dull", "Don't miss it!"]
+    found = [example.questions[0].target for example in Texts(model, tokenizer, several).examples()]
+    assert found == [ask(model, tokenizer, text).target for text in several]
     assert Texts(model, tokenizer, ["A film."], target="LABEL_2").examples()[0].questions[0].target == 2
     assert Texts(model, tokenizer, ["A film."], labels=[1], target="label").examples()[0].questions[0].target == 1
     with pytest.raises(ValueError, match="label_column"):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bcos_peft.encoding import Encoding
-from bcos_peft.evaluation.question import Question, question_of, tokenize
+from bcos_peft.evaluation.question import Question, logits, question_of, tokenize
 from bcos_peft.labels import Labels
 
 
 __all__ = ["Example", "Metric", "Texts", "Value", "as_text", "check_scores", "key_of", "unique_keys"]
+
+_TEXTS = 128  # whose logits are held at once: those of a language model have a whole vocabulary
 
 Method = Callable[[nn.Module, Question], Tensor]
 
@@ -181,11 +183,22 @@ class Texts:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
         if self._examples is None:
             keys = unique_keys([key_of(item) for item in self.items])
-            self._examples = [
-                Example(key, as_text(item), (self.ask(self.tokenize(item, f"dataset[{i}]"), self.target_of(i)),))
-                for i, (key, item) in enumerate(zip(keys, self.items, strict=True))
-            ]
+            encodings = [self.tokenize(item, f"dataset[{i}]") for i, item in enumerate(self.items)]
+            if self.target == "predicted":
+                questions = self._predicted(encodings)
+            else:
+                questions = [self.ask(encoding, self.target_of(i)) for i, encoding in enumerate(encodings)]
+            rows = zip(keys, self.items, questions, strict=True)
+            self._examples = [Example(key, as_text(item), (question,)) for key, item, question in rows]
         return self._examples
+
+    def _predicted(self, encodings: list[Encoding]) -> list[Question]:
+        """Questions about what is predicted, in few forwards."""
+        questions = [self.ask(encoding, target=0) for encoding in encodings]
+        found: list[int] = []
+        for start in range(0, len(questions), _TEXTS):
+            found += logits(self.model, questions[start : start + _TEXTS]).argmax(1).tolist()
+        return [replace(question, target=target) for question, target in zip(questions, found, strict=True)]
 
     def target_of(self, index: int) -> int | str | None:
         """What is explained of a text: its label, one class for all, or `None` for what is predicted."""
