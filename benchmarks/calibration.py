@@ -65,7 +65,8 @@ def language_model(report, bs: list[float], ingredients: bool) -> None:
     pieces = [tokenizer(article, truncation=True, max_length=256)["input_ids"] for article in articles][:40]
     sentences = [tokenizer(article.split(". ")[0] + ".")["input_ids"] for article in editorials()[1::3]][:80]
     tests = {"articles": pieces, "sentences": sentences}
-    report("llm", "original", {name: nll(stock, rows) for name, rows in tests.items()})
+    if not report.has("llm", "original"):
+        report("llm", "original", {name: nll(stock, rows) for name, rows in tests.items()})
     for b in bs:
         for name in WAYS if ingredients else ("published", "auto"):
             if not report.has(f"llm B={b:g}", name):
@@ -117,12 +118,19 @@ class Report:
     """The figures so far, on disk after each."""
 
     def __init__(self, fresh: bool):
-        self.figures = {} if fresh or not RESULTS.exists() else json.loads(RESULTS.read_text())["figures"]
+        if fresh:
+            RESULTS.unlink(missing_ok=True)
+        self.figures = self._read()
+
+    @staticmethod
+    def _read() -> dict:
+        return json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
 
     def has(self, case: str, way: str) -> bool:
         return way in self.figures.get(case, {})
 
     def __call__(self, case: str, way: str, values: dict[str, float]) -> None:
+        self.figures = self._read()  # another run may have added to it
         self.figures.setdefault(case, {})[way] = {name: round(value, 4) for name, value in values.items()}
         print(case, way, self.figures[case][way], flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
