@@ -1,0 +1,246 @@
+"""Classifiers: conventional, B-cos as published, B-cos calibrated. Accuracy and how faithful explanations are.
+
+    python benchmarks/paper_classification.py                 # reviews and tweets, offline: about an hour and a half
+    python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
+    python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub
+    python benchmarks/paper_classification.py --b 1.25 --mask-words 0 0.25 0.5 --after 0.33 0.5 --loss ce bce
+
+*Published* converts the stock model (unit rows) and trains it with binary cross entropy. *Calibrated* trains the
+stock model for two thirds of the steps, converts it with calibration on 256 of the training texts, and trains on. All
+see the same texts in the same number of steps. The last line searches for a better recipe: `--mask-words` hides a
+share of the words in the last third of training, so that texts with words missing are nothing new to the model (and
+adds the conventional model trained so, as a control), `--after` is the share of the steps that follow the conversion.
+
+Methods: the exact contributions of B-cos models; input x gradient, integrated gradients, attention rollout (also in
+the order of published code) and occlusion of the conventional model; random scores of each. Pairs of
+the pointing game are made for each model of texts that it is sure of. Every model is a cell of results.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import warnings
+from dataclasses import asdict
+from itertools import product
+
+from studies import COLOURS, Study, draw, figure, mean, options, smaller, table, table_of_means
+from study_models import KEPT, Recipe, Task, build, calibrated, conventional, correct, load_task, published
+
+from bcos_peft.evaluation import (
+    Comprehensiveness,
+    Plausibility,
+    SequencePointingGame,
+    Sufficiency,
+    Texts,
+    build_pairs,
+    evaluate,
+    get_method,
+)
+
+
+VALUES = {"comprehensiveness": True, "sufficiency": False, "sufficiency_reference": False, "seqpg": True}
+HEADER = ["Comprehensiveness ↑", "Sufficiency ↓", "Sufficiency, as published ↓", "SeqPG ↑"]
+STRONG = "conventional + integrated_gradients"
+
+
+def arguments(parser) -> None:
+    parser.add_argument("--tasks", nargs="+", default=["reviews", "tweets"])
+    parser.add_argument("--model", help="folder or hub name of the checkpoint; default: MiniLM")
+    parser.add_argument("--b", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])
+    parser.add_argument("--ways", nargs="+", choices=["conventional", "published", "calibrated"], default=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=300, help="training steps of every model, 16 texts each")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--train", type=int, default=7910, help="training texts at most")
+    parser.add_argument("--test", type=int, default=1000, help="texts for the accuracy")
+    parser.add_argument("--rows", type=int, default=200, help="of them for comprehensiveness and sufficiency")
+    parser.add_argument("--pairs", type=int, default=100, help="of the pointing game")
+    parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
+    parser.add_argument("--ig-steps", type=int, default=20)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--mask-words", type=float, nargs="+", default=[0.0], metavar="SHARE")
+    parser.add_argument("--after", type=float, nargs="+", default=[1 / 3], metavar="SHARE", help="calibrated only")
+    parser.add_argument("--rate", type=float, nargs="+", default=[5e-5], help="after the conversion; calibrated only")
+    parser.add_argument("--loss", nargs="+", choices=["ce", "bce"], default=["ce"], help="calibrated only")
+
+
+def recipes(found) -> dict[str, Recipe]:
+    """The models to be made, by the names that tables give them; a name says what is not as usual."""
+    sizes = {"steps": found.steps, "batch": found.batch}
+    ways = found.ways or ["conventional", "published", "calibrated"]
+    made: dict[str, Recipe] = {}
+    for seed, hidden in product(found.seeds, found.mask_words):
+        common = {**sizes, "seed": seed, "mask_words": hidden}
+        end = (f", words hidden {hidden:g}" if hidden else "") + (f", seed {seed}" if seed else "")
+        if "conventional" in ways:
+            made["conventional" + end] = conventional(**common)
+        for b in found.b:
+            if "published" in ways and not hidden:
+                made[f"B={b:g} published{end}"] = published(b, **common)
+            if "calibrated" in ways:
+                for after, rate, loss in product(found.after, found.rate, found.loss):
+                    name = f"B={b:g} calibrated"
+                    name += f", after {after:.2g}" if abs(after - 1 / 3) > 0.01 else ""
+                    name += f", rate {rate:g}" if rate != 5e-5 else ""
+                    name += ", BCE" if loss == "bce" else ""
+                    made[name + end] = calibrated(b, after=after, rate=rate, loss=loss, **common)
+    return made
+
+
+def methods_of(converted: bool, task: Task, ig_steps: int) -> list:
+    if converted:
+        return ["bcos", "random"]
+    return [
+        "input_x_gradient",
+        get_method("integrated_gradients", task.tokenizer, steps=ig_steps),
+        "attention_rollout",
+        get_method("attention_rollout", order="reversed", label="attention_rollout, reversed"),
+        "occlusion",
+        "random",
+    ]
+
+
+def measure(study: Study, task: Task, name: str, recipe: Recipe, found) -> dict:
+    """The cell of one model."""
+    model, facts = build(task, recipe)
+    texts, labels = [text for text, _ in task.test], [label for _, label in task.test]
+    methods = methods_of(recipe.b is not None, task, found.ig_steps)
+    metrics = [Comprehensiveness(), Sufficiency(), Sufficiency(perturb_special=True, label="sufficiency_reference")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer pairs than asked for: the cell says how many
+        try:
+            pairs = build_pairs(Texts(model, task.tokenizer, texts, labels), found.pairs, found.confidence)
+        except ValueError:  # it is sure of too few texts
+            pairs = []
+    if pairs:
+        metrics.append(SequencePointingGame(pairs))
+    settings = {"label": name, "checkpoint": KEPT / study.name / f"{task.name.replace('/', '-')}.jsonl"}
+    result = evaluate(model, task.tokenizer, texts[: found.rows], methods, metrics, **settings)
+    if task.rationales:
+        settings["checkpoint"] = settings["checkpoint"].with_suffix(".rationales.jsonl")
+        some = task.rationales[: found.rows]
+        result += evaluate(model, task.tokenizer, some, methods, [Plausibility()], **settings)
+    return {
+        "accuracy": mean(correct(task, model)),
+        "made": facts,
+        "pairs": len(pairs),
+        **study.keep(task.name, name, result),
+    }
+
+
+def report(study: Study) -> None:
+    parts = []
+    for group, cells in study.cells.items():
+        parts.append(f"## {group}")
+        rows = [([name], [cell["accuracy"]]) for name, cell in cells.items()]
+        parts.append(table_of_means(rows, ["Model", "Accuracy ↑"], [True], left=1))
+        rows = [
+            ([name, method], [values.get(value) for value in VALUES])
+            for name, cell in cells.items()
+            for method, values in cell["rows"].items()
+        ]
+        parts.append(table_of_means(rows, ["Model", "Method", *HEADER], list(VALUES.values())))
+        parts.append(differences(study, group, cells))
+        size = next(iter(cells.values()))["settings"]
+        parts.append(
+            f"{size['test']} texts for the accuracy, {size['rows']} for comprehensiveness and sufficiency (areas over "
+            f"10–90 %, at most 0.8), at most {size['pairs']} pairs; {size['recipe']['steps']} steps of "
+            f"{size['recipe']['batch']} texts. 95 % bootstrap intervals over the examples; one training each."
+        )
+        parts.append(plot(study, group, cells))
+        parts.append(costs(cells))
+    study.write([part for part in parts if part])
+
+
+def differences(study: Study, group: str, cells: dict) -> str:
+    """B-cos models against the strong baseline, text by text."""
+    if "conventional" not in cells:
+        return ""
+    rows = []
+    for name, cell in cells.items():
+        line = [name]
+        for value in ("comprehensiveness", "sufficiency"):
+            test = study.compare(group, f"{name} + bcos", STRONG, value) if "bcos" in cell["rows"] else None
+            line += ["–", "–"] if test is None else [str(test.difference), f"{test.p_value:.2g}"]
+        if line[1] != "–":
+            rows.append(line)
+    header = ["B-cos less conventional + IG", "Comprehensiveness", "p", "Sufficiency", "p"]
+    return table(header, rows, left=1) if rows else ""
+
+
+def costs(cells: dict) -> str:
+    """What an explanation costs by each method, on the first model that has it."""
+    seen: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        for method, cost in cell["costs"].items():
+            numbers = [
+                cost["seconds_per_example"],
+                cost["forward_rows_per_example"],
+                cost["backward_rows_per_example"],
+            ]
+            seen.setdefault(method, [name, method, *(f"{number:.3g}" for number in numbers)])
+    return table(["Model", "Method", "Seconds", "Forwards", "Backwards"], seen.values())
+
+
+def plot(study: Study, group: str, cells: dict) -> str:
+    """Each number by B: a line for each way to a B-cos model, levels for the conventional one's methods."""
+    drawn, ((*panels,),) = figure(4)
+    ways = list(dict.fromkeys(name.partition(" ")[2] for name in cells if name.startswith("B=")))
+    titles = ["Accuracy ↑", HEADER[0], HEADER[1], HEADER[3]]
+    values = [None, "comprehensiveness", "sufficiency", "seqpg"]
+    for panel, title, value in zip(panels, titles, values, strict=True):
+        for colour, way in zip(COLOURS * 3, ways, strict=False):
+            points = [
+                (
+                    float(name.partition(" ")[0][2:]),
+                    cell["accuracy"] if value is None else cell["rows"]["bcos"].get(value),
+                )
+                for name, cell in cells.items()
+                if name.startswith("B=") and name.partition(" ")[2] == way
+            ]
+            points = sorted((b, entry["mean"], entry["low"], entry["high"]) for b, entry in points if entry)
+            if points:
+                bs, means, lows, highs = zip(*points, strict=True)
+                panel.plot(bs, means, marker="o", markersize=3, color=colour, label=f"B-cos {way}")
+                panel.fill_between(bs, lows, highs, alpha=0.12, color=colour, linewidth=0)
+        stock = cells.get("conventional")
+        levels = {} if stock is None else {method: row.get(value) for method, row in stock["rows"].items()}
+        levels = {"accuracy": stock["accuracy"]} if stock is not None and value is None else levels
+        for i, (method, entry) in enumerate(levels.items()):
+            if entry:
+                style = {
+                    "color": "#333333",
+                    "linewidth": 1,
+                    "linestyle": ["-", "--", "-.", ":", (0, (1, 3)), (0, (5, 5))][i],
+                }
+                panel.axhline(entry["mean"], label=f"conventional, {method}".replace("_", " "), **style)
+        panel.set(title=title, xlabel="B")
+    return draw(drawn, study.folder / f"{group.replace('/', '-')}.svg", legend=panels[1])
+
+
+def main() -> None:
+    found = options(__doc__, arguments)
+    smaller(found, tasks=found.tasks[:1], b=[1.25], steps=30, train=480, test=100, rows=12, pairs=6, confidence=0.5,
+            ig_steps=5)  # fmt: skip
+    study = Study("paper_classification", "Classifiers: conventional, as published, calibrated", found)
+
+    def jobs():
+        for name in found.tasks:
+            task = load_task(name, found.model, found.train, found.test, found.max_tokens)
+            sizes = {
+                key: vars(found)[key] for key in ("test", "rows", "pairs", "confidence", "ig_steps", "max_tokens")
+            }
+            for title, recipe in recipes(found).items():
+                settings = {"recipe": asdict(recipe), "model": found.model, "train": len(task.train), **sizes}
+                yield task.name, title, settings, lambda t=task, n=title, r=recipe: measure(study, t, n, r, found)
+
+    study.run(jobs())
+    report(study)
+
+
+if __name__ == "__main__":
+    main()
