@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2048, help="to calibrate on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="2 steps, 6 tweets, nothing kept")
+    parser.add_argument("--table", action="store_true", help="print what is there as a table; measure nothing")
     parser.add_argument("--fresh", action="store_true", help="forget the figures of earlier runs")
     parser.add_argument("--cache", default="outputs/parameter-efficiency", help="where the calibrated model is kept")
     options = parser.parse_args()
@@ -166,9 +167,20 @@ class Report:
             self.path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def table(figures: dict[str, dict]) -> str:
+    """The figures so far, for the guide."""
+    lines = ["| trained | parameters | accuracy | NLL of the answer |", "|---|---|---|---|"]
+    for name, row in figures.items():
+        lines.append(f"| {name} | {row['parameters']:,} | {row['accuracy']:.1%} | {row['nll']:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = arguments()
     report = Report(options)
+    if options.table:
+        print(table(report.figures))
+        return
     stock, tokenizer = bundled.smollm2()
     data = bundled.tweet_instructions(train=max(options.steps * options.batch, 80), test=options.test)
     rows = {part: encoded(data[part], tokenizer) for part in ("train", "test")}
