@@ -6,9 +6,9 @@
 
 *convert → fine-tune* is the published order: the stock model is converted (unit rows), then trained. *fine-tune →
 calibrate → fine-tune* trains the stock model for two thirds of the steps, converts it with calibration, and trains the
-B-cos model for the last third. *conventional* never converts. The classifier is MiniLM on movie reviews (accuracy), the
-language model SmolLM2-135M on chats about the sentiment of tweets (nats per token of held-out chats, and how many of
-the answers are right). Every run is written to results/recipes.json as soon as it is done, and is not run again.
+B-cos model for the last third. *conventional* never converts. The classifier is MiniLM on movie reviews (accuracy);
+the language model is SmolLM2-135M on chats about the sentiment of tweets (nats per token of held-out chats, and how
+many of the answers are right). Every run is written to results/recipes.json as soon as it is done, and not run again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Case:
     batch: int
     every: int  # steps between two measurements
     rates: dict[str, float]
-    config: dict[str, int]
+    config: dict[str, int]  # more fields of BcosConfig, for the calibration
 
 
 CASES = {
