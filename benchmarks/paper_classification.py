@@ -28,7 +28,7 @@ from dataclasses import asdict
 from itertools import product
 
 from studies import COLOURS, Study, draw, figure, mean, options, smaller, table, table_of_means
-from study_models import KEPT, Recipe, Task, build, calibrated, conventional, correct, load_task, published
+from study_models import Recipe, Task, build, calibrated, conventional, correct, load_task, published
 
 from bcos_peft.evaluation import (
     Comprehensiveness,
@@ -118,7 +118,7 @@ def measure(study: Study, task: Task, name: str, recipe: Recipe, found) -> dict:
             pairs = []
     if pairs:
         metrics.append(SequencePointingGame(pairs))
-    settings = {"label": name, "checkpoint": KEPT / study.name / f"{task.name.replace('/', '-')}.jsonl"}
+    settings = {"label": name, "checkpoint": study.kept / f"{task.name.replace('/', '-')}.jsonl"}
     result = evaluate(model, task.tokenizer, texts[: found.rows], methods, metrics, **settings)
     if task.rationales:
         settings["checkpoint"] = settings["checkpoint"].with_suffix(".rationales.jsonl")
@@ -164,7 +164,7 @@ def differences(study: Study, group: str, cells: dict) -> str:
     for name, cell in cells.items():
         line = [name]
         for value in ("comprehensiveness", "sufficiency"):
-            test = study.compare(group, f"{name} + bcos", STRONG, value) if "bcos" in cell["rows"] else None
+            test = study.compare([group], f"{name} + bcos", STRONG, value) if "bcos" in cell["rows"] else None
             line += ["–", "–"] if test is None else [str(test.difference), f"{test.p_value:.2g}"]
         if line[1] != "–":
             rows.append(line)

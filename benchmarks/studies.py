@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import study_models
 from measure import machine
 from tqdm.auto import tqdm
 
@@ -32,6 +33,7 @@ def options(description: str, add: Callable[[argparse.ArgumentParser], None]) ->
     add(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes, a few minutes; writes to outputs/")
     parser.add_argument("--output", type=Path, help="folder of the results")
+    parser.add_argument("--kept", type=Path, default=study_models.KEPT, help="folder of models and unfinished cells")
     parser.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
     parser.add_argument("--report", action="store_true", help="run nothing: tables and plots of what there is")
     return parser.parse_args()
@@ -50,6 +52,8 @@ class Study:
         self.name, self.title = name, title
         usual = ROOT / "outputs" / "studies" / "quick" / name if found.quick else ROOT / "results" / name
         self.folder: Path = found.output or usual
+        self.kept: Path = found.kept / name
+        study_models.KEPT = found.kept
         self.only_report = found.report
         self.path = self.folder / "results.json"
         known = not found.fresh and self.path.exists()
@@ -105,9 +109,9 @@ class Study:
         }
         return {"rows": rows, "costs": costs, "chance": rounded(result.chance())}
 
-    def compare(self, group: str, first: str, second: str, value: str):
+    def compare(self, groups: Sequence[str], first: str, second: str, value: str):
         """The paired test of two columns of the examples' table; None where they have no example in common."""
-        found = [row for key, row in self.examples.items() if key[:2] == (group, value)]
+        found = [row for key, row in self.examples.items() if key[0] in groups and key[1] == value]
         found = [row for row in found if first in row and second in row]
         return paired_test([row[first] for row in found], [row[second] for row in found]) if len(found) > 1 else None
 

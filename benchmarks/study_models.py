@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import random
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -273,8 +272,3 @@ def _folder(task: Task, recipe: Recipe) -> Path:
 def _keep(folder: Path, model, facts: dict) -> None:
     model.save_pretrained(folder)
     (folder / "facts.json").write_text(json.dumps(facts) + "\n")  # last: with it the folder is whole
-
-
-def forget() -> None:
-    """Removes all kept models."""
-    shutil.rmtree(KEPT / "models", ignore_errors=True)
