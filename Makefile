@@ -8,6 +8,8 @@ DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 OLDEST_ARGS ?= -n 2 -m "not slow and not newest"
 BENCH_ARGS ?=
+STUDY_ARGS ?=
+STUDIES := paper_classification paper_generation efficiency ablation
 CODE := bcos_peft tests examples benchmarks
 SOURCES = $(wildcard $(CODE))
 
@@ -17,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test test-oldest quality style bench docs coverage clean
+.PHONY: help demo demo-llm test test-oldest quality style bench studies studies-quick docs coverage clean
 
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
@@ -45,6 +47,12 @@ style: $(VENV)/.dev  ## Fix style and formatting in place
 
 bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
 	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
+
+studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, hours in all; what is in results/ is kept
+	for study in $(STUDIES); do OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/$$study.py $(STUDY_ARGS) || exit 1; done
+
+studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; writes to outputs/ only
+	$(MAKE) studies STUDY_ARGS=--quick
 
 docs: $(VENV)/.dev  ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
