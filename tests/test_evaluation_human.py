@@ -384,7 +384,7 @@ def test_explain_with_contributions_agrees_with_the_explainer():
     explainer = BcosExplainer(model, tokenizer)
     pair = (TEXTS[1], TEXTS[3])
     for found, wanted in zip(
-        explain_with(model, tokenizer, [TEXTS[0], pair], get_method("bcos")), explainer([TEXTS[0], pair]), strict=True
+        explain_with(model, tokenizer, [TEXTS[0], pair], "bcos"), explainer([TEXTS[0], pair]), strict=True
     ):
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
         assert found.tokens == wanted.tokens

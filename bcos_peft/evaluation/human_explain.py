@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bcos_peft.evaluation.methods import get_method
 from bcos_peft.evaluation.question import logits, probabilities, question_of, tokenize
 from bcos_peft.explanation import Explanation
 from bcos_peft.labels import Labels
@@ -33,7 +34,7 @@ def explain_with(
         model (`torch.nn.Module`): a classifier or a causal language model; converted or not.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the model's tokenizer.
         texts (`Iterable`): texts, or pairs of texts.
-        method: what [`get_method`] gives, or any callable of the model and a [`Question`].
+        method: a name as of [`get_method`], what that gives, or any callable of the model and a [`Question`].
         target (`int`, `str` or a list of these, *optional*): class or token, one for all or one for each text. Default
             (`None`, also in a list): what the model predicts.
         foil (`int` or `str`, *optional*): what the target is compared with.
@@ -43,19 +44,21 @@ def explain_with(
         `list[Explanation]`
 
     Raises:
-        ValueError: a text is empty or too long, there is no such target, or not one for each text. Nothing was
-            explained then.
+        ValueError: a text is empty or too long, there is no such method or target, or not one for each text. Nothing
+            was explained then.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        >>> from bcos_peft.evaluation import explain_with, get_method
+        >>> from bcos_peft.evaluation import explain_with
         >>> name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
         >>> model = AutoModelForSequenceClassification.from_pretrained(name)
         >>> tokenizer = AutoTokenizer.from_pretrained(name)
-        >>> (explanation,) = explain_with(model, tokenizer, ["A gripping film."], get_method("occlusion", tokenizer))
+        >>> (explanation,) = explain_with(model, tokenizer, ["A gripping film."], "occlusion")
         >>> explanation.tokens[0], explanation.scores[0]
         ('[CLS]', np.float64(0.0))
     """
+    if isinstance(method, str):
+        method = get_method(method, tokenizer)
     texts = list(texts)
     targets = list(target) if isinstance(target, (list, tuple)) else [target] * len(texts)
     if len(targets) != len(texts):
