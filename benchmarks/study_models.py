@@ -237,13 +237,17 @@ def _make(task: Task, recipe: Recipe):
         facts["conversion_seconds"] = time.perf_counter() - converting
         rows = task.test
         facts["accuracy_before_training"] = sum(correct(task, model, rows)) / len(rows)
-    train(task, model, recipe, range(recipe.before, recipe.steps))
+    third = calibrated(1.0, steps=recipe.steps).before
+    usual = recipe == _usual(recipe)  # most converted models begin there
+    kept = train(task, model, recipe, range(recipe.before, recipe.steps), keep=[third] if usual else [])
+    for step, half in kept.items():
+        _keep(_folder(task, recipe) / f"step-{step}", half, {})
     return model, {**facts, "seconds": time.perf_counter() - began}
 
 
 def _half_way(task: Task, recipe: Recipe):
     """The conventional model as it was when this recipe converts it: a moment of its training in full."""
-    whole = conventional(steps=recipe.steps, batch=recipe.batch, seed=recipe.seed)
+    whole = _usual(recipe)
     folder = _folder(task, whole) / f"step-{recipe.before}"
     if not (folder / "facts.json").exists():
         model = task.stock(recipe.seed).to(DEVICE)
@@ -254,6 +258,11 @@ def _half_way(task: Task, recipe: Recipe):
         if not known:
             _keep(folder.parent, model, {})
     return AutoModelForSequenceClassification.from_pretrained(folder).to(DEVICE)
+
+
+def _usual(recipe: Recipe) -> Recipe:
+    """The conventional model of the same steps."""
+    return conventional(steps=recipe.steps, batch=recipe.batch, seed=recipe.seed)
 
 
 def _folder(task: Task, recipe: Recipe) -> Path:
