@@ -1,0 +1,134 @@
+"""A study runs from start to end, goes on where it stopped, and writes what it says."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+
+# Generous: on a busy machine it takes its time.
+pytestmark = [pytest.mark.newest, pytest.mark.timeout(1800)]
+
+SIZES = "--b 1.25 --steps 6 --batch 4 --train 48 --test 24 --rows 3 --pairs 2 --confidence 0.5 --ig-steps 2".split()
+
+
+def run(script, *arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
+    assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A folder with a small BERT that reads MiniLM's tokens. Its random weights make the study's models new."""
+    import bundled
+
+    folder = tmp_path_factory.mktemp("model") / "bert"
+    tokenizer = AutoTokenizer.from_pretrained(bundled.minilm())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=160,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_classification_study(tiny_bert, tmp_path):
+    arguments = ["--model", tiny_bert, "--tasks", "tweets", "--output", tmp_path / "study", *SIZES]
+    arguments += ["--kept", tmp_path / "kept"]
+    run("paper_classification.py", *arguments, "--ways", "conventional")
+    results = tmp_path / "study" / "results.json"
+    first = json.loads(results.read_text())["cells"]["tweets"]
+    assert list(first) == ["conventional"]
+
+    out = run("paper_classification.py", *arguments)
+    cells = json.loads(results.read_text())["cells"]["tweets"]
+    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated"]
+    assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
+    assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "random"]
+    assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
+    assert cells["conventional"]["costs"]["integrated_gradients"]["forward_rows_per_example"] == 2
+    for cell in cells.values():
+        assert cell["accuracy"]["count"] == 24
+        assert cell["settings"]["rows"] == cell["rows"]["random"]["comprehensiveness"]["count"] == 3
+
+    page = (tmp_path / "study" / "results.md").read_text()
+    assert page in out
+    assert "| B=1.25 calibrated | bcos |" in page
+    assert "| conventional | integrated_gradients |" in page
+    assert "![tweets](tweets.svg)" in page
+    assert (tmp_path / "study" / "tweets.svg").read_text().count("<path") > 10
+    with open(tmp_path / "study" / "examples.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [float(row["B=1.25 published + bcos"]) for row in rows if row["value"] == "comprehensiveness"]
+    mean = cells["B=1.25 published"]["rows"]["bcos"]["comprehensiveness"]["mean"]
+    assert sum(kept) / len(kept) == pytest.approx(mean, abs=1e-3)
+
+
+def test_words_are_hidden_whole():
+    import random
+
+    import bundled
+    from study_models import Task
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled.minilm())
+    task = Task("toy", [], [], 2, bundled.minilm(), tokenizer)
+    text = "An unfathomably overwrought melodrama"
+    everything = task.inputs([text, text], [1.0, 0.0], random.Random(0))["input_ids"]
+    assert set(everything[0, 1:-1].tolist()) == {tokenizer.mask_token_id}
+    assert everything[0, [0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    assert everything[1].tolist() == tokenizer(text)["input_ids"]
+    half = task.inputs([text] * 8, [0.5] * 8, random.Random(0))
+    hidden = half["input_ids"] == tokenizer.mask_token_id
+    for i in range(8):
+        words = half.word_ids(i)
+        for word in range(4):
+            assert len({bool(hidden[i, j]) for j, other in enumerate(words) if other == word}) == 1
+    assert 0 < hidden.sum() < hidden.numel() - 16
+
+
+def test_recipes():
+    from study_models import calibrated, conventional, published
+
+    assert conventional().before == published(1.5).before == 0
+    assert calibrated(1.5, steps=300).before == 200
+    assert calibrated(1.5, steps=300, after=0.5).before == 150
+    assert published(1.5).config().normalize_weights
+    assert not calibrated(1.5).config().normalize_weights
+
+
+def test_cells_are_kept_by_their_settings(tmp_path):
+    from argparse import Namespace
+
+    from studies import Study
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    made = []
+
+    def job(name, size):
+        return "group", name, {"size": size}, lambda: made.append((name, size)) or {"value": size}
+
+    Study("toy", "Toy", options).run([job("a", 1)])
+    study = Study("toy", "Toy", options)
+    study.run([job("a", 1), job("b", 1)])
+    study.run([job("a", 2)])
+    assert made == [("a", 1), ("b", 1), ("a", 2)]
+    assert {name: cell["value"] for name, cell in study.cells["group"].items()} == {"a": 2, "b": 1}
