@@ -207,7 +207,10 @@ def training(study: Study, cells: dict) -> list[str]:
             best, end = max(accuracy for *_, accuracy in cell["curve"]), cell["curve"][-1][2]
             reached = there[name]
             line = [name, f"{mark:.3f}", f"{end:.3f}", f"{best:.3f}"]
-            ratios = [f"{mine / theirs:.2f}" for mine, theirs in zip(reached, ours, strict=True)] if reached else []
+            ratios = [
+                f"{mine / theirs:.2f}" if theirs else "–"
+                for mine, theirs in zip(reached or (), ours or (), strict=False)
+            ]
             line += [str(reached[0]), *ratios] if reached else [f"not in {cell['curve'][-1][0]}", "–", "–"]
             rows.append([*line, f"{cell['conversion_seconds']:.1f}", f"{cell['memory'] / stock['memory']:.3f}"])
             if seed == seeds[0]:

@@ -56,14 +56,29 @@ class Study:
         study_models.KEPT = found.kept
         self.only_report = found.report
         self.path = self.folder / "results.json"
-        known = not found.fresh and self.path.exists()
-        self.cells: dict[str, dict[str, dict]] = json.loads(self.path.read_text())["cells"] if known else {}
+        if found.fresh:
+            self.path.unlink(missing_ok=True)
+            (self.folder / "examples.csv").unlink(missing_ok=True)
+        self.cells: dict[str, dict[str, dict]] = {}
         self.examples: dict[tuple[str, str, str], dict[str, float]] = {}
-        if known and (table := self.folder / "examples.csv").exists():
+        self._mine: set[tuple[str, str]] = set()  # groups and columns of examples that this run has made
+        self._read()
+
+    def _read(self) -> None:
+        """Adds what is on disk: another run of the study, of other tasks, may have written to it meanwhile."""
+        if not self.path.exists():
+            return
+        for group, cells in json.loads(self.path.read_text())["cells"].items():
+            self.cells.setdefault(group, {}).update(cells)
+        table = self.folder / "examples.csv"
+        if table.exists():
             with open(table, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     key = row.pop("group"), row.pop("value"), row.pop("example")
-                    self.examples[key] = {name: float(cell) for name, cell in row.items() if cell}
+                    old = {
+                        name: float(cell) for name, cell in row.items() if cell and (key[0], name) not in self._mine
+                    }
+                    self.examples[key] = {**old, **self.examples.get(key, {})}
 
     def run(self, jobs: Iterable[tuple[str, str, dict, Callable[[], dict]]]) -> None:
         """Makes the cells that are not there: `(group, name, settings, make)` each."""
@@ -77,6 +92,7 @@ class Study:
                 began = time.perf_counter()
                 cell = make()
                 made = {"settings": settings, **cell, "seconds": round(time.perf_counter() - began, 1)}
+                self._read()
                 self.cells.setdefault(group, {})[name] = made
                 self.save()
 
@@ -89,11 +105,17 @@ class Study:
             with open(self.folder / "examples.csv", "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["group", "value", "example", *columns])
-                for key, row in self.examples.items():
+                for key, row in ((key, row) for key, row in self.examples.items() if row):
                     writer.writerow([*key, *(f"{row[name]:.4g}" if name in row else "" for name in columns)])
 
     def keep(self, group: str, name: str, result: EvaluationResult) -> dict:
         """Means with intervals and costs of a result, for a cell; its examples go to the examples' table."""
+        mine = {(group, f"{name} + {method}") for _, method in result.rows}
+        self._mine |= mine
+        for key, row in self.examples.items():
+            for one, column in mine:
+                if one == key[0]:
+                    row.pop(column, None)  # of other settings
         for record in result.records:
             for value, number in record.values.items():
                 row = self.examples.setdefault((group, value, record.example[:10]), {})

@@ -132,3 +132,26 @@ def test_cells_are_kept_by_their_settings(tmp_path):
     study.run([job("a", 2)])
     assert made == [("a", 1), ("b", 1), ("a", 2)]
     assert {name: cell["value"] for name, cell in study.cells["group"].items()} == {"a": 2, "b": 1}
+
+
+def test_two_runs_write_to_one_study(tmp_path):
+    from argparse import Namespace
+
+    from studies import Study
+
+    from bcos_peft.evaluation import EvaluationResult, Record, Value
+
+    def job(study, name, *keys):
+        records = [Record("m", "ig", "seqpg", key, {"seqpg": 0.5}) for key in keys]
+        result = EvaluationResult(records, {"seqpg": Value("SeqPG", True)})
+        return "group", name, {"keys": keys}, lambda: study.keep("group", name, result)
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    first, second = (Study("toy", "Toy", options) for _ in range(2))
+    first.run([job(first, "a", "x", "y")])
+    second.run([job(second, "b", "x")])
+    first.run([job(first, "a", "x", "z")])  # other examples: y is gone
+    found = Study("toy", "Toy", options)
+    assert list(found.cells["group"]) == ["a", "b"]
+    kept = {key[2]: row for key, row in found.examples.items() if row}
+    assert kept == {"x": {"a + ig": 0.5, "b + ig": 0.5}, "z": {"a + ig": 0.5}}
