@@ -198,13 +198,18 @@ class Report:
     """The runs so far, on disk after each."""
 
     def __init__(self) -> None:
-        self.runs = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else {}
+        self.runs = self._read()
+
+    @staticmethod
+    def _read() -> dict:
+        return json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else {}
 
     def has(self, case: str, way: str, seed: int) -> bool:
         return str(seed) in self.runs.get(case, {}).get(way, {})
 
     def __call__(self, case: str, way: str, seed: int, curve: list) -> None:
         rounded = [[step, {name: round(value, 4) for name, value in found.items()}] for step, found in curve]
+        self.runs = self._read()  # another process may have added to it
         self.runs.setdefault(case, {}).setdefault(way, {})[str(seed)] = rounded
         print(case, way, f"seed {seed}", rounded[0][1], "→", rounded[-1][1], flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
