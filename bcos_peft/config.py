@@ -61,7 +61,7 @@ class BcosConfig:
                 `"ridge"` refits every linear layer, then the factors;
                 `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out.
         calibration_tokens (`int`, defaults to 16,384): how many tokens of `calibration_data` are read, at most.
-        calibration_replay (`int`, defaults to 8,192):
+        calibration_replay (`int`, defaults to 16,384):
             Tokens that a causal language model writes itself before the conversion, from random first tokens, and
             is calibrated on beside the data: they keep abilities that the data says nothing about. 0 for none;
             other models write nothing.
@@ -100,7 +100,7 @@ class BcosConfig:
     pooler_activation: str = "identity"
     calibration: str | None = "auto"
     calibration_tokens: int = 16384
-    calibration_replay: int = 8192
+    calibration_replay: int = 16384
     calibration_report: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None

@@ -17,7 +17,7 @@ from bcos_peft.functional import bcos_linear
 __all__ = ["RIDGES", "Fit", "Layer", "fit_experts", "fit_layers"]
 
 # Strengths that are tried, as shares of the mean squared input.
-RIDGES = (0.01, 0.1, 1.0)
+RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0)
 _FIXED = 0.01
 # A row whose factor is that far from the layer's median is all but silent on the calibration data.
 _RANGE = 10.0

@@ -36,6 +36,7 @@ WAYS = {
     "published": None,
     "rows": {"calibration": "rows", "calibration_replay": 0},
     "auto without replay": {"calibration_replay": 0},
+    "auto, half the replay": {"calibration_replay": 8192},
     "auto": {},
 }
 
@@ -84,7 +85,7 @@ def classifier(report, bs: list[float], ingredients: bool, seed: int = 0) -> Non
     calibration = [text for text, _ in train[:TEXTS]]
     for b in bs:
         for name in [w for w in WAYS if ingredients or w in ("published", "auto")]:
-            if name != "auto without replay" and not report.has(f"classifier B={b:g}", name):
+            if "replay" not in name and not report.has(f"classifier B={b:g}", name):
                 model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
                 report(f"classifier B={b:g}", name, {"accuracy": accuracy(model, test, tokenizer)})
 
