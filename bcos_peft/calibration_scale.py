@@ -19,7 +19,7 @@ from bcos_peft.layers import BcosNorm
 
 __all__ = ["PredictionScale", "best_factor"]
 
-_RANGE = (0.5, 1.25)
+_RANGE = (0.5, 2.0)
 _PROBED = 1024  # tokens
 _CHUNK = 256  # tokens whose logits are in memory at a time
 
@@ -118,7 +118,7 @@ class PredictionScale:
 
 
 def best_factor(divergence: Callable[[float], float], tolerance: float = 0.01) -> float:
-    """Where a convex function of one number is least, by golden section between 0.5 and 1.25; 1 if that is no better.
+    """Where a convex function of one number is least, by golden section between 0.5 and 2; 1 if that is no better.
 
     Example:
         >>> from bcos_peft.calibration_scale import best_factor

@@ -159,7 +159,7 @@ def test_predictions_are_as_sure_as_the_originals(family):
     stock = make(family)
     model = calibrated(copy.deepcopy(stock), b=1.5)
     factor = model.bcos_config.calibration_report["prediction_scale"]
-    assert 0.5 < factor < 0.95, "a noisy model is too sure"
+    assert abs(factor - 1) > 0.05, "noise makes a model too sure, and shrunken fits too unsure"
     best = divergence(stock, model)
     assert best < divergence(stock, model, 1 / factor)
     assert best <= min(divergence(stock, model, other) for other in (0.98, 1.02))
