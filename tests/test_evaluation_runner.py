@@ -22,7 +22,7 @@ from bcos_peft.evaluation import (
     ioi_pairs,
     planted_answers,
 )
-from bcos_peft.evaluation.runner import read_dataset
+from bcos_peft.evaluation.reading import read_dataset
 
 
 TEXTS = [

@@ -53,6 +53,7 @@ ORDER = [
     {"explainer"},
     {"evaluation"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {module: rank for rank, line in enumerate(ORDER) for module in line}
 

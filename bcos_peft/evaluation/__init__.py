@@ -17,8 +17,9 @@ from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplai
 from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, build_pairs, load_pairs, save_pairs
 from bcos_peft.evaluation.precomputed import PrecomputedScores
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
+from bcos_peft.evaluation.reading import read_dataset
 from bcos_peft.evaluation.result import EvaluationResult, Record
-from bcos_peft.evaluation.runner import evaluate, read_dataset
+from bcos_peft.evaluation.runner import evaluate
 from bcos_peft.evaluation.sensitivity import ParameterRandomization, cascading_randomization
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -47,6 +48,8 @@ class Checkpoint:
 
     Args:
         path (`str` or `os.PathLike`, *optional*): a file of JSON lines. `None`: nothing is kept.
+        process (`int`, defaults to 0): of several that share an evaluation. Each reads what all have written, and
+            those after the first write to a file of their own beside it, `name.process-1.jsonl`.
 
     Example:
         >>> from bcos_peft.evaluation import Cost, Record
@@ -58,18 +61,23 @@ class Checkpoint:
         True
     """
 
-    def __init__(self, path: str | os.PathLike | None):
+    def __init__(self, path: str | os.PathLike | None, process: int = 0):
         self._path = None if path is None else Path(path)
         self._records: dict[tuple[str, str], Record] = {}
         self._costs: dict[tuple[str, str, str], Cost] = {}
         self._seen: dict[str, Cost] = {}
-        if self._path is not None and self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
+        if self._path is None:
+            return
+        others = self._path.parent.glob(f"{glob.escape(self._path.stem)}.process-*{glob.escape(self._path.suffix)}")
+        for file in [self._path, *sorted(others)]:
+            for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
                 try:
                     entry = json.loads(line)
                 except ValueError:  # the last line of a run that was killed while it wrote
                     continue
                 self._read(entry)
+        if process:
+            self._path = self._path.with_name(f"{self._path.stem}.process-{process}{self._path.suffix}")
 
     def has(self, run: dict[str, Any], key: str) -> bool:
         """Whether there is a record of an example."""
@@ -97,23 +105,20 @@ class Checkpoint:
             if file.tell() and not _ends_with_newline(file):
                 text = "\n" + text
             file.write(text.encode("utf-8"))
-        self._read(json.loads(text))
+        self._keep(json.loads(text))
 
-    def cost(self, cost: Cost, weights: str, model: str, method: str) -> dict[str, Any]:
-        """What a method has cost in all runs of this file, as plain values."""
-        return self._costs.get((weights, model, method), cost).to_dict()
+    def cost(self, cost: Cost, weights: str, model: str, method: str) -> Cost:
+        """What a method has cost in this run, and in the runs that were in the file when it began."""
+        return self._costs.get((weights, model, method), Cost()) + cost
 
-    def _read(self, entry: dict[str, Any]) -> None:
+    def _keep(self, entry: dict[str, Any]) -> None:
         for record in entry["records"]:
             self._records[entry["run"], record["example"]] = Record(**record)
-        total = self._costs.setdefault(tuple(entry["row"]), Cost())
-        for name, value in entry["cost"].items():
-            old = getattr(total, name)
-            if name == "peak_memory":
-                known = [one for one in (old, value) if one is not None]
-                total.peak_memory = max(known) if known else None
-            else:
-                setattr(total, name, old + value)
+
+    def _read(self, entry: dict[str, Any]) -> None:
+        self._keep(entry)
+        row = tuple(entry["row"])
+        self._costs[row] = self._costs.get(row, Cost()) + Cost(**entry["cost"])
 
 
 def _ends_with_newline(file) -> bool:

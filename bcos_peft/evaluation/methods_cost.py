@@ -49,6 +49,12 @@ class Cost:
     backward_rows: int = 0
     peak_memory: int | None = None
 
+    def __add__(self, other: Cost) -> Cost:
+        """Both together; of peak memory the greater."""
+        total = {name: value + getattr(other, name) for name, value in asdict(self).items() if name != "peak_memory"}
+        peaks = [peak for peak in (self.peak_memory, other.peak_memory) if peak is not None]
+        return Cost(**total, peak_memory=max(peaks, default=None))
+
     @property
     def seconds_per_example(self) -> float:
         """Mean seconds for one question."""

@@ -9,6 +9,7 @@ import typer
 
 from bcos_peft.cli_errors import clean_errors
 from bcos_peft.evaluation.loading import load_model
+from bcos_peft.evaluation.processes import Processes, launched
 from bcos_peft.models import BcosModel
 
 
@@ -48,7 +49,9 @@ def run(
     count: Annotated[int | None, typer.Option(min=1, help="So many rows of the data, drawn by chance.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw results.png, which needs matplotlib.")] = False,
-    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Such as cuda. Default: cpu, and under accelerate launch each process's own.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Measure how good the explanations of one or more models are."""
@@ -59,13 +62,16 @@ def run(
         from bcos_peft.evaluation.runner import evaluate
         from bcos_peft.evaluation.sources import load_rows
 
+        processes = Processes(share=launched())
+        first = processes.index == 0
+        device = device or _own_device()
         columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column[:2])
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]
         names = [name for name, *_ in loaded]
         if len(set(names)) < len(names):
             raise ValueError(f"Two models are called {names[0]!r} in tables; give them others: LABEL=MODEL.")
-        judges = _metrics(metric, perturbation, pairs, loaded, rows, labels, seed, device)
+        judges = _metrics(metric, perturbation, pairs, loaded, rows, labels, seed, device, first)
         if labels is not None:
             rows = {"text": rows, "label": labels}
         methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
@@ -83,9 +89,12 @@ def run(
                 target=int(target) if target.isdecimal() else target,
                 seed=seed,
                 checkpoint=output / "records.jsonl",
+                distributed=processes.count > 1,
             )
             for (name, model, tokenizer), fitting in zip(loaded, methods, strict=True)
         ]
+        if not first:  # the first process has the same, and writes it
+            return
         result = EvaluationResult.merge(results)
         result.save(output, plot)
         tests = [(value, result.compare(*compare, value)) for value in _shared(result, compare)] if compare else []
@@ -96,7 +105,16 @@ def run(
     typer.echo(f"Saved in {output}")
 
 
-def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device):
+def _own_device() -> str:
+    """The device that a launcher has for this process; without one the CPU."""
+    if not launched():
+        return "cpu"
+    from accelerate import PartialState  # it is what launched it, or Processes has asked for it
+
+    return str(PartialState().device)
+
+
+def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device, first):
     """Metrics with their options; the pointing game has pairs that all models are sure of, so that they compare."""
     from bcos_peft.evaluation.metric import Texts
     from bcos_peft.evaluation.metrics import get_metric
@@ -113,7 +131,7 @@ def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device):
         elif name == "seqpg":
             texts = [Texts(model.to(device), tokenizer, rows, labels) for _, model, tokenizer in loaded]
             options["pairs"] = build_pairs(texts, seed=seed)
-            if pairs is not None:
+            if pairs is not None and first:
                 save_pairs(options["pairs"], pairs)
         found.append(get_metric(name, **options))
     return found

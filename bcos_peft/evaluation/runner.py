@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,19 +15,20 @@ from torch import Tensor, nn
 
 from bcos_peft.evaluation.checkpoint import Checkpoint, fingerprint
 from bcos_peft.evaluation.methods import get_method
-from bcos_peft.evaluation.methods_cost import Metered
+from bcos_peft.evaluation.methods_cost import Cost, Metered
 from bcos_peft.evaluation.metric import Example, Metric, Texts, check_scores
 from bcos_peft.evaluation.metrics import get_metric
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
 from bcos_peft.evaluation.passages import PlantedAnswer
 from bcos_peft.evaluation.plausibility import Rationale
+from bcos_peft.evaluation.processes import Processes
 from bcos_peft.evaluation.question import Question
+from bcos_peft.evaluation.reading import read_dataset
 from bcos_peft.evaluation.result import EvaluationResult, Record
-from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.models import BcosModel
 
 
-__all__ = ["evaluate", "read_dataset"]
+__all__ = ["evaluate"]
 
 _CHUNK = 16  # examples that are measured, and written to a checkpoint, at a time
 _DEFAULTS = {
@@ -54,6 +55,7 @@ def evaluate(
     checkpoint: str | os.PathLike | None = None,
     confidence: float = 0.95,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> EvaluationResult:
     """How good are the explanations that methods give of a model, by some metrics, on a dataset?
 
@@ -78,6 +80,8 @@ def evaluate(
             the same file, after an interruption, goes on from there.
         confidence (`float`, defaults to 0.95): of the intervals.
         progress (`bool`, *optional*): show a progress bar. Default: in a terminal.
+        distributed (`bool`, defaults to `False`): share the examples with the other processes of `accelerate launch`
+            or `torchrun`. Each of them has to make the same call, with a model of its own, and gets the whole result.
 
     Returns:
         [`EvaluationResult`]
@@ -111,7 +115,9 @@ def evaluate(
     texts = Texts(model, tokenizer, items, labels, target, truncation)
     tasks = [(metric, metric.examples(texts)) for metric in judges]
     settings = _settings(model, label, runners, judges, tasks, target, seed, converted)
-    saved = Checkpoint(checkpoint)
+    processes = Processes(distributed)
+    saved = Checkpoint(checkpoint, processes.index)
+    processes.gather(None)  # all have read what earlier runs left before one of them adds to it
     result = EvaluationResult(
         records=[],
         values={name: value for metric in judges for name, value in metric.values.items()},
@@ -120,72 +126,24 @@ def evaluate(
         confidence=confidence,
     )
     identity = fingerprint(model)
-    total = len(runners) * sum(len(examples) for _, examples in tasks)
-    with _bar(total, progress, label) as bar:
+    shares = [(metric, processes.mine(examples)) for metric, examples in tasks]
+    total = len(runners) * sum(len(examples) for _, examples in shares)
+    with _bar(total, progress if processes.index == 0 else False, label) as bar:
         for method in runners:
             scores: dict[int, Tensor] = {}  # of questions that several metrics share
-            for metric, examples in tasks:
+            for metric, examples in shares:
                 run = _run(identity, label, method, metric, target)
                 for start in range(0, len(examples), _CHUNK):
                     part = examples[start : start + _CHUNK]
                     _measure(model, method, metric, part, label, run, scores, saved, result.records)
                     bar.update(len(part))
-            result.costs[f"{label} + {method.name}"] = saved.cost(method.cost, identity, label, method.name)
-    result.records = _in_order(result.records, runners, judges)
+    spent = processes.gather([method.cost for method in runners])
+    for i, method in enumerate(runners):
+        cost = saved.cost(sum((costs[i] for costs in spent), Cost()), identity, label, method.name)
+        result.costs[f"{label} + {method.name}"] = cost.to_dict()
+    records = [record for part in processes.gather(result.records) for record in part]
+    result.records = _in_order(records, runners, tasks)
     return result
-
-
-def read_dataset(
-    dataset: Iterable,
-    text_column: str | tuple[str, str] | None = None,
-    label_column: str | None = None,
-    count: int | None = None,
-    seed: int = 0,
-) -> tuple[list, list | None]:
-    """The texts (or other rows) of a dataset and their labels, all or some drawn by chance, in the dataset's order.
-
-    Args:
-        dataset (`Iterable`): as for [`evaluate`].
-        text_column (`str` or a pair, *optional*): the column with the texts.
-        label_column (`str`, *optional*): the column with the labels.
-        count (`int`, *optional*): how many.
-        seed (`int`, defaults to 0): of the draw.
-
-    Raises:
-        ValueError: there is no such column, or no row.
-        TypeError: it is a single text.
-
-    Example:
-        >>> from bcos_peft.evaluation import read_dataset
-        >>> rows = [{"review": "Good.", "stars": 5}, {"review": "Bad.", "stars": 1}]
-        >>> read_dataset(rows, text_column="review", label_column="stars")
-        (['Good.', 'Bad.'], [5, 1])
-    """
-    if isinstance(dataset, str):
-        raise TypeError("dataset must be a list of texts, or a dataset, and not a single text.")
-    if not hasattr(dataset, "column_names") and not isinstance(dataset, Mapping):
-        dataset = list(dataset)
-        if dataset and isinstance(dataset[0], Mapping) and text_column is not None:
-            dataset = {name: [row[name] for row in dataset] for name in dataset[0]}
-    labels = None
-    if label_column is not None:
-        known = getattr(dataset, "column_names", None) or (list(dataset) if isinstance(dataset, Mapping) else [])
-        if label_column not in known:
-            raise ValueError(f"label_column={label_column!r} is no column of the dataset; it has {known}.")
-        labels = [plain(value) for value in dataset[label_column]]
-    if isinstance(dataset, list) and dataset and not isinstance(dataset[0], (str, tuple, list, Mapping)):
-        items = dataset  # rows of a kind of their own
-    elif isinstance(dataset, list) and not dataset:
-        raise ValueError("The dataset is empty: there is nothing to evaluate.")
-    else:
-        items, _ = split_inputs(dataset, text_column)
-    if count is not None and count < len(items):
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}.")
-        chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-        items = [items[i] for i in chosen.tolist()]
-        labels = None if labels is None else [labels[i] for i in chosen.tolist()]
-    return items, labels
 
 
 def _measure(model, method, metric, part: list[Example], label, run, scores, saved: Checkpoint, records: list) -> None:
@@ -278,11 +236,16 @@ def _refuse_twice(names: list[str], what: str, way_out: str) -> None:
         raise ValueError(f"Two of {what} are called {twice[0]!r}; give one another name: {way_out}.")
 
 
-def _in_order(records: list[Record], methods: list, metrics: list[Metric]) -> list[Record]:
-    """By method, then metric, in the order asked for, whatever a checkpoint had already."""
+def _in_order(records: list[Record], methods: list, tasks: list[tuple[Metric, list[Example]]]) -> list[Record]:
+    """By method, metric and example, in the order asked for, whoever made them and whatever a checkpoint had."""
     first = {method.name: i for i, method in enumerate(methods)}
-    second = {metric.name: i for i, metric in enumerate(metrics)}
-    return sorted(records, key=lambda record: (first[record.method], second[record.metric]))
+    second = {metric.name: i for i, (metric, _) in enumerate(tasks)}
+    third = {(metric.name, example.key): i for metric, examples in tasks for i, example in enumerate(examples)}
+
+    def place(record: Record) -> tuple[int, int, int]:
+        return first[record.method], second[record.metric], third[record.metric, record.example]
+
+    return sorted(records, key=place)
 
 
 def _bar(total: int, progress: bool | None, label: str):

@@ -10,7 +10,7 @@ from typing import Any
 from bcos_peft.evaluation.minimal_pairs import blimp_pairs, ioi_pairs, load_minimal_pairs
 from bcos_peft.evaluation.passages import planted_answers
 from bcos_peft.evaluation.plausibility import hatexplain_rationales
-from bcos_peft.evaluation.runner import read_dataset
+from bcos_peft.evaluation.reading import read_dataset
 
 
 __all__ = ["load_rows"]
