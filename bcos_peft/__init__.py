@@ -18,6 +18,7 @@ from bcos_peft.version import __version__
 
 
 if TYPE_CHECKING:
+    from bcos_peft.hidden_tokens import HideTokensCallback, hide_tokens
     from bcos_peft.lora_portable import load
     from bcos_peft.training import BcosScheduleCallback, bcos_bce_loss
 
@@ -30,11 +31,13 @@ __all__ = [
     "Explanation",
     "Family",
     "GenerationExplanation",
+    "HideTokensCallback",
     "__version__",
     "attribute",
     "bcos_bce_loss",
     "explanation_mode",
     "get_bcos_model",
+    "hide_tokens",
     "load",
     "merge_gains",
     "register_family",
@@ -60,6 +63,10 @@ def __getattr__(name: str):
         from bcos_peft import training
 
         return getattr(training, name)
+    if name in ("HideTokensCallback", "hide_tokens"):
+        from bcos_peft import hidden_tokens
+
+        return getattr(hidden_tokens, name)
     if name == "load":
         try:
             from bcos_peft.lora_portable import load

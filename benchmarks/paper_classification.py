@@ -3,13 +3,14 @@
     python benchmarks/paper_classification.py                 # reviews and tweets, offline: about an hour and a half
     python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
     python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub
-    python benchmarks/paper_classification.py --b 1.25 --mask-words 0 0.25 0.5 --after 0.33 0.5 --loss ce bce
+    python benchmarks/paper_classification.py --b 1.25 --hide 0 0.1 0.25 --after 0.33 0.5 --loss ce bce
 
 *Published* converts the stock model (unit rows) and trains it with binary cross entropy. *Calibrated* trains the
 stock model for two thirds of the steps, converts it with calibration on 256 of the training texts, and trains on. All
-see the same texts in the same number of steps. The last line searches for a better recipe: `--mask-words` hides a
-share of the words in the last third of training, so that texts with words missing are nothing new to the model (and
-adds the conventional model trained so, as a control), `--after` is the share of the steps that follow the conversion.
+see the same texts in the same number of steps. With `--hide`, by default a tenth, that share of the tokens is hidden
+in the last third of training, so that texts with tokens missing are nothing new to the model; a conventional model
+trained so is the control. The last line searches for a better recipe: `--after` is the share of the steps that follow
+the conversion.
 
 Methods: the exact contributions of B-cos models; input x gradient, integrated gradients, attention rollout (also in
 the order of published code) and occlusion of the conventional model; random scores of each. Pairs of
@@ -62,7 +63,7 @@ def arguments(parser) -> None:
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--mask-words", type=float, nargs="+", default=[0.0], metavar="SHARE")
+    parser.add_argument("--hide", type=float, nargs="+", default=[0.0, 0.1], metavar="SHARE")
     parser.add_argument("--after", type=float, nargs="+", default=[1 / 3], metavar="SHARE", help="calibrated only")
     parser.add_argument("--rate", type=float, nargs="+", default=[5e-5], help="after the conversion; calibrated only")
     parser.add_argument("--loss", nargs="+", choices=["ce", "bce"], default=["ce"], help="calibrated only")
@@ -73,9 +74,9 @@ def recipes(found) -> dict[str, Recipe]:
     sizes = {"steps": found.steps, "batch": found.batch}
     ways = found.ways or ["conventional", "published", "calibrated"]
     made: dict[str, Recipe] = {}
-    for seed, hidden in product(found.seeds, found.mask_words):
-        common = {**sizes, "seed": seed, "mask_words": hidden}
-        end = (f", words hidden {hidden:g}" if hidden else "") + (f", seed {seed}" if seed else "")
+    for seed, hidden in product(found.seeds, found.hide):
+        common = {**sizes, "seed": seed, "hidden": hidden}
+        end = (f", hidden {hidden:g}" if hidden else "") + (f", seed {seed}" if seed else "")
         if "conventional" in ways:
             made["conventional" + end] = conventional(**common)
         for b in found.b:

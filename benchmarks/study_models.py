@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from bcos_peft import BcosConfig, bcos_bce_loss, get_bcos_model
+from bcos_peft import BcosConfig, bcos_bce_loss, get_bcos_model, hide_tokens
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -50,14 +50,12 @@ class Task:
         torch.manual_seed(seed)
         return AutoModelForSequenceClassification.from_pretrained(self.base, num_labels=self.classes)
 
-    def inputs(self, texts: Sequence[str], hidden: Sequence[float] | None = None, draw: random.Random | None = None):
-        """A batch; of each text so many of its words, as a share, are replaced by the mask token."""
-        found = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        for i, share in enumerate(hidden or ()):
-            words = found.word_ids(i)
-            gone = {word for word in sorted({w for w in words if w is not None}) if draw.random() < share}
-            found["input_ids"][i, [j for j, word in enumerate(words) if word in gone]] = self.tokenizer.mask_token_id
-        return found.to(DEVICE)
+    def inputs(self, texts: Sequence[str], hidden: float = 0.0):
+        """A batch; with this share of the tokens hidden, in the mean."""
+        found = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(DEVICE)
+        if hidden:
+            found["input_ids"] = hide_tokens(found["input_ids"], self.tokenizer, hidden)
+        return found
 
 
 def load_task(name: str, base: str | None = None, train: int = 7910, test: int = 1000, max_tokens: int = 128) -> Task:
@@ -106,7 +104,7 @@ class Recipe:
     """How a model comes about. Without `b` it is a conventional one.
 
     After `1 - after` of the steps as a conventional model it is converted, and trained on; `after=1` converts the
-    stock model. Words are hidden in the last third of all steps: of each text a share drawn from 0 to `2 mask_words`.
+    stock model. Tokens are hidden in the last third of all steps, a share of `hidden` in the mean.
     """
 
     b: float | None = None
@@ -119,7 +117,7 @@ class Recipe:
     calibrate: bool = False
     align: bool = True
     pooler_activation: str = "identity"
-    mask_words: float = 0.0
+    hidden: float = 0.0
     seed: int = 0
 
     @property
@@ -161,7 +159,6 @@ def train(
     """Train for these steps of the recipe's; copies of the model after some steps. `after_step` may say stop."""
     rows = list(task.train)
     random.Random(recipe.seed).shuffle(rows)
-    draw = random.Random(recipe.seed)
     torch.manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate)
     warm, last = max(1, len(steps) // 10), len(steps)
@@ -172,10 +169,8 @@ def train(
     for step in tqdm(steps, desc="training", leave=False, disable=None):
         start = step * recipe.batch
         part = [rows[i % len(rows)] for i in range(start, start + recipe.batch)]
-        hidden = None
-        if recipe.mask_words and step >= 2 * recipe.steps // 3:
-            hidden = [draw.uniform(0, 2 * recipe.mask_words) for _ in part]
-        inputs = task.inputs([text for text, _ in part], hidden, draw)
+        hidden = recipe.hidden if step >= 2 * recipe.steps // 3 else 0.0
+        inputs = task.inputs([text for text, _ in part], hidden)
         labels = torch.tensor([label for _, label in part], device=DEVICE)
         logits = model.train()(**inputs).logits
         loss = (

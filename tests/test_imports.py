@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"cli_errors", "files", "hooks", "imports", "inputs", "numerics", "spelling", "version", "words"},
+    {"cli_errors", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "spelling", "version", "words"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
     {"families", "quantized_layers"},

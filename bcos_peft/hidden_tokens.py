@@ -1,0 +1,103 @@
+"""Training texts with some tokens hidden, so that a text with tokens missing is nothing new to a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.trainer_callback import TrainerCallback
+
+
+__all__ = ["HideTokensCallback", "hide_tokens"]
+
+
+def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int | None = None) -> Tensor:
+    """Replaces some tokens of each text by the mask token: of one text more, of another less, `share` in the mean.
+
+    The share of a text is drawn evenly from 0 to `2 * share`, and each of its tokens is hidden with that probability.
+    Special tokens are never hidden. Draws come from torch's generator of the ids' device, like those of dropout.
+
+    Args:
+        input_ids (`torch.Tensor`): token ids of shape `(batch, sequence)`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): says which ids are special, and the mask token.
+        share (`float`, defaults to 0.1): mean share of hidden tokens, above 0 and at most 0.5.
+        token_id (`int`, *optional*): what hides them. Default: the tokenizer's mask token.
+
+    Returns:
+        `torch.Tensor`: new ids of the same shape.
+
+    Raises:
+        ValueError: `share` is out of range, or the tokenizer has no mask token and `token_id` is not given.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> from bcos_peft.hidden_tokens import hide_tokens
+        >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+        >>> inputs = tokenizer(["A gripping film.", "Dull."], padding=True, return_tensors="pt")
+        >>> hide_tokens(inputs["input_ids"], tokenizer, share=0.25).shape == inputs["input_ids"].shape
+        True
+
+    Source: texts with tokens missing are what comprehensiveness and sufficiency (ERASER, Section 4) ask a model about;
+    training on them follows ROAR's concern (Hooker et al., 2019) that such texts are unlike those of the training.
+    """
+    if not 0 < share <= 0.5:
+        raise ValueError(f"share must be above 0 and at most 0.5, got {share!r}. To hide nothing, leave it out.")
+    token_id = tokenizer.mask_token_id if token_id is None else token_id
+    if token_id is None:
+        raise ValueError(
+            f"token_id is not given, and {type(tokenizer).__name__} has no mask token to hide others behind. Name "
+            "one: token_id=tokenizer.unk_token_id, say, or tokenizer.pad_token_id."
+        )
+    special = torch.tensor(tokenizer.all_special_ids, device=input_ids.device)
+    rates = 2 * share * torch.rand(len(input_ids), 1, device=input_ids.device)
+    hidden = torch.rand(input_ids.shape, device=input_ids.device) < rates
+    return input_ids.masked_fill(hidden & ~torch.isin(input_ids, special), token_id)
+
+
+class HideTokensCallback(TrainerCallback):
+    """Hides some tokens of the training texts: `Trainer(callbacks=[HideTokensCallback(tokenizer)])`.
+
+    Explanations are often judged by hiding tokens and looking at what the prediction does. A model that has never seen
+    such texts answers them by chance. Evaluation during the training sees whole texts: tokens are hidden only while
+    the model is in training mode.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): as for [`hide_tokens`].
+        share (`float`, defaults to 0.1): mean share of hidden tokens.
+        token_id (`int`, *optional*): what hides them. Default: the mask token.
+
+    Raises:
+        ValueError: as [`hide_tokens`]; while training, a batch without `input_ids`.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> from bcos_peft import HideTokensCallback
+        >>> HideTokensCallback(AutoTokenizer.from_pretrained("google-bert/bert-base-uncased"), share=0.1).share
+        0.1
+    """
+
+    def __init__(self, tokenizer, share: float = 0.1, token_id: int | None = None):
+        hide_tokens(torch.zeros(1, 0, dtype=torch.long), tokenizer, share, token_id)  # refuses what it would refuse
+        self.tokenizer, self.share, self.token_id = tokenizer, share, token_id
+        self._hook = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Begin to hide."""
+        self._remove()  # of a training that was interrupted
+        self._hook = model.register_forward_pre_hook(self._hide, with_kwargs=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Hide no longer."""
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+
+    def _hide(self, module, args, kwargs):
+        if not module.training:
+            return None
+        if kwargs.get("input_ids") is None:
+            raise ValueError("HideTokensCallback hides token ids, and this batch has no input_ids; leave it out.")
+        ids = hide_tokens(kwargs["input_ids"], self.tokenizer, self.share, self.token_id)
+        return args, {**kwargs, "input_ids": ids}

@@ -1,0 +1,89 @@
+"""Tokens hidden during training."""
+
+import pytest
+import tiny
+import torch
+from transformers import Trainer, TrainingArguments
+
+from bcos_peft import BcosConfig, HideTokensCallback, get_bcos_model, hide_tokens
+
+
+TEXTS = ["A gripping, beautifully shot film.", "Two hours that I shall not get back.", "Don't miss it!"]
+
+
+def test_a_share_of_the_tokens_is_hidden_and_no_special_one():
+    tokenizer = tiny.tokenizer()
+    ids = tokenizer(TEXTS * 400, padding=True, return_tensors="pt")["input_ids"]
+    torch.manual_seed(0)
+    found = hide_tokens(ids, tokenizer, share=0.2)
+    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+    hidden = found == tokenizer.mask_token_id
+    assert not (hidden & special).any()
+    assert torch.equal(found[~hidden], ids[~hidden])
+    shares = hidden.sum(1) / (~special).sum(1)
+    assert shares.mean() == pytest.approx(0.2, abs=0.02)
+    assert shares.std() > 0.1, "of one text more, of another less"
+    assert not torch.equal(hide_tokens(ids, tokenizer, share=0.2), found)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 0.6, float("nan")])
+def test_shares_out_of_range_are_refused(share):
+    with pytest.raises(ValueError, match=r"share must be above 0 and at most 0\.5"):
+        HideTokensCallback(tiny.tokenizer(), share)
+
+
+def test_a_tokenizer_without_a_mask_token_needs_another():
+    tokenizer = tiny.tokenizer("bpe")
+    tokenizer.mask_token = None
+    with pytest.raises(ValueError, match="token_id"):
+        HideTokensCallback(tokenizer)
+    ids = tokenizer(TEXTS, padding=True, return_tensors="pt")["input_ids"]
+    assert (hide_tokens(ids, tokenizer, 0.5, token_id=3) == 3).any()
+
+
+def train(path, model, callback, rows):
+    arguments = TrainingArguments(
+        str(path), max_steps=2, per_device_train_batch_size=3, eval_strategy="steps", eval_steps=1,
+        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    tokenizer = callback.tokenizer
+    trainer = Trainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer, callbacks=[callback]
+    )
+    trainer.train()
+
+
+@pytest.fixture
+def rows():
+    return [{**tiny.tokenizer()(text), "labels": i % 2} for i, text in enumerate(TEXTS)]
+
+
+def test_training_sees_hidden_tokens_and_evaluation_whole_texts(tmp_path, rows):
+    model = get_bcos_model(tiny.model(num_labels=2), BcosConfig())
+    tokenizer = tiny.tokenizer()
+    seen = {True: [], False: []}
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(
+        lambda module, args: seen[module.training].append((args[0] == tokenizer.mask_token_id).any().item())
+    )
+    callback = HideTokensCallback(tokenizer, share=0.5)
+    train(tmp_path, model, callback, rows)
+    assert seen[True] == [True, True]
+    assert len(seen[False]) == 2
+    assert not any(seen[False])
+    model.train()(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    assert not seen[True][-1], "nothing is left on the model"
+
+
+def test_a_batch_without_ids_is_refused(tmp_path, rows):
+    class Embedded(torch.nn.Module):
+        def forward(self, **inputs):
+            return None
+
+    callback = HideTokensCallback(tiny.tokenizer())
+    module = Embedded()
+    callback.on_train_begin(None, None, None, model=module)
+    with pytest.raises(ValueError, match="no input_ids"):
+        module.train()(inputs_embeds=torch.zeros(1, 2, 4))
+    callback.on_train_end(None, None, None)
+    module(inputs_embeds=torch.zeros(1, 2, 4))
