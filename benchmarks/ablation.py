@@ -131,7 +131,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
 
 def main() -> None:
     found = options(__doc__, arguments)
-    smaller(found, steps=12, train=192, test=40, rows=6, pairs=4, confidence=0.5, ig_steps=5)
+    smaller(found, steps=6, train=96, test=40, rows=2, pairs=2, confidence=0.5, ig_steps=3)
     study = Study("ablation", "One ingredient at a time", found)
 
     def jobs():

@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import torch
 from measure import CLOCKS, saved_bytes, seconds
-from studies import COLOURS, Study, draw, figure, options, smaller, table
+from studies import COLOURS, PROCESSES, Study, draw, figure, options, smaller, table
 from study_models import DEVICE, Recipe, Task, calibrated, conventional, convert, correct, load_task, published, train
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -274,7 +274,9 @@ def _seconds(cell: dict | None) -> str:
 
 def main() -> None:
     found = options(__doc__, arguments)
-    smaller(found, seeds=[0], steps=20, every=5, validation=100, sizes=["tiny"], longest=256, limit=2)
+    smaller(found, seeds=[0], steps=6, every=3, validation=40, sizes=["tiny"], longest=256, limit=2)
+    if PROCESSES > 1:
+        raise SystemExit("Times are taken one after the other: run efficiency.py without accelerate launch.")
     study = Study("efficiency", "Efficiency of training and of explanations", found)
 
     def jobs():

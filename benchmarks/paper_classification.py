@@ -225,8 +225,8 @@ def plot(study: Study, group: str, cells: dict) -> str:
 
 def main() -> None:
     found = options(__doc__, arguments)
-    smaller(found, tasks=found.tasks[:1], b=[1.25], steps=30, train=480, test=100, rows=12, pairs=6, confidence=0.5,
-            ig_steps=5)  # fmt: skip
+    smaller(found, tasks=found.tasks[:1], b=[1.25], hide=[0.1], steps=9, train=160, test=40, rows=4, pairs=2,
+            confidence=0.5, ig_steps=3)  # fmt: skip
     study = Study("paper_classification", "Classifiers: conventional, as published, calibrated", found)
 
     def jobs():

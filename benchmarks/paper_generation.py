@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 from studies import COLOURS, Study, draw, figure, mean, options, shown, smaller, table, table_of_means
-from study_models import DEVICE, bundled
+from study_models import DEVICE, alone, bundled
 from texts import editorials, reviews
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -100,9 +100,10 @@ class Models:
             self.last = (None, None)  # before there is another one
             digest = hashlib.sha256(json.dumps([name, self.settings(name)]).encode()).hexdigest()[:12]
             folder = self.found.kept / "models" / f"llm-{digest}"
-            if not (folder / "whole").exists():
-                self._make(name).save_pretrained(folder)
-                (folder / "whole").touch()
+            with alone(folder):
+                if not (folder / "whole").exists():
+                    self._make(name).save_pretrained(folder)
+                    (folder / "whole").touch()
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
             self.last = name, model.to(DEVICE).eval()
         return self.last[1]
@@ -276,7 +277,7 @@ def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
 
 def main() -> None:
     found = options(__doc__, arguments)
-    smaller(found, b=[1.25], pairs=4, prompts=2, articles=1, chats=4, sft_steps=2, calibration_tokens=256, replay=0)
+    smaller(found, b=[1.25], pairs=2, prompts=1, articles=1, chats=2, sft_steps=1, calibration_tokens=256, replay=0)
     study = Study("paper_generation", "A language model: original, as published, calibrated, fine-tuned", found)
 
     def jobs():

@@ -1,7 +1,8 @@
 """What the studies share: options, cells that are kept as they come, Markdown and plots.
 
 A study is a table of cells, by group (a task) and name (a model). A cell is written to `results.json` of the study's
-folder as soon as it is there, with the settings it was made with; a cell of other settings is made again.
+folder as soon as it is there, with the settings it was made with; a cell of other settings is made again. Under
+`accelerate launch` each process makes its share of the models, on a GPU of its own; the last to end writes the report.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import study_models
+from filelock import FileLock
 from measure import machine
 from tqdm.auto import tqdm
 
@@ -24,6 +27,7 @@ from bcos_peft.evaluation.statistics import format_number
 
 
 ROOT = Path(__file__).parent.parent
+PROCESS, PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#555555"]
 
 
@@ -43,6 +47,7 @@ def smaller(found: argparse.Namespace, **sizes) -> None:
     """With --quick: these sizes, in place of the options' values."""
     if found.quick:
         vars(found).update(sizes)
+        study_models.CALIBRATION_TEXTS = 16
 
 
 class Study:
@@ -83,7 +88,10 @@ class Study:
     def run(self, jobs: Iterable[tuple[str, str, dict, Callable[[], dict]]]) -> None:
         """Makes the cells that are not there: `(group, name, settings, make)` each."""
         jobs = [] if self.only_report else list(jobs)
-        with tqdm(jobs, desc=self.name, unit="cell") as bar:
+        order = {job[:2]: i for i, job in enumerate(jobs)}
+        models = list(dict.fromkeys(name for _, name, *_ in jobs))
+        mine = [job for job in jobs if models.index(job[1]) % PROCESSES == PROCESS]
+        with tqdm(mine, desc=self.name, unit="cell", position=PROCESS) as bar:
             for group, name, settings, make in bar:
                 bar.set_postfix_str(f"{group}: {name}")
                 settings = json.loads(json.dumps(settings))
@@ -92,9 +100,18 @@ class Study:
                 began = time.perf_counter()
                 cell = make()
                 made = {"settings": settings, **cell, "seconds": round(time.perf_counter() - began, 1)}
-                self._read()
-                self.cells.setdefault(group, {})[name] = made
-                self.save()
+                with self._lock():
+                    self._read()
+                    self.cells.setdefault(group, {})[name] = made
+                    self.save()
+        with self._lock():
+            self._read()
+        for group, cells in self.cells.items():  # in this order, whoever made them
+            self.cells[group] = dict(sorted(cells.items(), key=lambda cell: order.get((group, cell[0]), len(order))))
+
+    def _lock(self) -> FileLock:
+        self.kept.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.kept / "study.lock")
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import random
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -28,7 +30,7 @@ from texts import reviews
 logging.disable_progress_bar()  # one bar is enough
 
 KEPT = Path(__file__).parent.parent / "outputs" / "studies"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 CALIBRATION_TEXTS = 256
 HUB = {"ag_news": "fancyzhx/ag_news", "imdb": "stanfordnlp/imdb", "hatexplain": "Hate-speech-CNERG/hatexplain"}
 Row = tuple[str, int]
@@ -213,9 +215,10 @@ def convert(task: Task, model, recipe: Recipe):
 def build(task: Task, recipe: Recipe):
     """The model of a recipe and what happened on the way, made once and kept under outputs/studies/models."""
     folder = _folder(task, recipe)
-    if not (folder / "facts.json").exists():
-        model, facts = _make(task, recipe)
-        _keep(folder, model, facts)
+    with alone(folder):
+        if not (folder / "facts.json").exists():
+            model, facts = _make(task, recipe)
+            _keep(folder, model, facts)
     facts = json.loads((folder / "facts.json").read_text())
     return AutoModelForSequenceClassification.from_pretrained(folder).to(DEVICE).eval(), facts
 
@@ -244,6 +247,12 @@ def _half_way(task: Task, recipe: Recipe):
     """The conventional model as it was when this recipe converts it: a moment of its training in full."""
     whole = _usual(recipe)
     folder = _folder(task, whole) / f"step-{recipe.before}"
+    with alone(folder.parent):
+        _make_half_way(task, recipe, whole, folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder).to(DEVICE)
+
+
+def _make_half_way(task: Task, recipe: Recipe, whole: Recipe, folder: Path) -> None:
     if not (folder / "facts.json").exists():
         model = task.stock(recipe.seed).to(DEVICE)
         known = (folder.parent / "facts.json").exists()
@@ -252,7 +261,6 @@ def _half_way(task: Task, recipe: Recipe):
         _keep(folder, found[recipe.before], {})
         if not known:
             _keep(folder.parent, model, {})
-    return AutoModelForSequenceClassification.from_pretrained(folder).to(DEVICE)
 
 
 def _usual(recipe: Recipe) -> Recipe:
@@ -271,6 +279,12 @@ def _folder(task: Task, recipe: Recipe) -> Path:
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return KEPT / "models" / f"{task.name.replace('/', '-')}-{digest}"
+
+
+def alone(folder: Path) -> FileLock:
+    """While another process makes the model of this folder, wait for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_suffix(".lock"))
 
 
 def _keep(folder: Path, model, facts: dict) -> None:

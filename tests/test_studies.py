@@ -147,3 +147,23 @@ def test_two_runs_write_to_one_study(tmp_path):
     assert list(found.cells["group"]) == ["a", "b"]
     kept = {key[2]: row for key, row in found.examples.items() if row}
     assert kept == {"x": {"a + ig": 0.5, "b + ig": 0.5}, "z": {"a + ig": 0.5}}
+
+
+def test_processes_share_the_models_of_a_study(tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    import studies
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    made = {0: [], 1: []}
+    for process in (1, 0):
+        monkeypatch.setattr(studies, "PROCESS", process)
+        monkeypatch.setattr(studies, "PROCESSES", 2)
+        study = studies.Study("toy", "Toy", options)
+
+        def job(group, name, found=made[process]):
+            return group, name, {}, lambda: found.append((group, name)) or {"value": 1}
+
+        study.run([job(group, name) for group in ("g", "h") for name in "abc"])
+    assert made == {0: [("g", "a"), ("g", "c"), ("h", "a"), ("h", "c")], 1: [("g", "b"), ("h", "b")]}
+    assert {group: list(cells) for group, cells in study.cells.items()} == {"g": ["a", "b", "c"], "h": ["a", "b", "c"]}
