@@ -71,9 +71,9 @@ def load_task(name: str, base: str | None = None, train: int = 7910, test: int =
     elif name == "tweets":
         rows = [(row["text"], row["label"] // 2) for row in bundled.read_tweets() if row["label"] != 1]
     else:
-        from datasets import load_dataset
+        from bcos_peft.evaluation.sources import load_hub_data
 
-        data = load_dataset(HUB.get(name, name))
+        data = load_hub_data(HUB.get(name, name))
         parts = [data["train"], data["test"]]
         if name == "hatexplain":
             from bcos_peft.evaluation import hatexplain_rationales

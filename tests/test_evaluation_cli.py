@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.cli import app
 from bcos_peft.evaluation import EvaluationResult, MinimalPair, PlantedAnswer, load_pairs
-from bcos_peft.evaluation.sources import load_rows
+from bcos_peft.evaluation.sources import load_hub_data, load_rows
 
 
 TEXTS = ["A gripping film.", "Two hours that I shall not get back.", "We loved the music.", "An awful movie."]
@@ -179,3 +179,27 @@ def test_refusals(stock, texts, tmp_path):
     (tmp_path / "data.csv").write_text("review\nOne.\n")
     assert "say with --text-column" in refused(stock, "--data", tmp_path / "data.csv", *out)
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_data_sets_with_a_script_are_read_from_their_copy(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(name, *arguments, **options):
+        asked.append((name, *arguments, options))
+        if "revision" not in options:
+            raise RuntimeError(f"Dataset scripts are no longer supported, but found {name}.py")
+        if name == "gone":
+            raise FileNotFoundError("no such revision")
+        row = {"post_tokens": ["you", "fools"], "annotators": {"label": [2, 2, 0]}, "rationales": [[0, 1], [1, 1]]}
+        return datasets.Dataset.from_list([row])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows, _ = load_rows("Hate-speech-CNERG/hatexplain", split="train")
+    assert rows[0].text == "you fools"
+    assert asked[1] == ("Hate-speech-CNERG/hatexplain", None, {"split": "train", "revision": "refs/convert/parquet"})
+    with pytest.raises(ValueError, match="'gone' is a data set with a script"):
+        load_hub_data("gone")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load_hub_data("other")

@@ -13,7 +13,7 @@ from bcos_peft.evaluation.plausibility import hatexplain_rationales
 from bcos_peft.evaluation.reading import read_dataset
 
 
-__all__ = ["load_rows"]
+__all__ = ["load_hub_data", "load_rows"]
 
 
 def load_rows(
@@ -55,9 +55,7 @@ def load_rows(
     if Path(name).suffix in (".txt", ".csv", ".json", ".jsonl"):
         rows = _file(Path(name))
     else:
-        from datasets import load_dataset
-
-        rows = load_dataset(name, config, split=split) if config else load_dataset(name, split=split)
+        rows = load_hub_data(name, config, split=split)
         if name.rpartition("/")[2].lower() == "blimp":
             rows = blimp_pairs(rows)
         elif name.rpartition("/")[2].lower() == "hatexplain":
@@ -73,6 +71,41 @@ def load_rows(
     if labels is not None and all(isinstance(label, str) and label.isdecimal() for label in labels):
         labels = [int(label) for label in labels]  # a CSV file has text only
     return items, labels
+
+
+def load_hub_data(name: str, *arguments, **options):
+    """`datasets.load_dataset`, also for old data sets that are a script, such as HateXplain.
+
+    Since release 4, `datasets` runs no scripts. The hub keeps a copy in Parquet of most of them, in the branch
+    `refs/convert/parquet`, and that is read instead.
+
+    Args:
+        name (`str`): of the data set.
+        *arguments (`Any`): as for `load_dataset`.
+        **options (`Any`): as for `load_dataset`.
+
+    Raises:
+        ValueError: it is a script, and there is no such copy.
+
+    Example:
+        >>> from bcos_peft.evaluation.sources import load_hub_data
+        >>> load_hub_data("stanfordnlp/imdb", split="test").column_names
+        ['text', 'label']
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, *arguments, **options)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+    try:
+        return load_dataset(name, *arguments, **{**options, "revision": "refs/convert/parquet"})
+    except Exception as error:
+        raise ValueError(
+            f"{name!r} is a data set with a script, which datasets runs no longer, and its copy in Parquet (revision "
+            f"refs/convert/parquet) cannot be read: {error}. Download it, and give a .csv or .jsonl file."
+        ) from error
 
 
 def _file(path: Path) -> list:
