@@ -140,6 +140,11 @@ def answer(chromium: Chromium, page: Path, kit: str, downloads: Path) -> Path:
     held("no way on without a choice", chromium.ask(title) == "Pair 1 of 3")
     held("colours", chromium.ask("document.querySelectorAll('.bcosx-w').length") > 3)
     held("nothing sideways", chromium.ask("document.documentElement.scrollWidth <= innerWidth"))
+    keys = "document.getElementById('bcosx-keys')"
+    chromium.ask(f"{keys}.click()")
+    chromium.press("1")
+    held("keys can be switched off", chromium.ask(checked) is None)
+    chromium.ask(f"{keys}.click()")
     chromium.press("1")
     held("1 chooses A", chromium.ask(checked) == "left")
     chromium.press("N")
