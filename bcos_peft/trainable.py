@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bcos_peft.families.conv1d import BcosConv1D
-from bcos_peft.layers import BcosLayer, DynamicLinear
+from bcos_peft.layers import BcosLayer, BcosNorm
 from bcos_peft.models import BcosModel, find_bcos_model
 from bcos_peft.quantization import is_quantized
 
@@ -153,7 +153,7 @@ def _norms(model: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for name, module in model.named_modules()
-        if isinstance(module, DynamicLinear) and "Norm" in type(module).__name__ and "original_module" not in name
+        if isinstance(module, BcosNorm) and "original_module" not in name
         for parameter in module.parameters()
     ]
 
