@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -167,3 +169,42 @@ def test_processes_share_the_models_of_a_study(tmp_path, monkeypatch):
         study.run([job(group, name) for group in ("g", "h") for name in "abc"])
     assert made == {0: [("g", "a"), ("g", "c"), ("h", "a"), ("h", "c")], 1: [("g", "b"), ("h", "b")]}
     assert {group: list(cells) for group, cells in study.cells.items()} == {"g": ["a", "b", "c"], "h": ["a", "b", "c"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["paper_classification", "efficiency", "ablation"])
+def test_quick_studies_of_classifiers(study, tiny_bert, tmp_path):
+    """As `make studies-quick` runs them, on a model that is quicker still."""
+    arguments = ["--quick", "--model", tiny_bert, "--output", tmp_path / "study", "--kept", tmp_path / "kept"]
+    out = run(f"{study}.py", *arguments)
+    page = (tmp_path / "study" / "results.md").read_text()
+    assert page in out
+    pictures = re.findall(r"\]\((\w+\.svg)\)", page)
+    assert pictures
+    for picture in pictures:
+        assert (tmp_path / "study" / picture).read_text().count("<path") > 10
+    if study == "ablation":
+        assert "*Alignment alone*, with the biases kept, is refused" in page
+    if study == "efficiency":
+        assert "| 256 |" in page
+
+
+@pytest.mark.slow
+def test_quick_study_of_language_models(tmp_path):
+    import bundled
+
+    _, tokenizer = bundled.smollm2()
+    tokenizer.save_pretrained(tmp_path / "llama")
+    model = tiny.model("llama", "CausalLM", vocab_size=len(tokenizer), max_position_embeddings=1024)
+    model.save_pretrained(tmp_path / "llama")
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    rows = ["prefix,good,bad,evidence", "Katherine can't help,herself,himself,Katherine", "Karla had,her,his,Karla"]
+    (pairs / "gender.csv").write_text("\n".join(rows))
+    arguments = ["--quick", "--model", tmp_path / "llama", "--output", tmp_path / "study", "--kept", tmp_path / "kept"]
+    out = run("paper_generation.py", *arguments, "--minimal-pairs", pairs)
+    page = (tmp_path / "study" / "results.md").read_text()
+    assert page in out
+    for model in ("original", "B=1.25 published", "B=1.25 calibrated + SFT"):
+        assert f"| {model} |" in page
+    assert (tmp_path / "study" / "by_b.svg").exists()
