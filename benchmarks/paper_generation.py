@@ -19,25 +19,22 @@ import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import copy
-import hashlib
-import json
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from studies import COLOURS, Study, draw, figure, mean, options, shown, smaller, table, table_of_means
-from study_models import DEVICE, alone, bundled
-from texts import editorials, reviews
-from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from study_llms import Models
+from study_models import DEVICE
+from texts import editorials
 
-from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.evaluation import blimp_pairs, evaluate, get_method, ioi_pairs, load_minimal_pairs, planted_answers
 
 
 LANGUAGE = ("articles", "chats")
+AFTER = " after "  # in the name of a kind of pairs with a token before each
 
 
 def arguments(parser) -> None:
@@ -48,6 +45,9 @@ def arguments(parser) -> None:
     parser.add_argument("--sft-b", type=float, nargs="*", default=[1.25], help="which of them are fine-tuned")
     parser.add_argument("--minimal-pairs", type=Path, help="a folder of CSV files")
     parser.add_argument("--blimp", nargs="*", default=[], help="phenomena of BLiMP, from the hub")
+    parser.add_argument(
+        "--bos", action="store_true", help="also ask them with the tokenizer's first token before each"
+    )
     parser.add_argument("--pairs", type=int, default=60, help="minimal pairs of each kind")
     parser.add_argument("--prompts", type=int, default=40, help="prompts of four passages")
     parser.add_argument("--articles", type=int, default=20, help="articles of 256 tokens")
@@ -56,88 +56,6 @@ def arguments(parser) -> None:
     parser.add_argument("--calibration-tokens", type=int, default=4096)
     parser.add_argument("--replay", type=int, default=2048, help="tokens that the model writes for its calibration")
     parser.add_argument("--seed", type=int, default=0)
-
-
-class Models:
-    """The models by name, made when they are asked for; the last one stays in memory."""
-
-    def __init__(self, found):
-        self.found, self.last = found, (None, None)
-        if found.model is None:
-            self.stock, self.tokenizer = bundled.smollm2()
-        else:
-            self.stock = AutoModelForCausalLM.from_pretrained(found.model, dtype=torch.float32).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(found.model)
-        self.stock = self.stock.to(DEVICE)
-        data = bundled.tweet_instructions(train=max(400, 8 * found.sft_steps), test=found.chats)
-        self.chats = {part: [self._chat(row) for row in data[part]] for part in ("train", "test")}
-        self.chats["train"] = self.chats["train"][: 8 * found.sft_steps]
-        random.Random(found.seed).shuffle(self.chats["train"])
-
-    def _chat(self, row) -> tuple[list[int], int]:
-        """Token ids, and how many of them ask."""
-        whole = self.tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
-        asked = self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)
-        return whole, len(asked["input_ids"])
-
-    def names(self) -> list[str]:
-        ways = [f"B={b:g} {way}" for b in self.found.b for way in ("published", "calibrated")]
-        tuned = {f"B={b:g}" for b in self.found.sft_b}
-        ends = ["original + SFT"] + [f"{way} + SFT" for way in ways if way.split()[0] in tuned]
-        return ["original", *ways, *ends]
-
-    def settings(self, name: str) -> dict:
-        """What a model is made with."""
-        keys = ["model"]
-        keys += ["calibration_tokens", "replay"] if "calibrated" in name else []
-        keys += ["sft_steps", "seed"] if name.endswith("SFT") else []
-        return {key: vars(self.found)[key] for key in keys}
-
-    def get(self, name: str):
-        if name == "original":
-            return self.stock
-        if self.last[0] != name:
-            self.last = (None, None)  # before there is another one
-            digest = hashlib.sha256(json.dumps([name, self.settings(name)]).encode()).hexdigest()[:12]
-            folder = self.found.kept / "models" / f"llm-{digest}"
-            with alone(folder):
-                if not (folder / "whole").exists():
-                    self._make(name).save_pretrained(folder)
-                    (folder / "whole").touch()
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            self.last = name, model.to(DEVICE).eval()
-        return self.last[1]
-
-    def _make(self, name: str):
-        if name.endswith(" + SFT"):
-            rate = 3e-4 if "published" in name else 5e-5
-            return self._tuned(copy.deepcopy(self.get(name.removesuffix(" + SFT"))), rate)
-        config = BcosConfig(
-            b=float(name.split()[0][2:]),
-            calibration_tokens=self.found.calibration_tokens,
-            calibration_replay=self.found.replay,
-        )
-        if "published" in name:
-            return get_bcos_model(copy.deepcopy(self.stock), config)
-        texts = [text for text, _ in reviews()[::17]]
-        return get_bcos_model(copy.deepcopy(self.stock), config, calibration_data=texts, tokenizer=self.tokenizer)
-
-    def _tuned(self, model, rate: float):
-        torch.manual_seed(self.found.seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-        steps = self.found.sft_steps
-        for step in tqdm(range(steps), desc="fine-tuning", leave=False, disable=None):
-            rows = [ids for ids, _ in self.chats["train"][8 * step : 8 * step + 8]]
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True).to(DEVICE)
-            mask = torch.arange(ids.shape[1], device=DEVICE) < torch.tensor(
-                [[len(row)] for row in rows], device=DEVICE
-            )
-            optimizer.param_groups[0]["lr"] = rate * min(1, 10 * (step + 1) / steps) * (1 - step / steps)
-            labels = ids.masked_fill(~mask, -100)
-            model.train()(input_ids=ids, attention_mask=mask.long(), labels=labels).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step(), optimizer.zero_grad()
-        return model.eval()
 
 
 def language(models: Models, name: str, test: str) -> dict:
@@ -173,8 +91,11 @@ def attribution(study: Study, models: Models, name: str, group: str, rows: list)
     return study.keep(group, name, result)
 
 
-def evidence(found) -> dict[str, list]:
-    """The minimal pairs by kind."""
+def evidence(found, bos: str | None) -> dict[str, list]:
+    """The minimal pairs by kind. A control: with the tokenizer's first token before each, where it sets none itself.
+
+    Without it the first word of a text is where idle attention rests, and takes a large share of every explanation.
+    """
     kinds = {"ioi": ioi_pairs(found.pairs, found.seed)}
     for path in sorted(found.minimal_pairs.glob("*.csv")) if found.minimal_pairs else []:
         pairs = load_minimal_pairs(path)
@@ -183,18 +104,23 @@ def evidence(found) -> dict[str, list]:
         from datasets import load_dataset
 
         kinds[phenomenon] = blimp_pairs(load_dataset("nyu-mll/blimp", phenomenon, split="train"), found.pairs)
+    if found.bos and bos:
+        for kind, pairs in list(kinds.items()):
+            kinds[f"{kind}{AFTER}{bos}"] = [replace(pair, prefix=bos + pair.prefix) for pair in pairs]
     return kinds
 
 
 def report(study: Study) -> None:
     cells = study.cells
-    kinds = [group for group in cells if group not in (*LANGUAGE, "passages")]
+    asked = [group for group in cells if group not in (*LANGUAGE, "passages")]
+    kinds = [group for group in asked if AFTER not in group]
     names = list(dict.fromkeys(name for group in cells.values() for name in group))
     columns = [("articles", "nll", False), ("chats", "nll", False), ("chats", "answers", True)]
     rows = [([name], [cells.get(g, {}).get(name, {}).get(value) for g, value, _ in columns]) for name in names]
     header = ["Model", "Articles, nats per token ↓", "Chats, nats per token ↓", "Answers right ↑"]
     parts = ["## Language", table_of_means(rows, header, [way for _, _, way in columns], left=1)]
     parts += ["## Evidence", *_evidence(cells, kinds, names), _differences(study, kinds, names)]
+    parts += _control(cells, [group for group in asked if AFTER in group], names)
     parts.append(
         "Evidence MRR: mean reciprocal rank of the word that decides. Probability gap: of the right word over the "
         "wrong one. Passages: how often the one of four that has the answer has the largest contribution. Intervals "
@@ -226,6 +152,17 @@ def _evidence(cells: dict, kinds: list[str], names: list[str]) -> list[str]:
         lines.append(line)
     second = table(["Model", *(f"Gap, {kind}".replace("_", " ") for kind in kinds), "Answer given"], lines, left=1)
     return [first, second]
+
+
+def _control(cells: dict, kinds: list[str], names: list[str]) -> list[str]:
+    """The same pairs where the first word of a text is not the first token."""
+    rows = []
+    for name in names:
+        known = {kind: cells[kind].get(name, {}).get("rows", {}) for kind in kinds}
+        for method in dict.fromkeys(method for found in known.values() for method in found):
+            rows.append(([name, method], [known[kind].get(method, {}).get("evidence_mrr") for kind in kinds]))
+    header = ["Model", "Method", *(f"MRR, {kind} ↑".replace("_", " ") for kind in kinds)]
+    return ["### After the first token", table_of_means(rows, header, [True] * len(kinds))] if rows else []
 
 
 def _differences(study: Study, kinds: list[str], names: list[str]) -> str:
@@ -281,7 +218,8 @@ def main() -> None:
     study = Study("paper_generation", "A language model: original, as published, calibrated, fine-tuned", found)
 
     def jobs():
-        models, kinds = Models(found), evidence(found)
+        models = Models(found)
+        kinds = evidence(found, models.tokenizer.bos_token)
         passages = planted_answers(found.prompts, passages=4, filler=0, seed=found.seed)
         for name in models.names():
             made = models.settings(name)

@@ -222,6 +222,20 @@ def test_a_checkpoint_of_another_model_or_metric_is_not_used(tmp_path):
     assert run(metrics=metrics, checkpoint=file).table() == run(metrics=metrics).table()
 
 
+def test_costs_of_the_same_method_with_other_options_stay_apart(tmp_path):
+    class Stepped(Gradient):
+        def __init__(self, steps):
+            self.settings = {"steps": steps}
+
+        def __call__(self, model, question):
+            return sum(super(Stepped, self).__call__(model, question) for _ in range(self.settings["steps"]))
+
+    for steps in (2, 3, 2):
+        result = run(methods=[Metered(Stepped(steps), 0)], metrics=["comprehensiveness"], checkpoint=tmp_path / "run")
+        cost = result.costs["conventional + gradient"]
+        assert (cost["examples"], cost["forward_rows_per_example"]) == (len(TEXTS), steps)
+
+
 def test_two_kinds_of_one_metric():
     metrics = [Sufficiency(), Sufficiency(perturb_special=True, label="sufficiency_reference")]
     result = run(metrics=metrics)

@@ -54,7 +54,7 @@ class Checkpoint:
     Example:
         >>> from bcos_peft.evaluation import Cost, Record
         >>> from bcos_peft.evaluation.checkpoint import Checkpoint
-        >>> run = {"weights": "", "model": "m", "method": "ig", "metric": "seqpg"}
+        >>> run = {"weights": "", "model": "m", "method": "ig", "method_settings": {}, "metric": "seqpg"}
         >>> record = Record("m", "ig", "seqpg", "3f", {"seqpg": 0.5})
         >>> Checkpoint("run.jsonl").add(run, [record], "ig", Cost())
         >>> Checkpoint("run.jsonl").record(run, "3f") == record
@@ -64,7 +64,7 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike | None, process: int = 0):
         self._path = None if path is None else Path(path)
         self._records: dict[tuple[str, str], Record] = {}
-        self._costs: dict[tuple[str, str, str], Cost] = {}
+        self._costs: dict[str, Cost] = {}
         self._seen: dict[str, Cost] = {}
         if self._path is None:
             return
@@ -98,8 +98,8 @@ class Checkpoint:
             for name, value in asdict(cost).items()
         }
         self._seen[method] = Cost(**asdict(cost))
-        row = [run["weights"], run["model"], run["method"]]
-        entry = {"run": _digest(run), "records": [asdict(record) for record in records], "row": row, "cost": new}
+        records = [asdict(record) for record in records]
+        entry = {"run": _digest(run), "records": records, "row": _row(run), "cost": new}
         text = json.dumps(entry, ensure_ascii=False) + "\n"
         with open(self._path, "a+b") as file:
             if file.tell() and not _ends_with_newline(file):
@@ -107,9 +107,9 @@ class Checkpoint:
             file.write(text.encode("utf-8"))
         self._keep(json.loads(text))
 
-    def cost(self, cost: Cost, weights: str, model: str, method: str) -> Cost:
+    def cost(self, cost: Cost, run: dict[str, Any]) -> Cost:
         """What a method has cost in this run, and in the runs that were in the file when it began."""
-        return self._costs.get((weights, model, method), Cost()) + cost
+        return self._costs.get(_digest(_row(run)), Cost()) + cost
 
     def _keep(self, entry: dict[str, Any]) -> None:
         for record in entry["records"]:
@@ -117,8 +117,13 @@ class Checkpoint:
 
     def _read(self, entry: dict[str, Any]) -> None:
         self._keep(entry)
-        row = tuple(entry["row"])
+        row = _digest(entry["row"])
         self._costs[row] = self._costs.get(row, Cost()) + Cost(**entry["cost"])
+
+
+def _row(run: dict[str, Any]) -> list:
+    """What a method's costs are counted for, whatever the metric: the same method with other options costs other."""
+    return [run[name] for name in ("weights", "model", "method", "method_settings")]
 
 
 def _ends_with_newline(file) -> bool:

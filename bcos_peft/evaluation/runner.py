@@ -139,7 +139,8 @@ def evaluate(
                     bar.update(len(part))
     spent = processes.gather([method.cost for method in runners])
     for i, method in enumerate(runners):
-        cost = saved.cost(sum((costs[i] for costs in spent), Cost()), identity, label, method.name)
+        run = _run(identity, label, method, judges[0], target)
+        cost = saved.cost(sum((costs[i] for costs in spent), Cost()), run)
         result.costs[f"{label} + {method.name}"] = cost.to_dict()
     records = [record for part in processes.gather(result.records) for record in part]
     result.records = _in_order(records, runners, tasks)
