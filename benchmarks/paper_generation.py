@@ -43,6 +43,7 @@ def arguments(parser) -> None:
     )
     parser.add_argument("--b", type=float, nargs="+", default=[1.1, 1.25, 1.5])
     parser.add_argument("--sft-b", type=float, nargs="*", default=[1.25], help="which of them are fine-tuned")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="of all these, by their names in tables")
     parser.add_argument("--minimal-pairs", type=Path, help="a folder of CSV files")
     parser.add_argument("--blimp", nargs="*", default=[], help="phenomena of BLiMP, from the hub")
     parser.add_argument(
@@ -161,7 +162,8 @@ def _control(cells: dict, kinds: list[str], names: list[str]) -> list[str]:
         known = {kind: cells[kind].get(name, {}).get("rows", {}) for kind in kinds}
         for method in dict.fromkeys(method for found in known.values() for method in found):
             rows.append(([name, method], [known[kind].get(method, {}).get("evidence_mrr") for kind in kinds]))
-    header = ["Model", "Method", *(f"MRR, {kind} ↑".replace("_", " ") for kind in kinds)]
+    titles = [kind.partition(AFTER)[0].replace("_", " ") for kind in kinds]
+    header = ["Model", "Method", *(f"MRR, {title} ↑" for title in titles)]
     return ["### After the first token", table_of_means(rows, header, [True] * len(kinds))] if rows else []
 
 
@@ -221,7 +223,7 @@ def main() -> None:
         models = Models(found)
         kinds = evidence(found, models.tokenizer.bos_token)
         passages = planted_answers(found.prompts, passages=4, filler=0, seed=found.seed)
-        for name in models.names():
+        for name in found.only or models.names():
             made = models.settings(name)
             for test in LANGUAGE:
                 yield test, name, {**made, test: vars(found)[test]}, lambda n=name, t=test: language(models, n, t)

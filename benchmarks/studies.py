@@ -106,8 +106,9 @@ class Study:
                     self.save()
         with self._lock():
             self._read()
-        for group, cells in self.cells.items():  # in this order, whoever made them
-            self.cells[group] = dict(sorted(cells.items(), key=lambda cell: order.get((group, cell[0]), len(order))))
+        for group, cells in self.cells.items():
+            if all((group, name) in order for name in cells):  # whoever made them
+                self.cells[group] = dict(sorted(cells.items(), key=lambda cell: order[group, cell[0]]))
 
     def _lock(self) -> FileLock:
         self.kept.mkdir(parents=True, exist_ok=True)
