@@ -136,6 +136,7 @@ def measure(study: Study, task: Task, name: str, recipe: Recipe, found) -> dict:
 def report(study: Study) -> None:
     parts = []
     for group, cells in study.cells.items():
+        cells = dict(sorted(cells.items(), key=lambda cell: b_of(cell[0])))
         parts.append(f"## {group}")
         rows = [([name], [cell["accuracy"]]) for name, cell in cells.items()]
         parts.append(table_of_means(rows, ["Model", "Accuracy ↑"], [True], left=1))
@@ -155,6 +156,11 @@ def report(study: Study) -> None:
         parts.append(plot(study, group, cells))
         parts.append(costs(cells))
     study.write([part for part in parts if part])
+
+
+def b_of(name: str) -> float:
+    """The B in a model's name; 0 in a conventional one's."""
+    return float(name[2:].split()[0]) if name.startswith("B=") else 0.0
 
 
 def differences(study: Study, group: str, cells: dict) -> str:
@@ -197,7 +203,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
         for colour, way in zip(COLOURS * 3, ways, strict=False):
             points = [
                 (
-                    float(name.partition(" ")[0][2:]),
+                    b_of(name),
                     cell["accuracy"] if value is None else cell["rows"]["bcos"].get(value),
                 )
                 for name, cell in cells.items()
@@ -219,7 +225,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
                     "linestyle": ["-", "--", "-.", ":", (0, (1, 3)), (0, (5, 5))][i],
                 }
                 panel.axhline(entry["mean"], label=f"conventional, {method}".replace("_", " "), **style)
-        panel.set(title=title, xlabel="B")
+        panel.set(title=title, xlabel="B", xticks=sorted({b_of(name) for name in cells} - {0.0}))
     return draw(drawn, study.folder / f"{group.replace('/', '-')}.svg", legend=panels[1])
 
 

@@ -210,7 +210,9 @@ def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
                 panel.axhline(
                     value, color="#333333", linewidth=1, linestyle=style, label=f"original, {method}".replace("_", " ")
                 )
-        panel.set(title=title, xlabel="B")
+        panel.set(
+            title=title, xlabel="B", xticks=sorted({float(n.split()[0][2:]) for n in names if n.startswith("B=")})
+        )
     return draw(drawn, study.folder / "by_b.svg", legend=panels[1])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -233,10 +234,12 @@ def figure(columns: int, rows: int = 1, height: float = 3.4):
 def draw(drawn, path: Path, legend=None) -> str:
     """Writes the figure; the line of Markdown that shows it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    room = 0.0
     if legend is not None:
         handles, labels = legend.get_legend_handles_labels()
         drawn.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
-    drawn.tight_layout(rect=(0, 0.12 if legend is not None else 0, 1, 1))
+        room = 0.2 * (1 + math.ceil(len(labels) / 4)) / drawn.get_figheight()
+    drawn.tight_layout(rect=(0, room, 1, 1))
     drawn.savefig(path, metadata={"Date": None})
     return f"![{path.stem.replace('_', ' ')}]({path.name})"
 
