@@ -66,7 +66,7 @@ def arguments(parser) -> None:
     parser.add_argument("--hide", type=float, nargs="+", default=[0.0, 0.1], metavar="SHARE")
     parser.add_argument("--after", type=float, nargs="+", default=[1 / 3], metavar="SHARE", help="calibrated only")
     parser.add_argument("--rate", type=float, nargs="+", default=[5e-5], help="after the conversion; calibrated only")
-    parser.add_argument("--loss", nargs="+", choices=["ce", "bce"], default=["ce"], help="calibrated only")
+    parser.add_argument("--loss", nargs="+", choices=["ce", "bce"], default=["ce"], help="published: always bce")
 
 
 def recipes(found) -> dict[str, Recipe]:
@@ -78,7 +78,8 @@ def recipes(found) -> dict[str, Recipe]:
         common = {**sizes, "seed": seed, "hidden": hidden}
         end = (f", hidden {hidden:g}" if hidden else "") + (f", seed {seed}" if seed else "")
         if "conventional" in ways:
-            made["conventional" + end] = conventional(**common)
+            for loss in found.loss:
+                made["conventional" + (", BCE" if loss == "bce" else "") + end] = conventional(loss=loss, **common)
         for b in found.b:
             if "published" in ways and not hidden:
                 made[f"B={b:g} published{end}"] = published(b, **common)

@@ -106,6 +106,16 @@ def test_readme_shows_the_api():
     assert "get_bcos_model(" in read("README.md")
 
 
+def test_readme_quotes_the_studies_and_nothing_else():
+    """Every number of the evidence section stands in a table that a study has written."""
+    evidence = read("README.md").partition("<!-- evidence: begin -->")[2].partition("<!-- evidence: end -->")[0]
+    quoted = set(re.findall(r"-?\d+\.\d+", re.sub(r"B ?= ?[\d.]+", "", evidence)))
+    pages = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "results").glob("*/results.md")))
+    printed = set(re.findall(r"-?\d+\.\d+", pages))
+    assert len(quoted) > 20
+    assert quoted <= printed, sorted(quoted - printed)
+
+
 def test_readme_lists_the_families():
     section = read("README.md").split("## Supported models")[1].split("\n## ")[0]
     rows = re.findall(r"^\|[^|]+\|([^|]+)\|", section, re.MULTILINE)[2:]  # after the head
