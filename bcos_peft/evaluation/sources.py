@@ -101,7 +101,7 @@ def load_hub_data(name: str, *arguments, **options):
             raise
     try:
         return load_dataset(name, *arguments, **{**options, "revision": "refs/convert/parquet"})
-    except Exception as error:
+    except (OSError, ValueError) as error:  # no such branch or configuration, or no network
         raise ValueError(
             f"{name!r} is a data set with a script, which datasets runs no longer, and its copy in Parquet (revision "
             f"refs/convert/parquet) cannot be read: {error}. Download it, and give a .csv or .jsonl file."
