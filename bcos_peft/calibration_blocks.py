@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-__all__ = ["Capture", "Stage", "find_blocks", "modes", "repairs", "run_block", "wait_for"]
+__all__ = ["Call", "Capture", "Stage", "find_blocks", "modes", "repairs", "run_block", "wait_for"]
 
 Call = tuple[tuple, dict[str, Any]]
 
@@ -179,9 +180,11 @@ def _hidden(output) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def run_block(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states that a block gives."""
-    return _hidden(block(*args, **kwargs))
+def run_block(
+    block: nn.Module, args: tuple, kwargs: dict[str, Any], weights: dict[str, Tensor] | None = None
+) -> Tensor:
+    """The hidden states that a block gives; with other `weights` by name, if given."""
+    return _hidden(block(*args, **kwargs) if weights is None else functional_call(block, weights, args, kwargs))
 
 
 class _Arrived(Exception):

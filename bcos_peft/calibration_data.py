@@ -16,7 +16,7 @@ __all__ = ["MAX_LENGTH", "MIN_ROWS", "calibration_rows", "collate", "into_batche
 
 MAX_LENGTH = 512  # tokens of one text that are used
 MIN_ROWS = 8  # fewer cannot be parted into rows to fit on, to choose by and to report on
-_BATCH = 4096  # tokens, with padding
+_BATCH = 1024  # tokens, with padding
 _REPLAY_LENGTH = 128
 _TEXT_COLUMNS = ("text", "sentence", "content", "prompt")
 

@@ -59,12 +59,17 @@ class BcosConfig:
             it does not, and `calibration_report` stays `None`):
                 `"rows"` multiplies every row by a factor;
                 `"ridge"` refits every linear layer, then the factors;
-                `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out.
+                `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out, and
+                    then refines each block.
         calibration_tokens (`int`, defaults to 16,384): how many tokens of `calibration_data` are read, at most.
         calibration_replay (`int`, defaults to 16,384):
-            Tokens that a causal language model writes itself before the conversion, from random first tokens, and
-            is calibrated on beside the data: they keep abilities that the data says nothing about. 0 for none;
-            other models write nothing.
+            How many tokens the model is calibrated on beside the data, 0 for none. Causal language models write them
+            themselves before the conversion, from random first tokens: that keeps abilities that the data says nothing
+            about. Other models read variations of the data, with words in other places and random ones between them.
+        calibration_epochs (`int`, defaults to 4):
+            How often `"auto"` goes over the texts to refine a block: all its layers are trained together, towards what
+            the stock block gave. 0 for not at all. Causal language models, which it does not bring closer, and
+            quantised layers are left as they are.
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
             original. Filled in by `get_bcos_model`.
@@ -101,6 +106,7 @@ class BcosConfig:
     calibration: str | None = "auto"
     calibration_tokens: int = 16384
     calibration_replay: int = 16384
+    calibration_epochs: int = 4
     calibration_report: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None
@@ -125,7 +131,7 @@ class BcosConfig:
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
         if self.calibration not in ("auto", "ridge", "rows", None):
             raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
-        for name, least in (("calibration_tokens", 1), ("calibration_replay", 0)):
+        for name, least in (("calibration_tokens", 1), ("calibration_replay", 0), ("calibration_epochs", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be a whole number, got {value!r}.")

@@ -23,7 +23,7 @@ __all__ = ["BcosLoraConfig", "check_base", "with_base"]
 ON_DISK = "BCOS_LORA"
 # Fields of BcosConfig that tell where a model comes from, not what it computes.
 _ORIGIN = {"base_model_name_or_path", "bcos_version", "probe_residual"}
-_ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_report"}
+_ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_report"}
 
 
 @dataclass

@@ -5,8 +5,9 @@
 
 LLM: SmolLM2-135M-Instruct, calibrated on at most 8,192 tokens of movie reviews, tested on newspaper editorials: the
 mean negative log-likelihood in nats per token. Classifier: MiniLM, fine-tuned here on movie reviews, calibrated on 256
-of its training sentences without their labels, tested on sentences that neither has seen. Every figure is written to
-results/calibration.json as soon as it is there; what is there is not computed again.
+of its training sentences without their labels, tested on 3,000 sentences that neither has seen: the accuracy, and how
+many of the original's predictions are kept. Every figure is written to results/calibration.json as soon as it is
+there; what is there is not computed again.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ TOKENS, TEXTS = 8192, 256
 WAYS = {
     "published": None,
     "rows": {"calibration": "rows", "calibration_replay": 0},
-    "auto without replay": {"calibration_replay": 0},
-    "auto, half the replay": {"calibration_replay": 8192},
+    "auto, data alone": {"calibration_replay": 0, "calibration_epochs": 0},
+    "auto, not refined": {"calibration_epochs": 0},
     "auto": {},
 }
 
@@ -78,16 +79,20 @@ def language_model(report, bs: list[float], ingredients: bool) -> None:
 def classifier(report, bs: list[float], ingredients: bool, seed: int = 0) -> None:
     rated = [(text, int(rating > 0)) for text, rating in reviews() if abs(rating) >= 0.5]
     random.Random(seed).shuffle(rated)
-    test, train = rated[:1000], rated[1000:5000]
+    test, train = [*rated[:1000], *rated[5000:7000]], rated[1000:5000]
     tokenizer = AutoTokenizer.from_pretrained(bundled.minilm())
     stock = fine_tuned(train, tokenizer, seed)
-    report("classifier", "original", {"accuracy": accuracy(stock, test, tokenizer)})
+    labels = torch.tensor([label for _, label in test])
+    wanted = choices(stock, test, tokenizer)
+    report("classifier", "original", {"accuracy": share(wanted == labels)})
     calibration = [text for text, _ in train[:TEXTS]]
     for b in bs:
         for name in [w for w in WAYS if ingredients or w in ("published", "auto")]:
-            if "replay" not in name and not report.has(f"classifier B={b:g}", name):
+            if not report.has(f"classifier B={b:g}", name):
                 model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
-                report(f"classifier B={b:g}", name, {"accuracy": accuracy(model, test, tokenizer)})
+                found = choices(model, test, tokenizer)
+                kept = {"accuracy": share(found == labels), "agreement": share(found == wanted)}
+                report(f"classifier B={b:g}", name, kept)
 
 
 def fine_tuned(train: list[tuple[str, int]], tokenizer, seed: int, epochs: int = 1):
@@ -105,14 +110,18 @@ def fine_tuned(train: list[tuple[str, int]], tokenizer, seed: int, epochs: int =
 
 
 @torch.no_grad()
-def accuracy(model, rows: list[tuple[str, int]], tokenizer) -> float:
-    right = 0
+def choices(model, rows: list[tuple[str, int]], tokenizer) -> torch.Tensor:
+    """The classes that a model predicts."""
+    found = []
     for start in range(0, len(rows), 50):
-        batch = rows[start : start + 50]
-        inputs = tokenizer([text for text, _ in batch], padding=True, truncation=True, return_tensors="pt")
-        found = model(**inputs).logits.argmax(-1)
-        right += int((found == torch.tensor([label for _, label in batch])).sum())
-    return right / len(rows)
+        texts = [text for text, _ in rows[start : start + 50]]
+        inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        found.append(model(**inputs).logits.argmax(-1))
+    return torch.cat(found)
+
+
+def share(flags: torch.Tensor) -> float:
+    return float(flags.double().mean())
 
 
 class Report:

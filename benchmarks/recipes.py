@@ -52,7 +52,10 @@ class Case:
 
 
 CASES = {
-    "classifier": Case(300, 16, 60, {"conventional": 1e-4, "published": 3e-4, "after": 5e-5}, {}),
+    "classifier": Case(
+        300, 16, 60, {"conventional": 1e-4, "published": 3e-4, "after": 5e-5},
+        {"calibration_replay": 0, "calibration_epochs": 0},  # training follows
+    ),
     "llm": Case(
         24, 8, 8, {"conventional": 5e-5, "published": 3e-4, "after": 5e-5},
         {"calibration_tokens": 2048, "calibration_replay": 1024},

@@ -188,7 +188,13 @@ def test_training_mode_and_gradients_are_as_before():
 
 @pytest.mark.parametrize(
     ("where", "family"),
-    [("_convert_block", "bert"), ("convert_heads", "bert"), ("_fit_outside", "bert"), ("_fit_scale", "llama")],
+    [
+        ("_convert_block", "bert"),
+        ("convert_heads", "bert"),
+        ("_fit_outside", "bert"),
+        ("_refine", "bert"),
+        ("_fit_scale", "llama"),
+    ],
 )
 def test_a_failure_leaves_the_stock_model(where, family, monkeypatch):
     from bcos_peft import calibrate

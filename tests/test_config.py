@@ -26,6 +26,7 @@ FULL = {
     "calibration": "rows",
     "calibration_tokens": 100,
     "calibration_replay": 0,
+    "calibration_epochs": 2,
     "calibration_report": {"texts": 8},
     "base_model_name_or_path": "some/model",
     "probe_residual": 1e-7,
