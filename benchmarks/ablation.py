@@ -54,6 +54,7 @@ def variants(b: float, **common) -> dict[str, Recipe]:
         "calibrated: bias removal alone": replace(ours, b=1.0, align=False),
         "calibrated: bias removal alone, BCE": replace(ours, b=1.0, align=False, loss="bce"),
         "calibrated: BCE": replace(ours, loss="bce"),
+        "calibrated: with variations and refined blocks": replace(ours, refine=True),
         "calibrated: no calibration": replace(ours, calibrate=False),
         "calibrated: unit rows, no calibration": replace(ours, calibrate=False, normalize_weights=True),
         "calibrated: tanh kept in the pooler": replace(ours, pooler_activation="dynamic"),

@@ -106,7 +106,9 @@ class Recipe:
     """How a model comes about. Without `b` it is a conventional one.
 
     After `1 - after` of the steps as a conventional model it is converted, and trained on; `after=1` converts the
-    stock model. Tokens are hidden in the last third of all steps, a share of `hidden` in the mean.
+    stock model. Tokens are hidden in the last third of all steps, a share of `hidden` in the mean. `refine` calibrates
+    with variations of the texts and refines blocks, as is the package's default; training follows here in any case,
+    and the studies are run without, but for a row of the ablation.
     """
 
     b: float | None = None
@@ -117,6 +119,7 @@ class Recipe:
     loss: str = "ce"
     normalize_weights: bool = False
     calibrate: bool = False
+    refine: bool = False
     align: bool = True
     pooler_activation: str = "identity"
     hidden: float = 0.0
@@ -128,8 +131,10 @@ class Recipe:
         return 0 if self.b is None else round(self.steps * (1 - self.after))
 
     def config(self) -> BcosConfig:
+        plain = {} if self.refine else {"calibration_replay": 0, "calibration_epochs": 0}
         return BcosConfig(
             b=self.b,
+            **plain,
             normalize_weights=self.normalize_weights,
             align=self.align,
             pooler_activation=self.pooler_activation,
