@@ -191,7 +191,7 @@ def fine_tune(name: str, model, tokenizer, data, options, progress: Progress) ->
 
 
 def calibrate(stock, tokenizer, data, options) -> dict:
-    """The other way: convert the conventional model once it is fine-tuned, without training or labels."""
+    """The other way: convert the conventional model once it is fine-tuned, without labels."""
     with console.status("Converting the fine-tuned model with calibration"):
         began = time.perf_counter()
         texts = data["train"]["text"][:256]

@@ -1,4 +1,4 @@
-"""Make a classifier that is fine-tuned already exactly explainable, without labels or training.
+"""Make a classifier that is fine-tuned already exactly explainable, without labels.
 
 python examples/explain_a_finetuned_classifier.py --model distilbert/distilbert-base-uncased-finetuned-sst-2-english
 python examples/explain_a_finetuned_classifier.py --offline    # the MiniLM that `make demo` has fine-tuned on tweets
