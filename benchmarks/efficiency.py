@@ -202,7 +202,7 @@ def until(cell: dict, stock: dict, margin: float) -> list[str]:
     ours, theirs = reached(cell["curve"], mark), reached(stock["curve"], mark)
     if ours is None:
         return [f"not in {cell['curve'][-1][0]}", "–", "–"]
-    return [str(ours[0]), *(f"{mine / other:.2f}" for mine, other in zip(ours, theirs, strict=True))]
+    return [str(ours[0]), *(f"{mine / other:.2f}" if other else "–" for mine, other in zip(ours, theirs, strict=True))]
 
 
 def training(study: Study, cells: dict) -> list[str]:
