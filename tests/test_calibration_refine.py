@@ -129,9 +129,9 @@ def test_variations_keep_the_frame_of_a_text():
     assert made == variations(ROWS, tokens=200, vocabulary=100, kept={0})
 
 
-def test_variations_of_texts_that_are_all_frame_are_those_texts():
+def test_texts_that_are_all_frame_have_no_variations():
     rows = [{"input_ids": [1, 2]}] * 3
-    assert variations(rows, tokens=5, vocabulary=3) in ([], [{"input_ids": [1, 2]}] * 3)
+    assert variations(rows, tokens=5, vocabulary=3) == []
     assert variations([{"input_ids": [1, 5, 2]}, {"input_ids": [1, 2]}], 6, 9, {0})[1] == {"input_ids": [1, 2]}
 
 
@@ -161,4 +161,3 @@ def test_classifiers_are_calibrated_on_variations_and_say_so():
     assert report["tokens"] == sum(map(len, texts()))
     assert report["replayed_tokens"] == pytest.approx(600, abs=60)
     assert gap(model, stock) < gap(get_bcos_model(copy.deepcopy(stock), BcosConfig(b=1.5)), stock)
-    assert tiny.VOCAB_SIZE == stock.get_input_embeddings().num_embeddings
