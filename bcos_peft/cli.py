@@ -66,6 +66,7 @@ def convert(
     ] = None,
     normalize_weights: Annotated[bool, typer.Option(help="Unit-norm weight rows, as in the paper.")] = False,
     pooler_activation: Annotated[str, typer.Option(help="identity or dynamic.")] = "identity",
+    gates: Annotated[str, typer.Option(help="How gated MLPs are explained: split or hold.")] = "split",
     verify: Annotated[bool, typer.Option(help="Check on a probe that contributions sum to the logits.")] = True,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
     force: Annotated[bool, typer.Option(help="Write into a directory that is not empty.")] = False,
@@ -82,6 +83,7 @@ def convert(
             exclude_modules=exclude or None,
             normalize_weights=normalize_weights,
             pooler_activation=pooler_activation,
+            gates=gates,
         )
         stock = _load_stock(model, task, num_labels, revision)
         tokenizer = _load_tokenizer(model, revision)

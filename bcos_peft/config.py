@@ -54,6 +54,12 @@ class BcosConfig:
             What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the
                 paper does for encoders;
             `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
+        gates (`str`, defaults to `"split"`):
+            How the product `act(gate(x)) · up(x)` of a gated MLP is explained (Llama, Gemma, ModernBERT, …). Both are
+            exact, and change nothing but explanations:
+                `"split"` gives each factor half of it, its Shapley value; words that open a gate are seen too;
+                `"hold"` holds the gate constant, so that all of it is what `up` carries. It is a bit cheaper. Gates
+                    whose activation is not 0 at 0 are held in any case.
         calibration (`str`, *optional*, defaults to `"auto"`):
             How `get_bcos_model` fits the layers to the stock model's when it is given `calibration_data` (without data
             it does not, and `calibration_report` stays `None`):
@@ -91,7 +97,8 @@ class BcosConfig:
         >>> BcosConfig.from_dict(config.to_dict()) == config
         True
 
-    Source: B-cos LM (arXiv 2502.12992), sections 3 and 4.
+    Source: B-cos LM (arXiv 2502.12992), sections 3 and 4; `gates`: the uniform rule for products of AttnLRP
+    (arXiv 2402.05602), section 3.
     """
 
     b: float = 1.25
@@ -103,6 +110,7 @@ class BcosConfig:
     align: bool = True
     remove_bias: bool = True
     pooler_activation: str = "identity"
+    gates: str = "split"
     calibration: str | None = "auto"
     calibration_tokens: int = 16384
     calibration_replay: int = 16384
@@ -129,6 +137,8 @@ class BcosConfig:
             setattr(self, name, _valid_modules(name, getattr(self, name)))
         if self.pooler_activation not in ("identity", "dynamic"):
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
+        if self.gates not in ("split", "hold"):
+            raise ValueError(f"gates must be 'split' or 'hold', got {self.gates!r}.")
         if self.calibration not in ("auto", "ridge", "rows", None):
             raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
         for name, least in (("calibration_tokens", 1), ("calibration_replay", 0), ("calibration_epochs", 0)):

@@ -101,6 +101,11 @@ def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> 
     return sequence_ids
 
 
+def special_ids(tokenizer) -> set[int]:
+    """Token ids that stand for no text. An unknown word and a mask do."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+
+
 def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
     """Ids without their text: the text is what they decode to."""
     ids = [int(token) for token in values["input_ids"]]
@@ -114,8 +119,7 @@ def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
     if values.get("sequence_ids") is not None:
         sequence_ids = [values["sequence_ids"][i] for i in keep]
     else:
-        # An unknown word and a mask stand for text.
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+        special = special_ids(tokenizer)
         types = values.get("token_type_ids")
         sequence_ids = [
             None if token in special else int(bool(types[i])) if types is not None else 0

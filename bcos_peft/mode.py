@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bcos_peft.config import matches_pattern
+from bcos_peft.families import hold, share
 from bcos_peft.functional import hold_ratio
 from bcos_peft.hooks import is_patched, set_wrappers_aside
 from bcos_peft.layers import DynamicLinear
@@ -24,7 +25,8 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Make a converted model linear in its input for the time of a `with` block.
 
     Inside, everything that depends on the input is held constant but the input itself: the cosine factors, attention
-    weights, the statistics of norms, the slopes of activations, gates. The outputs are those of the model in
+    weights, the statistics of norms, the slopes of activations. The product of a gated MLP is shared between its two
+    factors, or its gate held, as `BcosConfig.gates` says. The outputs are those of the model in
     evaluation mode; gradients are not those of training but the rows of `W(x)`, so that gradient × input sums to
     the logit. The model is in evaluation mode meanwhile, and compiled code is set aside.
 
@@ -104,11 +106,17 @@ def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:
 
 
 def _hold(model) -> Iterator[torch.utils.hooks.RemovableHandle]:
-    """Hooks on the modules without parameters of their own, and on projections that stay plain."""
+    """Hooks on the modules without parameters of their own, on projections that stay plain, and on gated MLPs."""
+    family, split = model.bcos_family, model.bcos_config.gates == "split"
     for name, module in model.named_modules():
         name = model.bcos_name(name)  # an adapter's layer, and the one that it wraps, are held alike
-        rule = next((rule for key, rule in model.bcos_family.held.items() if matches_pattern(key, name)), None)
+        rule = next((rule for key, rule in family.held.items() if matches_pattern(key, name)), None)
+        gate = next((act for key, act in family.gates.items() if matches_pattern(key, name)), None)
+        if family.is_gate(name) and not (split and is_activation(module)):
+            rule = hold
         if rule is not None:
             yield module.register_forward_hook(lambda m, args, output, rule=rule: rule(model.config, output))
         elif is_activation(module):
             yield module.register_forward_hook(lambda m, args, output: hold_ratio(args[0], output))
+        elif split and gate in module._modules and is_activation(module._modules[gate]):
+            yield module.register_forward_hook(lambda m, args, output: share(output))

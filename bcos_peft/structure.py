@@ -128,7 +128,7 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
     elif matches_any(family.pooler_activations, name) and is_activation(module):
         if config.pooler_activation == "identity":
             plan.dropped_activations.append(name)
-    elif is_activation(module) or (matches_any(family.held, name) and not any(True for _ in module.parameters())):
+    elif is_activation(module) or (_is_held(name, family) and not any(True for _ in module.parameters())):
         pass
     elif not (cls in _LINEAR + _LOSSES or cls.__module__ in _homes(stock) or isinstance(module, stock) or not name):
         raise ValueError(_refusal(name, module))
@@ -175,6 +175,10 @@ def exponent(name: str, config: BcosConfig, family: Family) -> float | None:
     return config.b_for(name) if _is_target(name, config, family) else None
 
 
+def _is_held(name: str, family: Family) -> bool:
+    return matches_any(family.held, name) or family.is_gate(name)
+
+
 def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
     if matches_modules(config.exclude_modules, name):
         return False
@@ -188,7 +192,7 @@ def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
 def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
     for name, module in model.named_modules():
         known = isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) or name in plan.swaps
-        known = known or matches_any(family.held, name)
+        known = known or _is_held(name, family)
         for parameter in module._parameters:
             if module._parameters[parameter] is None:
                 continue

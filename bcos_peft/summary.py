@@ -28,7 +28,8 @@ class ConversionSummary:
         plain_layers (`int`): linear layers that stay plain: query, key, value, language-modelling heads.
         norms (`int`): norms whose statistics are held constant while explaining.
         activations (`int`): activations whose slopes are held constant.
-        held (`int`): modules whose outputs are held constant: query and key projections, gates.
+        held (`int`): modules whose outputs are held constant: query and key projections, and gates
+            with `BcosConfig(gates="hold")`.
         biases (`int`): bias tensors that the model still has.
         parameters (`int`): numbers in the weights; those of tied weights count once.
         trainable_parameters (`int`): of these, how many are trained.
@@ -97,10 +98,11 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
     """
     layers: Counter[float] = Counter()
     plain = norms = activations = held = 0
+    gates_held = model.bcos_config.gates == "hold"
     for name, module in model.named_modules():
         if ".lora_" in name:
             continue  # an adapter's own matrices are layers of no model
-        held += matches_any(model.bcos_family.held, name)
+        held += matches_any(model.bcos_family.held, name) or (gates_held and model.bcos_family.is_gate(name))
         if isinstance(module, BcosLayer) and module.b is not None:
             layers[module.b] += 1
         elif isinstance(module, (nn.Linear, Conv1D, BcosLayer)):

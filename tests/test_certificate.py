@@ -86,8 +86,9 @@ def test_the_logit_is_that_of_the_model(family, task):
 
 @every_family
 @every_task
-def test_alone_in_a_batch_and_padded_on_either_side(family, task):
-    model = converted(family, task, torch.float32)
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_alone_in_a_batch_and_padded_on_either_side(family, task, dtype, atol):
+    model = converted(family, task, dtype)
     right, left = (tiny.inputs(3, 9, side, family) for side in ("right", "left"))
     for row in range(3):
         length = int(right["attention_mask"][row].sum())
@@ -98,8 +99,8 @@ def test_alone_in_a_batch_and_padded_on_either_side(family, task):
         length = int(right["attention_mask"][row].sum())
         alone = attribute(model, right["input_ids"][row : row + 1, :length], target=target)
         for result, tokens in ((on_the_right, slice(0, length)), (on_the_left, slice(9 - length, 9))):
-            torch.testing.assert_close(result.scores[row, tokens], alone.scores[0], rtol=0, atol=1e-5)
-            torch.testing.assert_close(result.logit[row], alone.logit[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(result.scores[row, tokens], alone.scores[0], rtol=0, atol=atol)
+            torch.testing.assert_close(result.logit[row], alone.logit[0], rtol=0, atol=atol)
             if alone.position is not None:
                 assert result.position[row] == tokens.start + alone.position[0]
 

@@ -53,18 +53,19 @@ def test_contributions_sum_to_the_logit(family, task, b):
             assert (result.scores[inputs["attention_mask"] == 0] == 0).all()
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize(("family", "task"), CASES)
-def test_float32_alone_and_in_a_batch(family, task):
-    model = converted(family, task)
+def test_alone_and_in_a_batch(family, task, dtype, atol):
+    model = converted(family, task, dtype)
     for padding in ("right", "left"):
         inputs = tiny.inputs(3, 9, padding, family)
         together = attribute(model, **inputs, target=1)
-        assert (together.residual.abs() <= 1e-4 * together.logit.abs().clamp_min(1e-2)).all()
+        assert (together.residual.abs() <= atol * together.logit.abs().clamp_min(1e-2)).all()
         for row in range(3):
             kept = inputs["attention_mask"][row].bool()
             alone = attribute(model, inputs["input_ids"][row : row + 1, kept], target=1)
-            assert torch.allclose(together.scores[row, kept], alone.scores[0], atol=1e-5)
-            assert torch.allclose(together.logit[row], alone.logit[0], atol=1e-5)
+            assert torch.allclose(together.scores[row, kept], alone.scores[0], atol=atol)
+            assert torch.allclose(together.logit[row], alone.logit[0], atol=atol)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)

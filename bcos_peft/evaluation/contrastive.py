@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.encoding import special_ids
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
 from bcos_peft.evaluation.question import Question, probabilities
@@ -62,11 +63,12 @@ def next_word(texts: Texts, prefix: str, word: str, foil: str | None = None, whe
     ids, special = rows[0]
     if at >= len(ids):
         return None
+    written = special_ids(texts.tokenizer)  # a text may have special tokens of its own, as chat templates write them
     return Question(
         torch.tensor(ids[:at]),
         target=ids[at],
         foil=None if foil is None else rows[1][0][at],
-        special=torch.tensor(special[:at]),
+        special=torch.tensor([flag or token in written for flag, token in zip(special[:at], ids, strict=False)]),
     )
 
 

@@ -16,7 +16,7 @@ from bcos_peft.families import (  # noqa: F401
     phi3,
     roberta,
 )
-from bcos_peft.families.base import Family, families, find_family, hold, hold_query_key, register_family
+from bcos_peft.families.base import Family, families, find_family, hold, hold_query_key, register_family, share
 from bcos_peft.families.heads import FunctionalActivation
 
 
@@ -28,4 +28,5 @@ __all__ = [
     "hold",
     "hold_query_key",
     "register_family",
+    "share",
 ]

@@ -1,12 +1,13 @@
 """What a family table says, and the list of families.
 
 A table names the few modules of an architecture that need a word: where the input of the linear map is, which
-outputs are held constant while explaining, which linear layers stay plain. Everything else (linear layers, layer
-norms, activations) is found by its class.
+outputs are held constant while explaining, where a gate multiplies, which linear layers stay plain. Everything else
+(linear layers, layer norms, activations) is found by its class.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,14 +15,16 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from bcos_peft.config import matches_pattern
 
-__all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family"]
+
+__all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family", "share"]
 
 Hold = Callable[[PretrainedConfig, Tensor], Tensor]
 
 
 def hold(config: PretrainedConfig, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-    """Hold a module's whole output constant: query and key projections, the gate of a gated MLP, a router.
+    """Hold a module's whole output constant: query and key projections, a router.
 
     Example:
         >>> import torch
@@ -49,6 +52,20 @@ def hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query.detach(), key.detach(), value], dim=-1)
 
 
+def share(output: Tensor) -> Tensor:
+    """Pass on half of the gradient: the output is a product of two functions of the input, which get half of it each.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.families import share
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> share(x * (2 * x)).backward()
+        >>> x.grad * x  # the product; its derivative alone would count it twice
+        tensor([18.])
+    """
+    return output.detach().lerp(output, 0.5)
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture as B-cos conversion sees it.
@@ -64,6 +81,8 @@ class Family:
         parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are summed into
             `x`, by the name that `attribute(..., split=True)` gives them. Those that a model lacks are left out.
         held (`dict[str, Hold]`): modules whose output, or a part of it, is held constant while explaining.
+        gates (`dict[str, str]`): gated MLPs, `down(act(gate(x)) · up(x))`, each with the name of its activation in it;
+            `BcosConfig.gates` says how the product is explained.
         plain (`tuple[str, ...]`): linear layers that stay plain and lose only their bias.
         lm_heads (`tuple[str, ...]`): language-modelling heads; plain unless `BcosConfig.convert_head`.
         pooler_activations (`tuple[str, ...]`): activation modules that `BcosConfig.pooler_activation` decides about.
@@ -86,6 +105,7 @@ class Family:
     embeddings: str | None
     parts: Mapping[str, str]
     held: Mapping[str, Hold]
+    gates: Mapping[str, str] = field(default_factory=dict)
     plain: tuple[str, ...] = ()
     lm_heads: tuple[str, ...] = ()
     pooler_activations: tuple[str, ...] = ()
@@ -93,6 +113,10 @@ class Family:
     biases: tuple[str, ...] = ()
     harmless_biases: tuple[str, ...] = ()
     causal: bool = False
+
+    def is_gate(self, name: str) -> bool:
+        """Whether a module is the activation of a gated MLP, by its name in the model."""
+        return any(matches_pattern(rf"{block}\.{re.escape(act)}", name) for block, act in self.gates.items())
 
 
 _FAMILIES: dict[str, Family] = {}

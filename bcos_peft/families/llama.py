@@ -1,4 +1,4 @@
-"""Llama and the decoders built like it: Mistral, Qwen2, Qwen3, SmolLM3. The gate of the MLP is held constant."""
+"""Llama and the decoders built like it: Mistral, Qwen2, Qwen3, SmolLM3."""
 
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
@@ -17,7 +17,8 @@ def _family(model_type: str, prefix: str, norm: type) -> Family:
             architectures=decoder_architectures(prefix),
             embeddings="embed_tokens",
             parts={"word": "embed_tokens"},
-            held={r"self_attn\.[qk]_proj": hold, r"mlp\.act_fn": hold},
+            held={r"self_attn\.[qk]_proj": hold},
+            gates={r"mlp": "act_fn"},
             plain=(r"self_attn\.[qkv]_proj",),
             lm_heads=(r"lm_head",),
             replacements={norm: BcosRMSNorm},

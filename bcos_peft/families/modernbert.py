@@ -1,6 +1,6 @@
-"""ModernBERT: rotary positions, fused projections and a gated MLP, whose gate is held constant."""
+"""ModernBERT: rotary positions, fused projections and a gated MLP."""
 
-from bcos_peft.families.base import Family, architectures, hold, hold_query_key, register_family
+from bcos_peft.families.base import Family, architectures, hold_query_key, register_family
 
 
 MODERNBERT = register_family(
@@ -9,7 +9,8 @@ MODERNBERT = register_family(
         architectures=architectures("ModernBert"),
         embeddings="embeddings",
         parts={"word": "embeddings.tok_embeddings"},
-        held={r"attn\.Wqkv": hold_query_key, r"mlp\.act": hold},
+        held={r"attn\.Wqkv": hold_query_key},
+        gates={r"mlp": "act"},
         plain=(r"attn\.Wqkv",),
         lm_heads=(r"decoder",),
     )

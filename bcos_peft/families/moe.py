@@ -39,9 +39,8 @@ def _family(model_type: str, prefix: str, experts: type, norm: type) -> Family:
             held={
                 r"self_attn\.[qk]_proj": hold,
                 r"mlp\.gate": hold,
-                r"mlp\.act_fn": hold,
-                r"experts\.act_fn": hold,
             },
+            gates={r"mlp": "act_fn", r"mlp\.experts": "act_fn"},
             plain=(r"self_attn\.[qkv]_proj",),
             lm_heads=(r"lm_head",),
             replacements={experts: BcosExperts, norm: BcosRMSNorm},

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.phi3 import modeling_phi3
 
-from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
+from bcos_peft.families.base import Family, decoder_architectures, register_family
 from bcos_peft.layers import BcosRMSNorm
 
 
@@ -23,7 +23,8 @@ PHI3 = register_family(
         architectures=decoder_architectures("Phi3"),
         embeddings="embed_tokens",
         parts={"word": "embed_tokens"},
-        held={r"self_attn\.qkv_proj": _hold_query_key, r"mlp\.activation_fn": hold},
+        held={r"self_attn\.qkv_proj": _hold_query_key},
+        gates={r"mlp": "activation_fn"},
         plain=(r"self_attn\.qkv_proj",),
         lm_heads=(r"lm_head",),
         replacements={modeling_phi3.Phi3RMSNorm: BcosRMSNorm},
