@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import random
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from study_models import DEVICE
 from texts import editorials
 
 from bcos_peft.evaluation import blimp_pairs, evaluate, get_method, ioi_pairs, load_minimal_pairs, planted_answers
+from bcos_peft.evaluation.methods import Bcos
 
 
 LANGUAGE = ("articles", "chats")
@@ -81,8 +82,24 @@ def language(models: Models, name: str, test: str) -> dict:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatesHeld(Bcos):
+    """Contributions as `BcosConfig(gates="hold")` gives them."""
+
+    name: str = "bcos, gates held"
+
+    def _scores(self, probe):
+        config = probe.model.config
+        before, config.bcos = config.bcos, config.bcos | {"gates": "hold"}
+        try:
+            return super()._scores(probe)
+        finally:
+            config.bcos = before
+
+
 def attribution(study: Study, models: Models, name: str, group: str, rows: list) -> dict:
-    methods = ["input_x_gradient", get_method("occlusion"), "random"] if "B=" not in name else ["bcos", "random"]
+    methods = ["bcos", GatesHeld()] if "B=" in name else ["input_x_gradient", get_method("occlusion")]
+    methods.append("random")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pairs that this tokenizer cannot ask: the count is in the table
         result = evaluate(
@@ -121,7 +138,8 @@ def report(study: Study) -> None:
     header = ["Model", "Articles, nats per token ↓", "Chats, nats per token ↓", "Answers right ↑"]
     parts = ["## Language", table_of_means(rows, header, [way for _, _, way in columns], left=1)]
     parts += ["## Evidence", *_evidence(cells, kinds, names), _differences(study, kinds, names)]
-    parts += _control(cells, [group for group in asked if AFTER in group], names)
+    control = [group for group in asked if AFTER in group]
+    parts += [*_control(cells, control, names), _differences(study, control, names)]
     parts.append(
         "Evidence MRR: mean reciprocal rank of the word that decides. Probability gap: of the right word over the "
         "wrong one. Passages: how often the one of four that has the answer has the largest contribution. Intervals "
