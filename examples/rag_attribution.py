@@ -46,7 +46,8 @@ if options.b > 1 and options.offline:
     texts = [tweet["text"] for tweet in read_tweets()[: options.calibration_texts]]
 elif options.b > 1:
     texts = load_dataset(options.texts, split="train").shuffle(seed=0)["text"][: options.calibration_texts]
-model = get_bcos_model(model, BcosConfig(b=options.b), calibration_data=texts, tokenizer=tokenizer)
+config = BcosConfig(b=options.b, gates="hold")  # which finds passages more often (docs/evidence.md)
+model = get_bcos_model(model, config, calibration_data=texts, tokenizer=tokenizer)
 
 # 2. The answer, and the contributions of every token before each of its tokens.
 prompt = "\n".join([*PASSAGES.values(), "", QUESTION])
