@@ -60,7 +60,7 @@ def share(output: Tensor) -> Tensor:
         >>> from bcos_peft.families import share
         >>> x = torch.tensor([3.0], requires_grad=True)
         >>> share(x * (2 * x)).backward()
-        >>> x.grad * x  # the product; its derivative alone would count it twice
+        >>> x.grad * x.detach()  # the product; its derivative alone would count it twice
         tensor([18.])
     """
     return output.detach().lerp(output, 0.5)
