@@ -217,12 +217,13 @@ def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
         ("Passages, hit@1 ↑", lambda name, method: level(name, "passages", "passage_hit", method)),
     ]
     for panel, (title, read) in zip(panels, panels_of, strict=True):
-        for colour, way in zip(COLOURS, ("published", "calibrated"), strict=False):
-            points = sorted(
-                (float(n.split()[0][2:]), read(n, "bcos")) for n in names if n.endswith(f" {way}") and read(n, "bcos")
-            )
-            if points:
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=f"B-cos {way}")
+        drawn_ways = [("published", "bcos"), ("calibrated", "bcos"), ("calibrated", GatesHeld.name)]
+        for colour, (way, method) in zip(COLOURS, drawn_ways, strict=False):
+            mine = [name for name in names if name.endswith(f" {way}") and read(name, method)]
+            points = sorted((float(name.split()[0][2:]), read(name, method)) for name in mine)
+            label = f"B-cos {way}" + method.removeprefix("bcos")
+            if points and not (method != "bcos" and "nats" in title):
+                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=label)
         for method, style in {"input_x_gradient": "--", "occlusion": "-.", "random": ":"}.items():
             if (value := read("original", method)) is not None:
                 panel.axhline(
