@@ -137,3 +137,4 @@ if trainer.accelerator.is_main_process:
         json.dump(result, file, indent=2)
     print(f"losses {', '.join(f'{float(loss):.4f}' for loss in losses)}; {result['processes']} process(es)")
     print(f"Σ contributions differ from the logit by {abs(explanation.residual):.1e}")
+trainer.accelerator.end_training()  # or a thread of the process group may still run when Python ends

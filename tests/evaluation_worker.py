@@ -32,3 +32,4 @@ if __name__ == "__main__":
     rows = [[record.method, record.metric, record.example, record.values] for record in result.records]
     found = {"rows": rows, "costs": result.costs, "texts": result.texts}
     (folder / f"{distributed.get_rank()}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()  # or a thread of it may still run when Python ends
