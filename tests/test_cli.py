@@ -44,7 +44,7 @@ def stock(tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(stock, tmp_path_factory):
     path = tmp_path_factory.mktemp("bcos") / "model"
-    result = run("convert", stock, path, "--b", "1.5", "--b-pattern", "classifier=1")
+    result = run("convert", stock, path, "--b", "1.5", "--b-pattern", "classifier=1", "--gates", "hold")
     assert result.exit_code == 0, result.output
     assert "7 with B = 1.5" in result.stdout
     assert f"Saved in {path}" in result.stdout
@@ -84,6 +84,7 @@ def test_convert_to_another_task(stock, tmp_path):
 def test_info(converted):
     result = run("info", converted)
     assert result.exit_code == 0
+    assert bcos_peft.BcosConfig.from_pretrained(converted).gates == "hold"
     assert result.stdout.startswith("BcosBertForSequenceClassification, converted from ")
     assert "1 with B = 1, 7 with B = 1.5" in result.stdout
 

@@ -93,6 +93,14 @@ def test_next_word(kind):
     assert next_word(one, "A", "film", "film ending") is None
 
 
+def test_special_tokens_that_a_text_is_written_with_are_not_ranked():
+    one = texts()
+    written, plain = (next_word(one, f"{first}A gripping", "film", "ending") for first in ("</s>", ""))
+    (place,) = (written.input_ids == one.tokenizer.eos_token_id).nonzero().flatten().tolist()
+    assert place not in written.ranked
+    assert written.input_ids[written.ranked].tolist() == plain.input_ids[plain.ranked].tolist()
+
+
 def test_evidence_rank_by_hand():
     one = texts([MinimalPair("not a gripping", "film", "ending", "not")])
     metric = ContrastiveEvidence()
