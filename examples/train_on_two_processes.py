@@ -10,6 +10,7 @@ On GPUs leave --cpu out. The trainer of a chat model is TRL's SFTTrainer, that o
 """
 
 import argparse
+import gc
 import json
 import os
 
@@ -137,4 +138,9 @@ if trainer.accelerator.is_main_process:
         json.dump(result, file, indent=2)
     print(f"losses {', '.join(f'{float(loss):.4f}' for loss in losses)}; {result['processes']} process(es)")
     print(f"Σ contributions differ from the logit by {abs(explanation.residual):.1e}")
-trainer.accelerator.end_training()  # or a thread of the process group may still run when Python ends
+
+# 6. End the process group and what holds on to it, or one of its threads may still run when Python ends, and abort it:
+# https://github.com/pytorch/pytorch/issues/190489
+trainer.accelerator.end_training()
+del trainer
+gc.collect()
