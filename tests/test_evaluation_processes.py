@@ -1,14 +1,12 @@
 """An evaluation that several processes share, against one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 from evaluation_worker import TEXTS, shared
+from launching import launch
 
 from bcos_peft.evaluation import Cost, EvaluationResult
 from bcos_peft.evaluation.processes import Processes
@@ -16,16 +14,6 @@ from bcos_peft.evaluation.processes import Processes
 
 pytestmark = pytest.mark.timeout(300)
 TESTS = Path(__file__).parent
-
-
-def launch(*command):
-    """Two processes on the CPU."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run([*start, *map(str, command)], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, f"{run.stdout[-3000:]}\n{run.stderr[-6000:]}"
-    return run.stdout
 
 
 def test_costs_add_and_keep_the_greater_peak():

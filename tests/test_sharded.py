@@ -4,14 +4,12 @@ What is compared is a training in one process, with the same texts in a step.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sft_data
 import tiny
+from launching import launch
 from safetensors.torch import load_file
 
 from bcos_peft import BcosConfig, get_bcos_model
@@ -21,17 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.newest, pytest.mark.timeout(600)]
 
 TESTS = Path(__file__).parent
 EXAMPLE = TESTS.parent / "examples" / "train_on_two_processes.py"
-
-
-def launch(*command, processes=2, cwd=None):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    run = subprocess.run([*start, *map(str, command)], env=environment, cwd=cwd, capture_output=True, text=True)
-    assert run.returncode == 0, f"{run.stdout[-3000:]}\n{run.stderr[-6000:]}"
-    return run.stdout
 
 
 @pytest.mark.parametrize("version", ["fsdp2", "fsdp1"])

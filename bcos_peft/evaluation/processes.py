@@ -43,9 +43,13 @@ class Processes:
         >>> alone = Processes(share=False)
         >>> alone.mine([1, 2, 3]), alone.gather("a")
         ([1, 2, 3], ['a'])
+
+    As a context it ends the process group that it has begun, unless there is an exception, after which other processes
+    may still be waiting in it.
     """
 
     def __init__(self, share: bool):
+        self._began = False
         together = distributed.is_available() and distributed.is_initialized()
         if share and not together and launched():
             try:
@@ -53,10 +57,19 @@ class Processes:
             except ImportError:
                 raise ImportError("distributed=True needs accelerate: pip install accelerate.") from None
             PartialState()
-            together = True
+            together = self._began = True
         share = share and together
         self.index = distributed.get_rank() if share else 0
         self.count = distributed.get_world_size() if share else 1
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        # A thread of gloo that still frees what it has sent when Python ends would abort the process.
+        if self._began and kind is None:
+            distributed.destroy_process_group()
+            self._began = False
 
     def mine(self, items: Sequence[T]) -> list[T]:
         """This process's share of some items: every so-many-th, since long ones often stand together."""

@@ -55,14 +55,13 @@ def run(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Measure how good the explanations of one or more models are."""
-    with clean_errors():
+    with clean_errors(), Processes(share=launched()) as processes:
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
         from bcos_peft.evaluation.result import EvaluationResult
         from bcos_peft.evaluation.runner import evaluate
         from bcos_peft.evaluation.sources import load_rows
 
-        processes = Processes(share=launched())
         first = processes.index == 0
         device = device or _own_device()
         columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column[:2])
