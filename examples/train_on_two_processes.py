@@ -10,9 +10,9 @@ On GPUs leave --cpu out. The trainer of a chat model is TRL's SFTTrainer, that o
 """
 
 import argparse
-import gc
 import json
 import os
+import time
 
 import torch
 from datasets import load_dataset
@@ -139,8 +139,7 @@ if trainer.accelerator.is_main_process:
     print(f"losses {', '.join(f'{float(loss):.4f}' for loss in losses)}; {result['processes']} process(es)")
     print(f"Σ contributions differ from the logit by {abs(explanation.residual):.1e}")
 
-# 6. End the process group and what holds on to it, or one of its threads may still run when Python ends, and abort it:
-# https://github.com/pytorch/pytorch/issues/190489
+# 6. End well. A thread of gloo, through which processes without a GPU talk, may still be freeing what it has sent,
+# and would abort the process if Python ended before it: https://github.com/pytorch/pytorch/issues/190489
+time.sleep(1)
 trainer.accelerator.end_training()
-del trainer
-gc.collect()
