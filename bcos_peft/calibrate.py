@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.calibration_blocks import Capture, Stage, find_blocks, modes, repairs, run_block, wait_for
+from bcos_peft.calibration_distill import Distillation
 from bcos_peft.calibration_passes import Passes
 from bcos_peft.calibration_refine import Batch, refine
 from bcos_peft.calibration_report import is_language_model, predictions, report
@@ -74,14 +75,16 @@ class Calibration:
         self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
         self.fits: dict[str, Fit] = {}
         self.refined: list[float] = []
-        # Of language models the first two blocks came closer on held-out text, and no others did.
-        refines = config.calibration == "auto" and not is_language_model(model)
-        self.epochs = config.calibration_epochs if refines else 0
+        language = is_language_model(model)
+        epochs = config.epochs(language) if config.calibration == "auto" else 0
+        # Blocks of language models hardly come closer on held-out text. Their predictions say more to learn from.
+        self.block_epochs = 0 if language else epochs
+        self.distillation = Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
         self.progress = progress
         self.weights = Weights(model)
         # Adapters of quantised models carry gains, and no norms.
         quantised = any(map(quantized_class, model.modules()))
-        self.scale = PredictionScale(model) if is_language_model(model) and not quantised else None
+        self.scale = PredictionScale(model) if language and not quantised else None
 
     def _outside(self) -> list[str]:
         """Linear layers that are in no block, but for language-modelling heads, which are never fitted."""
@@ -118,7 +121,7 @@ class Calibration:
             with torch.no_grad():
                 read = self._told_predictions
                 self.before = self.scale.record(read) if self.scale else read()
-                stock = self._run_all()
+                stock = self._run_all(self.distillation)
                 self.wanted = stock.outputs
                 before = [name for name in self.outside if name in stock.before_blocks]
                 undo.append(apply_plan(self.model, sub_plan(self.plan, None, list(self.blocks)), self.config))
@@ -143,6 +146,10 @@ class Calibration:
             self.model.eval()
             with torch.no_grad():
                 self._fit_outside([name for name in self.outside if name not in self.fits])
+                if self.distillation:
+                    modules = map(self.model.get_submodule, self.fits)
+                    layers = [module for module in modules if _is_trained(module)]
+                    self.refined.append(self.distillation.learn(layers, self.progress))
                 factor = self._fit_scale()
                 after = self._told_predictions()
         finally:
@@ -173,13 +180,15 @@ class Calibration:
         batches = map(self.passes.collate, self._told_batches())
         return predictions(self.model, batches, causal=self.family.causal)
 
-    def _run_all(self) -> Stage:
+    def _run_all(self, distillation: Distillation | None = None) -> Stage:
         """One pass over the data: what feeds the first block, what else every block is called with, and the outputs
         of the layers outside."""
         stage = Stage(self.model, self.blocks, self.outside)
         for members in self.batches:
             with stage:
-                self.passes.forward(self.passes.collate(members))
+                output = self.passes.forward(self.passes.collate(members))
+            if distillation:
+                distillation.record(members, output)
             stage.outputs_to(lambda value, members=members: self.passes.flat(members, value, pooled=True))
         return stage
 
@@ -208,7 +217,7 @@ class Calibration:
         try:
             wanted = {path: torch.cat(values) for path, values in outputs.items()}
             self._fit_block(name, {path: linears[path] for path in wanted}, streams, wanted, mine)
-            if self.epochs:
+            if self.block_epochs:
                 self._refine(name, list(outputs), stock, mine)
             for i in range(len(self.batches)):
                 mine.hidden[i] = run_block(block, *mine.call(name, i))
@@ -252,11 +261,7 @@ class Calibration:
     def _refine(self, name: str, paths: list[str], stock: Stage, mine: Stage) -> None:
         """Train the layers that were fitted, together, where they have weights of their own."""
         modules = {path: self.model.get_submodule(path) for path in paths}
-        names = [
-            f"{path.removeprefix(name + '.')}.weight"
-            for path, module in modules.items()
-            if not is_quantized(module) and not isinstance(module, BcosExperts)
-        ]
+        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if _is_trained(module)]
         if not names:
             return
         batches = []
@@ -264,7 +269,7 @@ class Calibration:
             mask = self.passes.mask(members)
             chooses = torch.tensor([member in self.texts.chooses for member in members], device=mask.device)[:, None]
             batches.append(Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
-        self.refined.append(refine(self.blocks[name], names, batches, self.epochs, self.dtype))
+        self.refined.append(refine(self.blocks[name], names, batches, self.block_epochs, self.dtype))
 
     def _fit_outside(self, names: list[str]) -> None:
         names = [name for name in names if self.wanted.get(name)]
@@ -314,3 +319,8 @@ class Calibration:
         from tqdm.auto import tqdm
 
         return tqdm(blocks, desc="Calibrating", unit="block")
+
+
+def _is_trained(module: nn.Module) -> bool:
+    """Whether a layer has a weight of its own that can be trained."""
+    return not is_quantized(module) and not isinstance(module, BcosExperts)

@@ -134,12 +134,12 @@ def replay(model: PreTrainedModel, tokens: int) -> list[dict[str, list]]:
     return [{"input_ids": row} for row in written.tolist()]
 
 
-def into_batches(rows: list[dict[str, list]]) -> list[list[int]]:
-    """Indices of rows of like length, in batches that hold about as many tokens; the same for the same rows."""
+def into_batches(rows: list[dict[str, list]], tokens: int = _BATCH) -> list[list[int]]:
+    """Indices of rows of like length, in batches of about so many tokens; the same for the same rows."""
     order = sorted(range(len(rows)), key=lambda i: (sorted(rows[i]), len(rows[i]["input_ids"]), i))
     batches: list[list[int]] = []
     for i in order:
-        full = not batches or (len(batches[-1]) + 1) * len(rows[i]["input_ids"]) > _BATCH
+        full = not batches or (len(batches[-1]) + 1) * len(rows[i]["input_ids"]) > tokens
         if full or sorted(rows[batches[-1][0]]) != sorted(rows[i]):
             batches.append([])
         batches[-1].append(i)

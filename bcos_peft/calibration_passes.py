@@ -25,11 +25,11 @@ class Passes:
         self._padding = model.config.pad_token_id
         self._body = model.base_model if is_language_model(model) else model
 
-    def batches(self, members: list[int]) -> list[list[int]]:
-        """The texts in batches of like length."""
+    def batches(self, members: list[int], **size: int) -> list[list[int]]:
+        """The texts in batches of like length, of so many `tokens`."""
         if self._padding is None and self._last:  # stock classifiers refuse to pad then
             return [[member] for member in members]
-        return [[members[i] for i in batch] for batch in into_batches([self.rows[i] for i in members])]
+        return [[members[i] for i in batch] for batch in into_batches([self.rows[i] for i in members], **size)]
 
     def collate(self, members: list[int]) -> dict[str, Tensor]:
         """The tensors that the model reads."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from bcos_peft.calibration_blocks import Call, run_block
+from bcos_peft.calibration_learn import learn
 
 
 __all__ = ["Batch", "refine"]
 
 # How far an entry of a weight goes in one step, about, as a share of the root mean square of all.
 _RATE = 0.01
-_WARM_UP = 0.1
 _LOOK = 2  # passes between two looks at what was held out
 
 
@@ -74,32 +74,15 @@ def refine(block: nn.Module, names: list[str], batches: list[Batch], epochs: int
         return ((found - wanted).square().sum(-1) / lengths)[mask].sum()
 
     def held_out() -> float:
-        with torch.no_grad():
-            return float(sum(error(batch, batch.held_out).double() for batch in batches))
+        return float(sum(error(batch, batch.held_out).double() for batch in batches))
 
-    used = [batch for batch in batches if batch.fitted.any()]
-    first = least = held_out()
-    if not used or not 0 < first < math.inf:
-        return 1.0
-    steps = epochs * len(used)
+    def loss(batch: Batch) -> Tensor:
+        return error(batch, batch.fitted) / batch.fitted.sum()
+
     groups = [{"params": [w], "lr": _RATE * float(w.detach().square().mean().sqrt())} for w in mine.values()]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    generator = torch.Generator().manual_seed(0)
-    best: dict[str, Tensor] = {}
-    for epoch in range(1, epochs + 1):
-        for i in torch.randperm(len(used), generator=generator).tolist():
-            with torch.enable_grad():
-                loss = error(used[i], used[i].fitted) / used[i].fitted.sum()
-                loss.backward()
-            optimizer.step(), schedule.step(), optimizer.zero_grad()
-        if (epoch % _LOOK == 0 or epoch == epochs) and (now := held_out()) < least:
-            least, best = now, {name: weight.detach().clone() for name, weight in mine.items()}
-    for name, weight in best.items():
-        parameters[name].copy_(weight)
-    return least / first
-
-
-def _rate(step: int, steps: int) -> float:
-    """A warm-up, then half a cosine."""
-    return min(1.0, (step + 1) / (_WARM_UP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    losses = [partial(loss, batch) for batch in batches if batch.fitted.any()]
+    ratio = learn(groups, losses, held_out, epochs, look=_LOOK)
+    with torch.no_grad():
+        for name, weight in mine.items():
+            parameters[name].copy_(weight)
+    return ratio

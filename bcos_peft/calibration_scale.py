@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration_weights import matrix
+from bcos_peft.calibration_head import Head
 from bcos_peft.layers import BcosNorm
 
 
@@ -21,7 +21,6 @@ __all__ = ["PredictionScale", "best_factor"]
 
 _RANGE = (0.5, 2.0)
 _PROBED = 1024  # tokens
-_CHUNK = 256  # tokens whose logits are in memory at a time
 
 
 class PredictionScale:
@@ -47,8 +46,7 @@ class PredictionScale:
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
-        self._bias = model.get_output_embeddings().bias
-        self._cap = getattr(model.config, "final_logit_softcapping", None)
+        self._head = Head(model)
         self._wanted: list[Tensor] = []
 
     def record(self, read: Callable[[], object]) -> object:
@@ -71,7 +69,8 @@ class PredictionScale:
             return None
         wanted, found = (torch.cat(hidden)[mask.to(hidden[0].device)] for hidden in (self._wanted, found))
         some = slice(None, None, -(-len(found) // _PROBED))
-        return norm, best_factor(self._divergence(wanted[some], found[some]))
+        wanted, found = wanted[some], found[some]
+        return norm, best_factor(lambda factor: float(self._head.divergence(wanted, factor * found)) / len(found))
 
     def _watch(self, read: Callable[[], object]) -> tuple[list[Tensor], BcosNorm | None, object]:
         inputs: list[Tensor] = []
@@ -94,27 +93,6 @@ class PredictionScale:
             for hook in hooks:
                 hook.remove()
         return inputs, last["feeds"], result
-
-    def _logits(self, hidden: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-        logits = head(hidden).float()
-        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
-
-    def _divergence(self, wanted: Tensor, found: Tensor) -> Callable[[float], float]:
-        head = self._model.get_output_embeddings()
-        weight = matrix(head)
-
-        def original(hidden: Tensor) -> Tensor:
-            return nn.functional.linear(hidden, weight.to(hidden), self._bias)
-
-        def divergence(factor: float) -> float:
-            total = 0.0
-            for theirs, mine in zip(wanted.split(_CHUNK), found.split(_CHUNK), strict=True):
-                target = self._logits(theirs, original).log_softmax(-1)
-                guess = self._logits(factor * mine, head).log_softmax(-1)
-                total += float(nn.functional.kl_div(guess, target, log_target=True, reduction="sum"))
-            return total / len(found)
-
-        return divergence
 
 
 def best_factor(divergence: Callable[[float], float], tolerance: float = 0.01) -> float:

@@ -66,16 +66,17 @@ class BcosConfig:
                 `"rows"` multiplies every row by a factor;
                 `"ridge"` refits every linear layer, then the factors;
                 `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out, and
-                    then refines each block.
+                    then refines the result.
         calibration_tokens (`int`, defaults to 16,384): how many tokens of `calibration_data` are read, at most.
         calibration_replay (`int`, defaults to 16,384):
             How many tokens the model is calibrated on beside the data, 0 for none. Causal language models write them
             themselves before the conversion, from random first tokens: that keeps abilities that the data says nothing
             about. Other models read variations of the data, with words in other places and random ones between them.
-        calibration_epochs (`int`, defaults to 4):
-            How often `"auto"` goes over the texts to refine a block: all its layers are trained together, towards what
-            the stock block gave. 0 for not at all. Causal language models, which it does not bring closer, and
-            quantised layers are left as they are.
+        calibration_epochs (`int`, *optional*):
+            How often `"auto"` goes over the texts to refine what was fitted, by gradient; 0 for not at all. Causal
+            language models learn corrections of low rank, of all layers together, towards what the stock model
+            predicted: by default `4·(b − 1)` times, at least once. Other models' blocks are trained one by one,
+            towards what the stock block gave: by default 4 times. Quantised layers are left as they are.
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
             original. Filled in by `get_bcos_model`.
@@ -114,7 +115,7 @@ class BcosConfig:
     calibration: str | None = "auto"
     calibration_tokens: int = 16384
     calibration_replay: int = 16384
-    calibration_epochs: int = 4
+    calibration_epochs: int | None = None
     calibration_report: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None
@@ -143,6 +144,8 @@ class BcosConfig:
             raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
         for name, least in (("calibration_tokens", 1), ("calibration_replay", 0), ("calibration_epochs", 0)):
             value = getattr(self, name)
+            if value is None and name == "calibration_epochs":
+                continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be a whole number, got {value!r}.")
             if value < least:
@@ -180,6 +183,21 @@ class BcosConfig:
             if matches_pattern(pattern, name):
                 return value
         return self.b
+
+    def epochs(self, language_model: bool) -> int:
+        """How often calibration goes over the texts to refine what it fitted: `calibration_epochs`, or its default.
+
+        Args:
+            language_model (`bool`): whether the model is a causal language model.
+
+        Example:
+            >>> from bcos_peft import BcosConfig
+            >>> [BcosConfig(b=b).epochs(language_model=True) for b in (1.1, 1.25, 1.5, 2)]
+            [1, 1, 2, 4]
+        """
+        if self.calibration_epochs is not None:
+            return self.calibration_epochs
+        return max(1, round(4 * (self.b - 1))) if language_model else 4
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict that JSON can hold and `from_dict` reads back.

@@ -1,6 +1,6 @@
 """What calibrated conversion keeps of a model without training, and which ingredient gives what.
 
-    python benchmarks/calibration.py             # all of it: about an hour and a half on two cores
+    python benchmarks/calibration.py             # all of it: about three hours on two cores
     python benchmarks/calibration.py --case llm --b 1.25 --ingredients
 
 LLM: SmolLM2-135M-Instruct, calibrated on at most 8,192 tokens of movie reviews, tested on newspaper editorials: the

@@ -79,7 +79,12 @@ def calibrated(options, data, tokenizer, stock) -> Path:
     if not (folder / "config.json").exists():
         rows = data["train"].select(range(min(80, len(data["train"]))))
         texts = [tokenizer.apply_chat_template(row["prompt"], tokenize=False) for row in rows]
-        config = BcosConfig(b=options.b, calibration_tokens=options.tokens, calibration_replay=options.tokens // 4)
+        config = BcosConfig(
+            b=options.b,
+            calibration_tokens=options.tokens,
+            calibration_replay=options.tokens // 4,
+            calibration_epochs=0,  # what is trained afterwards is the question
+        )
         began = time.perf_counter()
         model = get_bcos_model(stock, config, calibration_data=texts, tokenizer=tokenizer, progress=False)
         model.save_pretrained(folder)

@@ -58,7 +58,7 @@ CASES = {
     ),
     "llm": Case(
         24, 8, 8, {"conventional": 5e-5, "published": 3e-4, "after": 5e-5},
-        {"calibration_tokens": 2048, "calibration_replay": 1024},
+        {"calibration_tokens": 2048, "calibration_replay": 1024, "calibration_epochs": 0},
     ),
 }  # fmt: skip
 

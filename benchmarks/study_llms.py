@@ -74,6 +74,7 @@ class Models:
             b=float(name.split()[0][2:]),
             calibration_tokens=self.found.calibration_tokens,
             calibration_replay=self.found.replay,
+            calibration_epochs=0,  # a fine-tuning follows
         )
         if "published" in name:
             return get_bcos_model(copy.deepcopy(self.stock), config)

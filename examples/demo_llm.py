@@ -1,4 +1,4 @@
-"""`make demo-llm`: turn a chat model into a B-cos model without training it, and explain exactly what it writes.
+"""`make demo-llm`: turn a chat model into a B-cos model without any labels, and explain exactly what it writes.
 
 SmolLM2-135M is converted twice: as published, and with calibration on some unlabelled texts. A table says how
 much each of them still predicts as the original does, on texts that the calibration has not seen. Then the calibrated
@@ -58,14 +58,14 @@ def main() -> None:
     rows.append(("B-cos, as published, before training", *compare(published, tokenizer, unseen, original)))
     del published
     start = time.perf_counter()
-    console.print("Calibrating, layer by layer ...\n")
+    console.print("Calibrating, layer by layer, then all of them together ...\n")
     # Besides the texts, the model is calibrated on some that it writes itself, which are about anything it knows.
     config = BcosConfig(b=options.b, calibration_replay=options.replay)
     model = get_bcos_model(stock, config, calibration_data=seen, tokenizer=tokenizer, progress=False)
     seconds = time.perf_counter() - start
-    rows.append(("B-cos, calibrated, without training", *compare(model, tokenizer, unseen, original)))
+    rows.append(("B-cos, calibrated, without labels", *compare(model, tokenizer, unseen, original)))
     show_table(rows, options.b)
-    console.print(f"Calibration took {seconds:.0f} s and no labels.\n")
+    console.print(f"Calibration took {seconds:.0f} s.\n")
 
     directory = Path(options.output)
     save_and_reload(model, tokenizer, directory / "model")

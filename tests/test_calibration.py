@@ -194,6 +194,7 @@ def test_training_mode_and_gradients_are_as_before():
         ("_fit_outside", "bert"),
         ("_refine", "bert"),
         ("_fit_scale", "llama"),
+        ("_told_predictions", "llama"),
     ],
 )
 def test_a_failure_leaves_the_stock_model(where, family, monkeypatch):

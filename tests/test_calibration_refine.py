@@ -110,9 +110,10 @@ def test_classifiers_on_decoders_are_refined_too():
     assert model.bcos_config.calibration_report["refinement"] < 1
 
 
-def test_only_auto_refines_and_no_language_models():
-    for model, changes in ((make("bert"), {"calibration": "ridge"}), (make("llama"), {})):
-        assert "refinement" not in calibrated(model, **changes).bcos_config.calibration_report
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_only_auto_refines(family):
+    for changes in ({"calibration": "ridge"}, {"calibration": "rows"}, {"calibration_epochs": 0}):
+        assert "refinement" not in calibrated(make(family), **changes).bcos_config.calibration_report
 
 
 ROWS = [{"input_ids": [1, *range(10 * i, 10 * i + 5), 2], "token_type_ids": [0, 0, 0, 1, 1, 1, 1]} for i in (1, 2, 3)]
