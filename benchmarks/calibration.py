@@ -76,7 +76,9 @@ def language_model(report, bs: list[float], ingredients: bool) -> None:
                 report(f"llm B={b:g}", name, {test: nll(model, rows) for test, rows in tests.items()})
 
 
-def classifier(report, bs: list[float], ingredients: bool, seed: int = 0) -> None:
+def classifier(report, bs: list[float], ingredients: bool, seed: int) -> None:
+    """The seed draws the texts to train on and to test on, too."""
+    case = "classifier" if seed == 0 else f"classifier, seed {seed}"
     rated = [(text, int(rating > 0)) for text, rating in reviews() if abs(rating) >= 0.5]
     random.Random(seed).shuffle(rated)
     test, train = [*rated[:1000], *rated[5000:7000]], rated[1000:5000]
@@ -84,15 +86,15 @@ def classifier(report, bs: list[float], ingredients: bool, seed: int = 0) -> Non
     stock = fine_tuned(train, tokenizer, seed)
     labels = torch.tensor([label for _, label in test])
     wanted = choices(stock, test, tokenizer)
-    report("classifier", "original", {"accuracy": share(wanted == labels)})
+    report(case, "original", {"accuracy": share(wanted == labels)})
     calibration = [text for text, _ in train[:TEXTS]]
     for b in bs:
         for name in [w for w in WAYS if ingredients or w in ("published", "auto")]:
-            if not report.has(f"classifier B={b:g}", name):
+            if not report.has(f"{case} B={b:g}", name):
                 model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
                 found = choices(model, test, tokenizer)
                 kept = {"accuracy": share(found == labels), "agreement": share(found == wanted)}
-                report(f"classifier B={b:g}", name, kept)
+                report(f"{case} B={b:g}", name, kept)
 
 
 def fine_tuned(train: list[tuple[str, int]], tokenizer, seed: int, epochs: int = 1):
@@ -151,12 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=["llm", "classifier", "all"], default="all")
     parser.add_argument("--b", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the classifiers")
     parser.add_argument("--ingredients", action="store_true", help="also what each ingredient gives")
     parser.add_argument("--fresh", action="store_true", help="forget the figures of earlier runs")
     options = parser.parse_args()
     report = Report(options.fresh)
     if options.case in ("classifier", "all"):
-        classifier(report, options.b, options.ingredients)
+        for seed in options.seeds:
+            classifier(report, options.b, options.ingredients, seed)
     if options.case in ("llm", "all"):
         language_model(report, options.b, options.ingredients)
 
