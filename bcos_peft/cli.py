@@ -11,6 +11,7 @@ import typer
 
 from bcos_peft.cli_errors import clean_errors
 from bcos_peft.evaluation.cli import app as evaluate_app
+from bcos_peft.evaluation.loading import load_tokenizer
 from bcos_peft.files import write_text
 from bcos_peft.version import __version__
 
@@ -86,7 +87,7 @@ def convert(
             gates=gates,
         )
         stock = _load_stock(model, task, num_labels, revision)
-        tokenizer = _load_tokenizer(model, revision)
+        tokenizer = load_tokenizer(model, revision)
         converted = get_bcos_model(stock, config, verify=verify)
         converted.save_pretrained(output)
         if tokenizer is None:
@@ -140,7 +141,7 @@ def explain(
         from bcos_peft.visualize import render_html
 
         loaded = _load_bcos(model, revision).to(device)
-        tokenizer = _load_tokenizer(model, revision)
+        tokenizer = load_tokenizer(model, revision)
         if tokenizer is None:
             raise ValueError(
                 f"{model!r} has no tokenizer; save the base model's beside it (tokenizer.save_pretrained)."
@@ -227,17 +228,6 @@ def _load_bcos(name: str, revision: str | None):
             "A family of your own is known in Python only, after register_family."
         )
     return cls.from_pretrained(name, revision=revision).eval()
-
-
-def _load_tokenizer(name: str, revision: str | None):
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError, ImportError):
-        return None
-    # Without files transformers may make a tokenizer that knows no word.
-    return tokenizer if len(tokenizer) > len(tokenizer.all_special_tokens) else None
 
 
 def _read_lines(file: str) -> list[str]:

@@ -174,6 +174,8 @@ def test_refusals(stock, texts, tmp_path):
     assert "There is no metric 'x'" in refused(stock, "--data", texts, "--metric", "x", *out)
     assert "There is no method 'x'" in refused(stock, "--data", texts, "--method", "x", *out)
     assert "needs a converted model" in refused(stock, "--data", texts, "--method", "bcos", *out)
+    tiny.model(num_labels=2).save_pretrained(tmp_path / "bare")
+    assert "has no tokenizer. Save it" in refused(tmp_path / "bare", "--data", texts, *out)
     assert "give them others" in refused(stock, stock, "--data", texts, *out)
     assert "given 1 times" in refused(stock, "--data", texts, "--compare", "a", *out)
     (tmp_path / "data.csv").write_text("review\nOne.\n")
