@@ -58,7 +58,7 @@ def main() -> None:
     rows.append(("B-cos, as published, before training", *compare(published, tokenizer, unseen, original)))
     del published
     start = time.perf_counter()
-    console.print("Calibrating, layer by layer, then all of them together ...\n")
+    console.print("Calibrating, layer by layer ...\n")
     # Besides the texts, the model is calibrated on some that it writes itself, which are about anything it knows.
     config = BcosConfig(b=options.b, calibration_replay=options.replay)
     model = get_bcos_model(stock, config, calibration_data=seen, tokenizer=tokenizer, progress=False)
