@@ -6,11 +6,11 @@ Weights are large and biases are not zero, so that logits and what is done about
 from __future__ import annotations
 
 import copy
-from functools import cache
+from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 
@@ -149,16 +149,8 @@ def inputs(
     return {"input_ids": ids, "attention_mask": mask}
 
 
-_CORPUS = [
-    "A gripping, beautifully shot film that I did not want to end.",
-    "Two hours that I shall not get back: dull, overlong and badly acted.",
-    "The cast is unbelievably good, but the well-made story isn't.",
-    "Don't miss it! The café scene's naïve humour cost 3.14 euros, and it was worth 1,000.",
-    "An awful movie with a great soundtrack; the ending was terrible.",
-    "We loved the wonderful acting, the direction and the music.",
-    "Who made this boring thing? Nobody knows, nobody cares.",
-    "It is not bad, not good either, and the second half is better than the first.",
-]
+# Trained once and stored: the ids that training gives differ from process to process.
+_TOKENIZERS = Path(__file__).parent / "data" / "tokenizers"
 
 
 def tokenizer(kind: str = "wordpiece", padding_side: str = "right") -> PreTrainedTokenizerFast:
@@ -168,6 +160,8 @@ def tokenizer(kind: str = "wordpiece", padding_side: str = "right") -> PreTraine
         kind: `"wordpiece"` (ids of BERT), `"bpe"` (byte-level, of RoBERTa) or `"sentencepiece"` (unigram, of XLM-R).
         padding_side: `"right"` or `"left"`.
     """
+    if kind not in TOKENIZER_KINDS:
+        raise ValueError(f"kind must be one of {TOKENIZER_KINDS}, got {kind!r}")
     special = (
         {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
         if kind == "wordpiece"
@@ -177,40 +171,9 @@ def tokenizer(kind: str = "wordpiece", padding_side: str = "right") -> PreTraine
     if kind != "wordpiece":
         names |= {"cls_token": "<s>", "sep_token": "</s>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_backend(kind, tuple(special.values()))),
+        tokenizer_object=Tokenizer.from_file(str(_TOKENIZERS / f"{kind}.json")),
         **names,
         padding_side=padding_side,
         model_max_length=MAX_LENGTH,
         model_input_names=["input_ids", *(["token_type_ids"] if kind == "wordpiece" else []), "attention_mask"],
     )
-
-
-@cache
-def _backend(kind: str, special: tuple[str, ...]) -> str:
-    options = {"vocab_size": VOCAB_SIZE, "special_tokens": list(special), "show_progress": False}
-    if kind == "wordpiece":
-        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(**options)
-        single, pair, ends = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ("[CLS]", "[SEP]")
-    elif kind == "bpe":
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(**options, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-        single, pair, ends = "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>")
-    elif kind == "sentencepiece":
-        backend = Tokenizer(models.Unigram())
-        backend.normalizer = normalizers.NFKC()
-        backend.pre_tokenizer = pre_tokenizers.Metaspace()
-        backend.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(**options, unk_token="<unk>")
-        single, pair, ends = "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>")
-    else:
-        raise ValueError(f"kind must be one of {TOKENIZER_KINDS}, got {kind!r}")
-    backend.train_from_iterator(_CORPUS, trainer)
-    pairs = [(token, backend.token_to_id(token)) for token in ends]
-    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=pairs)
-    return backend.to_str()
