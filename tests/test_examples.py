@@ -1,5 +1,6 @@
 """The examples run as they stand, without a network, and print what they promise."""
 
+import json
 import os
 import re
 import subprocess
@@ -52,9 +53,17 @@ def test_demo(tmp_path):
 @pytest.mark.slow
 def test_classify_and_explain_offline(tmp_path):
     out, _ = run("classify_and_explain.py", "--offline", "--train=32", "--test=16", "--output", tmp_path)
-    assert re.search(r"test accuracy \d+\.\d%", out)
+    assert len(re.findall(r"test accuracy \d+\.\d%", out)) == 2, "before the conversion, and at the end"
     assert out.count("Σ contributions") == 3
     assert (tmp_path / "explanation.html").exists()
+
+
+@pytest.mark.slow
+def test_classify_and_explain_in_the_published_order(tmp_path):
+    sizes = ["--published", "--train=32", "--test=16"]
+    out, _ = run("classify_and_explain.py", "--offline", *sizes, "--output", tmp_path)
+    assert len(re.findall(r"test accuracy \d+\.\d%", out)) == 1
+    assert json.loads((tmp_path / "config.json").read_text())["bcos"]["normalize_weights"] is True
 
 
 @pytest.mark.slow
