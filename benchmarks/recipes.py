@@ -53,7 +53,7 @@ class Case:
 
 CASES = {
     "classifier": Case(
-        300, 16, 60, {"conventional": 1e-4, "published": 3e-4, "after": 5e-5},
+        300, 16, 100, {"conventional": 1e-4, "published": 3e-4, "after": 1e-4},
         {"calibration_replay": 0, "calibration_epochs": 0},  # training follows
     ),
     "llm": Case(
@@ -68,11 +68,12 @@ class Classifier:
 
     measures = ("accuracy",)
 
-    def __init__(self, seed: int, test: int = 600):
+    def __init__(self, seed: int, test: int = 600, more: int = 1400):
         rated = [(text, int(rating > 0)) for text, rating in reviews() if abs(rating) >= 0.5]
         random.Random(0).shuffle(rated)
-        self.test, self.train = rated[:test], rated[test:]
-        random.Random(seed).shuffle(self.train)
+        test, train = rated[:test], rated[test:]
+        random.Random(seed).shuffle(train)
+        self.train, self.test = train[:-more], test + train[-more:]
         self.tokenizer = AutoTokenizer.from_pretrained(bundled.minilm())
         self.seed = seed
 
