@@ -75,9 +75,9 @@ class BcosConfig:
         calibration_epochs (`int`, *optional*):
             How often `"auto"` goes over the texts to refine what was fitted, by gradient; 0 for not at all. Causal
             language models learn corrections of low rank, of all layers together, towards what the stock model
-            predicted: by default `8·(b − 1)²` times, rounded, and at most 8: not at all at B = 1.25, twice at 1.5. Other
-            models' blocks are trained one by one, towards what the stock block gave: by default 4 times. Quantised
-            layers are left as they are.
+            predicted: by default `8·(b − 1)²` times, rounded, and at most 8: not at all at B = 1.25, twice at 1.5.
+            Other models' blocks are trained one by one, towards what the stock block gave: by default 4 times.
+            Quantised layers are left as they are.
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
             original. Filled in by `get_bcos_model`.
