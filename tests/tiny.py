@@ -149,7 +149,7 @@ def inputs(
     return {"input_ids": ids, "attention_mask": mask}
 
 
-# Trained once and stored: the ids that training gives differ from process to process.
+# Trained once, on a few sentences about films, and stored: the ids that training gives differ from process to process.
 _TOKENIZERS = Path(__file__).parent / "data" / "tokenizers"
 
 
