@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from bcos_peft import models as _models
 from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.config import BcosConfig
+from bcos_peft.contribution import Contribution
 from bcos_peft.convert import get_bcos_model
 from bcos_peft.explainer import BcosExplainer
-from bcos_peft.explanation import Contribution, Explanation
+from bcos_peft.explanation import Explanation
 from bcos_peft.families import Family, register_family
 from bcos_peft.generation_explanation import GenerationExplanation
 from bcos_peft.imports import after_import as _after_import

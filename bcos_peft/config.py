@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from bcos_peft.config_checks import valid_b, valid_count, valid_modules, valid_regex
 from bcos_peft.files import write_text
+from bcos_peft.patterns import matches_pattern
 
 
 __all__ = ["CONFIG_NAME", "BcosConfig"]
@@ -123,34 +123,30 @@ class BcosConfig:
     bcos_version: str | None = None
 
     def __post_init__(self):
-        self.b = _valid_b("b", self.b)
+        self.b = valid_b("b", self.b)
         if self.b_pattern is None:
             self.b_pattern = {}
         if not isinstance(self.b_pattern, dict):
             raise TypeError(f"b_pattern must be a dict of regular expression to B, got {self.b_pattern!r}.")
         self.b_pattern = {
-            _valid_regex("b_pattern", key): _valid_b(f"b_pattern[{key!r}]", value)
+            valid_regex("b_pattern", key): valid_b(f"b_pattern[{key!r}]", value)
             for key, value in self.b_pattern.items()
         }
         for name in ("normalize_weights", "convert_head", "align", "remove_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         for name in ("target_modules", "exclude_modules"):
-            setattr(self, name, _valid_modules(name, getattr(self, name)))
+            setattr(self, name, valid_modules(name, getattr(self, name)))
         if self.pooler_activation not in ("identity", "dynamic"):
             raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
         if self.gates not in ("split", "hold"):
             raise ValueError(f"gates must be 'split' or 'hold', got {self.gates!r}.")
         if self.calibration not in ("auto", "ridge", "rows", None):
             raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
-        for name, least in (("calibration_tokens", 1), ("calibration_replay", 0), ("calibration_epochs", 0)):
-            value = getattr(self, name)
-            if value is None and name == "calibration_epochs":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number, got {value!r}.")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+        valid_count("calibration_tokens", self.calibration_tokens, least=1)
+        valid_count("calibration_replay", self.calibration_replay)
+        if self.calibration_epochs is not None:
+            valid_count("calibration_epochs", self.calibration_epochs)
         if not isinstance(self.calibration_report, (dict, type(None))):
             raise TypeError(f"calibration_report must be a dict or None, got {self.calibration_report!r}.")
         for name in ("base_model_name_or_path", "bcos_version"):
@@ -301,20 +297,6 @@ class BcosConfig:
         )
 
 
-def matches_pattern(pattern: str, name: str) -> bool:
-    """Whether a regular expression matches the end of a module name, from a dot on (as peft's `rank_pattern`)."""
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
-
-
-def matches_modules(modules: list[str] | str | None, name: str) -> bool:
-    """Whether `name` is named by `target_modules` or `exclude_modules`, by the rules of peft."""
-    if modules is None:
-        return False
-    if isinstance(modules, str):
-        return re.fullmatch(modules, name) is not None
-    return any(name == module or name.endswith("." + module) for module in modules)
-
-
 def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
     if os.path.isdir(where):
         path = os.path.join(where, file_name)
@@ -328,33 +310,3 @@ def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
         return hf_hub_download(where, file_name, **hub_kwargs)
     except EntryNotFoundError:
         return None
-
-
-def _valid_b(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number of at least 1, got {value!r}.")
-    if not (math.isfinite(value) and value >= 1):
-        raise ValueError(
-            f"{name} must be a finite number of at least 1, got {value!r}. B = 1 is the plain linear layer."
-        )
-    return float(value)
-
-
-def _valid_regex(name: str, pattern: Any) -> str:
-    if not isinstance(pattern, str):
-        raise TypeError(f"{name} must have strings as keys, got {pattern!r}.")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error}).") from error
-    return pattern
-
-
-def _valid_modules(name: str, value: Any) -> list[str] | str | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return _valid_regex(name, value)
-    if not isinstance(value, (list, tuple, set)) or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"{name} must be a list of module names or one regular expression, got {value!r}.")
-    return sorted(value) if isinstance(value, set) else list(value)

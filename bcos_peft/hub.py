@@ -13,10 +13,11 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from bcos_peft.config import BcosConfig, matches_pattern
+from bcos_peft.config import BcosConfig
 from bcos_peft.files import staged
 from bcos_peft.layers import BcosLayer
 from bcos_peft.model_card import CARD_NAME, base_licence, is_generated, render_card
+from bcos_peft.patterns import matches_pattern
 
 
 __all__ = ["BcosHubMixin", "auto_model_classes", "current_config", "upload"]

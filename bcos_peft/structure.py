@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.config import BcosConfig, matches_modules, matches_pattern
+from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.families.conv1d import BcosConv1D
 from bcos_peft.families.heads import FunctionalActivation
 from bcos_peft.hooks import forget_parameters, is_patched, set_class
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
+from bcos_peft.patterns import matches_modules, matches_pattern
 from bcos_peft.quantization import quantized_class
 
 
@@ -28,6 +29,7 @@ _LAYERS: dict[type, type] = {nn.Linear: BcosLinear, Conv1D: BcosConv1D, nn.Layer
 _LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
 _ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Tanh, nn.Mish, nn.Hardswish, nn.Hardtanh)
 _HUB_ACTIVATIONS = tuple(entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values())
+_KNOWN_ACTIVATIONS = frozenset(_ACTIVATIONS + _HUB_ACTIVATIONS)
 
 
 @dataclass
@@ -60,7 +62,7 @@ def sub_plan(plan: Plan, block: str | None, blocks: list[str]) -> Plan:
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is an elementwise function with value 0 at 0, which can be explained as `x · (f(x)/x)`."""
-    if type(module) not in _ACTIVATIONS + _HUB_ACTIVATIONS or any(True for _ in module.parameters()):
+    if type(module) not in _KNOWN_ACTIVATIONS or any(True for _ in module.parameters()):
         return False
     with torch.no_grad():
         return bool(module(torch.zeros(1, device="cpu")) == 0)

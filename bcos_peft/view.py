@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from .explanation import Contribution, Explanation
+from .contribution import Contribution
+from .explanation import Explanation
 
 
 # White space may carry a contribution too; these marks make it visible.

@@ -10,7 +10,8 @@ import pytest
 from transformers import BertConfig
 
 from bcos_peft import BcosConfig, files
-from bcos_peft.config import CONFIG_NAME, matches_modules, matches_pattern
+from bcos_peft.config import CONFIG_NAME
+from bcos_peft.patterns import matches_modules, matches_pattern
 
 
 FULL = {

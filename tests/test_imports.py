@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # From the ground up. A module imports from lines above its own only; a new module takes its place here. The modules of
 # a subpackage share the line of the subpackage.
 ORDER = [
-    {"cli_errors", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "spelling", "version", "words"},
+    {"cli_errors", "config_checks", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "patterns"},
+    {"held", "spelling", "version", "words"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
     {"families", "quantized_layers"},
@@ -43,7 +44,8 @@ ORDER = [
     {"lora_install"},
     {"segments"},
     {"explanation_checks"},
-    {"explanation", "generation_checks"},
+    {"contribution", "generation_checks"},
+    {"explanation"},
     {"generation_explanation", "view"},
     {"generation_view", "terminal"},
     {"generation_terminal", "visualize"},
@@ -64,16 +66,20 @@ UPWARDS = {("explanation", "visualize"), ("generation_explanation", "generation_
 # Modules that need to know nothing of models, with all that they may import from outside the standard library.
 OUTSIDE = {
     "config": {"huggingface_hub"},
+    "config_checks": set(),
     "files": set(),
     "words": set(),
     "functional": {"torch"},
+    "held": {"torch"},
     "lora_functional": {"torch"},
     "numerics": {"torch"},
     "hooks": {"torch"},
     "imports": set(),
     "layers": {"torch"},
+    "patterns": set(),
     "segments": {"numpy"},
     "explanation_checks": {"numpy"},
+    "contribution": {"numpy"},
     "explanation": {"numpy"},
     "generation_checks": {"numpy"},
     "generation_explanation": {"numpy"},
@@ -85,8 +91,9 @@ OUTSIDE = {
     "visualize": {"jinja2", "rich"},
 }
 EXPLANATION_SIDE = {
-    "files", "words", "segments", "explanation_checks", "explanation", "view", "terminal", "visualize",
-    "generation_checks", "generation_explanation", "generation_view", "generation_terminal", "generation_visualize",
+    "files", "words", "segments", "explanation_checks", "contribution", "explanation", "view", "terminal",
+    "visualize", "generation_checks", "generation_explanation", "generation_view", "generation_terminal",
+    "generation_visualize",
 }  # fmt: skip
 OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
 
@@ -153,7 +160,7 @@ def test_the_walk_sees_imports():
     assert {"functional", "config", "explanation"} <= MODULES.keys()
     assert "torch" in outside(MODULES["functional"])
     assert "functional" in inside(MODULES["layers"])
-    assert "words" in inside(MODULES["explanation"]), "relative imports are resolved"
+    assert "words" in inside(MODULES["contribution"]), "relative imports are resolved"
     assert "families.base" in inside(MODULES["families.bert"])
 
 
@@ -177,7 +184,7 @@ def test_the_explanation_side_knows_no_model_code():
 
 
 def test_config_imports_nothing_of_the_package_that_knows_models():
-    assert inside(MODULES["config"]) <= {"files"}
+    assert inside(MODULES["config"]) <= {"config_checks", "files", "patterns"}
 
 
 def test_a_family_imports_no_other_family():

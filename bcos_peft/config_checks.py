@@ -1,0 +1,53 @@
+"""What fields of a `BcosConfig` may hold: each gives the value as it is kept, or names the field it refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Real
+from typing import Any
+
+
+__all__ = ["valid_b", "valid_count", "valid_modules", "valid_regex"]
+
+
+def valid_b(name: str, value: Any) -> float:
+    """An exponent B: finite, and at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number of at least 1, got {value!r}.")
+    if not (math.isfinite(value) and value >= 1):
+        raise ValueError(
+            f"{name} must be a finite number of at least 1, got {value!r}. B = 1 is the plain linear layer."
+        )
+    return float(value)
+
+
+def valid_regex(name: str, pattern: Any) -> str:
+    """A regular expression."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{name} must have strings as keys, got {pattern!r}.")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error}).") from error
+    return pattern
+
+
+def valid_modules(name: str, value: Any) -> list[str] | str | None:
+    """Module names, or one regular expression."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return valid_regex(name, value)
+    if not isinstance(value, (list, tuple, set)) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{name} must be a list of module names or one regular expression, got {value!r}.")
+    return sorted(value) if isinstance(value, set) else list(value)
+
+
+def valid_count(name: str, value: Any, least: int = 0) -> int:
+    """A whole number, not below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+    return value
