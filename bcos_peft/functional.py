@@ -12,16 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.numerics import (
-    first_order,
-    is_batched,
-    matrix,
-    pieces,
-    power_,
-    row_norms,
-    scales,
-    take_part_along_,
-)  # fmt: skip
+from bcos_peft.held import hold_ratio, layer_norm, rms_norm
+from bcos_peft.numerics import first_order, is_batched, matrix, pieces, power_, row_norms, scales, take_part_along_
 
 
 __all__ = ["bcos_linear", "bcos_scale", "hold_ratio", "layer_norm", "rms_norm"]
@@ -90,17 +82,21 @@ class _BcosLinear(torch.autograd.Function):
                 u = u.mul_(sw)
             torch.mul(u, power_(u.abs(), b - 1), out=out)
         keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
-        ctx.save_for_backward(x if keep_x else None, weight, y, x_norm, w_norm)
+        factors = (sx, sw) if hold_scale else (x_norm, w_norm)
+        ctx.save_for_backward(x if keep_x else None, weight, y, *factors)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, y, x_norm, w_norm = ctx.saved_tensors
+        x, weight, y, *factors = ctx.saved_tensors
         b, unit_rows = ctx.b, ctx.unit_rows
         with torch.no_grad():
-            sx, sw = scales(x_norm, w_norm, b, unit_rows)
-            if not ctx.hold_scale:
+            if ctx.hold_scale:
+                sx, sw = factors
+            else:
+                x_norm, w_norm = factors
+                sx, sw = scales(x_norm, w_norm, b, unit_rows)
                 sx = sx * b
             many = is_batched(grad)  # they share the factors
             scaled_grad = torch.empty_like(y)
@@ -191,121 +187,3 @@ class _BcosScale(torch.autograd.Function):
                 if ctx.needs_input_grad[2]:
                     grad_norm = along.sum(0) / w_norm.clamp_min(tiny) * (-b if ctx.unit_rows else 1 - b)
         return *first_order((grad_x, grad_product, grad_norm), (grad, y)), None, None, None
-
-
-def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
-    """``y`` as the linear map ``(y/x)·x`` with ``y/x`` held constant, elementwise.
-
-    This is how an activation is explained: GELU, SiLU, ReLU and tanh are ``x·g(x)``, and ``g(x)`` is held constant.
-
-    Args:
-        x: what the elementwise function was given, any shape.
-        y: what it returned, same shape; it must be 0 wherever ``x`` is 0.
-
-    Returns:
-        ``y`` unchanged, with the gradient ``grad·y/x`` (0 where ``x`` is 0) towards ``x`` and none towards ``y``.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.functional import hold_ratio
-        >>> x = torch.tensor([2.0], requires_grad=True)
-        >>> hold_ratio(x, torch.relu(x) ** 2).backward()
-        >>> x.grad  # 4 / 2, not the derivative 4
-        tensor([2.])
-
-    Source: B-cos LM (arXiv 2502.12992), section 3 (dynamic-linear activations).
-    """
-    return _HoldRatio.apply(x, y.detach())
-
-
-class _HoldRatio(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.save_for_backward(x, y)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, y = ctx.saved_tensors
-        with torch.no_grad():
-            many = is_batched(grad)
-            grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            for x_rows, y_rows, grad_rows, out in pieces(*map(matrix, (x, y, y if many else grad, grad_x))):
-                # 0/0 is 0 here, in a quarter of the time of a mask.
-                ratio = (y_rows / x_rows).nan_to_num_(0.0, float("inf"), float("-inf"))
-                out.copy_(ratio) if many else torch.mul(ratio, grad_rows, out=out)
-            if many:
-                grad_x = grad_x * grad
-        return *first_order((grad_x,), (grad, x)), None
-
-
-def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm without bias, ``weight·(x − mean)/σ``, with ``1/σ`` held constant: linear in ``x``.
-
-    Args:
-        x: ``(..., features)``.
-        weight: ``(features,)``, or None.
-        eps: added to the variance.
-
-    Returns:
-        ``(..., features)`` in the dtype of ``x``; the statistics are taken in float32 at least.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.functional import layer_norm
-        >>> layer_norm(torch.tensor([[1.0, 3.0]]), None, eps=0.0)
-        tensor([[-1.,  1.]])
-
-    Source: B-cos LM (arXiv 2502.12992), section 3 and appendix on normalisation layers.
-    """
-    if weight is not None and weight.requires_grad:
-        return _HeldLayerNorm.apply(x, None, eps) * weight
-    return _HeldLayerNorm.apply(x, weight, eps)
-
-
-class _HeldLayerNorm(torch.autograd.Function):
-    # The stock kernel, and a backward pass of three passes; the graph of the same in torch operations has ten.
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        wide_weight = None if weight is None else weight.to(wide)
-        y, _, inverse_sigma = torch.native_layer_norm(x.to(wide), x.shape[-1:], wide_weight, None, eps)
-        ctx.save_for_backward(weight, inverse_sigma)
-        return y.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        weight, inverse_sigma = ctx.saved_tensors
-        with torch.no_grad():
-            grad_x = grad.to(inverse_sigma.dtype) * (inverse_sigma if weight is None else weight)
-            grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
-            if weight is not None:
-                grad_x = grad_x.mul_(inverse_sigma)
-        return *first_order((grad_x.to(grad.dtype),), (grad,)), None, None
-
-
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool = True) -> Tensor:
-    """RMSNorm, ``weight·x/rms``; linear in ``x`` when ``1/rms`` is held constant.
-
-    Args:
-        x: ``(..., features)``.
-        weight: ``(features,)``, or None.
-        eps: added to the mean square.
-        hold_scale: hold ``1/rms`` constant (explanation mode); False is the ordinary norm.
-
-    Returns:
-        ``(..., features)`` in the dtype of ``x``; the statistics are taken in float32 at least.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.functional import rms_norm
-        >>> rms_norm(torch.tensor([[3.0, 3.0]]), None, eps=0.0)
-        tensor([[1., 1.]])
-
-    Source: B-cos LM (arXiv 2502.12992), section 3.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    measured = wide.detach() if hold_scale else wide
-    y = (wide * (measured.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
-    return y if weight is None else y * weight

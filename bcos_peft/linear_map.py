@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,13 @@ def keeps_logits(model) -> bool:
     """Whether a causal language model can be asked for the logits of some tokens only."""
     if not model.bcos_family.causal or model.get_output_embeddings() is None:
         return False
+    return _takes_logits_to_keep(type(model))
+
+
+@lru_cache(maxsize=256)  # reading signatures takes as long as a layer of a small model
+def _takes_logits_to_keep(model_class: type) -> bool:
     # A forward of a subclass may just pass everything on.
-    forwards = (vars(cls)["forward"] for cls in type(model).__mro__ if "forward" in vars(cls))
+    forwards = (vars(cls)["forward"] for cls in model_class.__mro__ if "forward" in vars(cls))
     return any("logits_to_keep" in inspect.signature(forward).parameters for forward in forwards)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bcos_peft.config import matches_pattern
 from bcos_peft.families import hold, share
-from bcos_peft.functional import hold_ratio
+from bcos_peft.held import few_rows, hold_ratio
 from bcos_peft.hooks import is_patched, set_wrappers_aside
 from bcos_peft.layers import DynamicLinear
 from bcos_peft.models import find_bcos_model
+from bcos_peft.patterns import matches_pattern
 from bcos_peft.structure import is_activation
 
 
@@ -65,14 +65,14 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     _refuse_patched(bcos_model)
     _refuse_flattened(model)
     with ExitStack() as stack:
-        stack.callback(_restore_training, [(module, module.training) for module in model.modules()])
+        trained = [module for module in model.modules() if module.training]
+        stack.callback(_set, trained, "training", True)
         stack.callback(set_wrappers_aside(model))
-        model.eval()
+        _set(trained, "training", False)
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module in bcos_model.modules():
-            if isinstance(module, DynamicLinear):
-                stack.callback(setattr, module, "explaining", module.explaining)
-                module.explaining = True
+        linear = [m for m in bcos_model.modules() if isinstance(m, DynamicLinear) and not m.explaining]
+        stack.callback(_set, linear, "explaining", False)
+        _set(linear, "explaining", True)
         for handle in _hold(bcos_model):
             stack.callback(handle.remove)
         stack.callback(bcos_model.__dict__.pop, "_explaining")
@@ -100,14 +100,23 @@ def _refuse_flattened(model: nn.Module) -> None:
         )
 
 
-def _restore_training(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
+def _set(modules: list[nn.Module], name: str, value: bool) -> None:
+    for module in modules:
+        setattr(module, name, value)
+
+
+def _read_few_rows(head: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
+    weight = head.weight
+    here = type(weight) is nn.Parameter and weight.device == output.device  # neither sharded nor offloaded
+    return few_rows(args[0], output, weight) if here and not weight.requires_grad else output
 
 
 def _hold(model) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks on the modules without parameters of their own, on projections that stay plain, and on gated MLPs."""
     family, split = model.bcos_family, model.bcos_config.gates == "split"
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
+        yield head.register_forward_hook(_read_few_rows)
     for name, module in model.named_modules():
         name = model.bcos_name(name)  # an adapter's layer, and the one that it wraps, are held alike
         rule = next((rule for key, rule in family.held.items() if matches_pattern(key, name)), None)

@@ -75,6 +75,8 @@ def pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     if not eager_on_cpu(tensors[0]):
         return [tensors]
     rows = max(1, _CACHED * torch.get_num_threads() // max(1, tensors[0].shape[1]))
+    if len(tensors[0]) <= rows:
+        return [tensors]
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from bcos_peft import numerics
 from bcos_peft.functional import bcos_linear, hold_ratio, layer_norm, rms_norm
+from bcos_peft.held import few_rows
 from bcos_peft.layers import BcosLinear
 
 
@@ -438,7 +439,8 @@ def test_many_gradients_at_once_are_those_of_one_at_a_time(b):
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 4, dtype=torch.float64)
     hidden = layer_norm(bcos_linear(x, weight, b, hold_scale=True), None, 1e-5)
-    y = hold_ratio(hidden, torch.relu(hidden))
+    hidden = rms_norm(hold_ratio(hidden, torch.relu(hidden)), torch.ones(3, dtype=torch.float64), 1e-5)
+    y = few_rows(hidden, hidden @ weight, weight.t())
     gradients = torch.randn(6, *y.shape, dtype=torch.float64)
 
     def backward(gradient):
@@ -446,3 +448,32 @@ def test_many_gradients_at_once_are_those_of_one_at_a_time(b):
 
     together = torch.vmap(backward)(gradients)
     torch.testing.assert_close(together, torch.stack([backward(one) for one in gradients]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows_of_a_head_give_the_gradient_of_all_of_it(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, generator=generator).requires_grad_()
+    weight = torch.randn(9, 4, generator=generator)
+    y = torch.nn.functional.linear(x.to(dtype), weight.to(dtype))  # autocast has cast copies of them
+    given = torch.zeros_like(y)
+    given[0, 1, 7], given[1, 2, 0] = 1, -2
+    (exact,) = torch.autograd.grad(y, x, given, retain_graph=True)
+    found = few_rows(x, y, weight)
+    assert torch.equal(found, y)
+    (grad,) = torch.autograd.grad(found, x, given)
+    assert grad.dtype == x.dtype
+    torch.testing.assert_close(grad, exact, rtol=2**-7 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+
+
+def test_few_rows_of_a_head_without_any_gradient():
+    x, weight = torch.ones(1, 2, requires_grad=True), torch.ones(3, 2)
+    y = few_rows(x, x @ weight.T, weight)
+    assert not torch.autograd.grad(y, x, torch.zeros_like(y))[0].any()
+
+
+def test_few_rows_cannot_be_differentiated_twice():
+    x, weight = torch.ones(1, 2, requires_grad=True), torch.ones(3, 2)
+    (grad,) = torch.autograd.grad(few_rows(x, x @ weight.T, weight)[0, 0] ** 2, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        grad.sum().backward()
