@@ -9,6 +9,7 @@ TEST_ARGS ?= -n 2
 OLDEST_ARGS ?= -n 2 -m "not slow and not newest"
 BENCH_ARGS ?=
 STUDY_ARGS ?=
+STUDY_PROCESSES ?= 2
 STUDIES := paper_classification paper_generation efficiency ablation
 CODE := bcos_peft tests examples benchmarks
 SOURCES = $(wildcard $(CODE))
@@ -48,8 +49,12 @@ style: $(VENV)/.dev  ## Fix style and formatting in place
 bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
 	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
 
-studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, hours in all; what is in results/ is kept
-	for study in $(STUDIES); do OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/$$study.py $(STUDY_ARGS) || exit 1; done
+# A model at a time on each core; efficiency takes times, and has the machine to itself.
+studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each about an hour; what is in results/ is kept
+	for study in $(STUDIES); do \
+	  run="torchrun --standalone --nproc-per-node $(STUDY_PROCESSES)"; if [ $$study = efficiency ]; then run=python; fi; \
+	  OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/$$run benchmarks/$$study.py $(STUDY_ARGS) || exit 1; \
+	done
 
 studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; writes to outputs/ only
 	$(MAKE) studies STUDY_ARGS=--quick

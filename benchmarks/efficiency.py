@@ -65,7 +65,7 @@ def arguments(parser) -> None:
     parser.add_argument("--validation", type=int, default=500, help="texts for it")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--longest", type=int, default=LENGTHS[-1])
-    parser.add_argument("--limit", type=float, default=30, help="seconds; what would take longer is estimated")
+    parser.add_argument("--limit", type=float, default=20, help="seconds; what would take longer is estimated")
 
 
 def clock() -> str:

@@ -21,6 +21,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,16 +108,23 @@ class Classifier:
 
 
 class LanguageModel:
-    """SmolLM2 on chats that ask for the sentiment of a tweet."""
+    """SmolLM2 on chats that ask for the sentiment of a tweet.
+
+    Args:
+        seed (`int`): of the order of the chats.
+        answers (`bool`): train and measure the tokens of answers only, which is what TRL does with prompts and
+            completions; otherwise whole chats.
+        test (`int`): chats to test on, the same for every seed.
+    """
 
     measures = ("loss", "accuracy")
 
-    def __init__(self, seed: int, test: int = 48):
+    def __init__(self, seed: int, answers: bool, test: int):
         self.stock, self.tokenizer = bundled.smollm2()
         data = bundled.tweet_instructions(train=2000, test=test)
         self.train, self.test = ([self._encode(row) for row in data[part]] for part in ("train", "test"))
         random.Random(seed).shuffle(self.train)
-        self.answers = sorted({row["answer"] for row in self.test})
+        self.of_answers, self.answers = answers, sorted({row["answer"] for row in self.test})
 
     def _encode(self, row) -> dict:
         chat = self.tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
@@ -130,10 +138,14 @@ class LanguageModel:
         return [row["ids"] for row in self.train[:128]]
 
     def _inputs(self, rows):
+        """Padded on the left, so that answers are at the end, and only their logits are computed."""
         length = max(len(row["ids"]) for row in rows)
-        ids = torch.tensor([row["ids"] + [0] * (length - len(row["ids"])) for row in rows])
-        mask = torch.tensor([[1] * len(row["ids"]) + [0] * (length - len(row["ids"])) for row in rows])
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+        ids = torch.tensor([[0] * (length - len(row["ids"])) + row["ids"] for row in rows])
+        places = torch.arange(length) - torch.tensor([[length - len(row["ids"])] for row in rows])
+        first = torch.tensor([[row["asked"] if self.of_answers else 0] for row in rows])
+        keep = max(len(row["ids"]) - row["asked"] for row in rows) + 1 if self.of_answers else length
+        labels = ids.masked_fill(places < first, -100)[:, -keep:]
+        return {"input_ids": ids, "attention_mask": (places >= 0).long(), "labels": labels, "logits_to_keep": keep}
 
     def loss(self, model, rows, published: bool) -> Tensor:
         return model(**self._inputs(rows)).loss
@@ -148,11 +160,17 @@ class LanguageModel:
             tokens = int((inputs["labels"][:, 1:] != -100).sum())
             total, count = total + float(outputs.loss) * tokens, count + tokens
             for logits, row in zip(outputs.logits, rows[start : start + 8], strict=True):
-                right += self.answers[logits[row["asked"] - 1, self.answers].argmax()] == row["answer"]
+                before_answer = logits[row["asked"] - len(row["ids"]) - 1]
+                right += self.answers[before_answer[self.answers].argmax()] == row["answer"]
         return {"loss": total / count, "accuracy": right / len(rows)}
 
 
-TASKS: dict[str, Callable] = {"classifier": Classifier, "llm": LanguageModel}
+TASKS: dict[str, Callable] = {
+    "classifier": Classifier,
+    "answers": partial(LanguageModel, answers=True, test=300),
+    "chats": partial(LanguageModel, answers=False, test=48),
+}
+MEASURES = {"classifier": Classifier.measures, "answers": LanguageModel.measures, "chats": LanguageModel.measures}
 
 
 def train(task, case: Case, model, steps: range, rate: float, curve: list, published=False, keep: int | None = None):
@@ -227,7 +245,7 @@ def table(runs: dict) -> str:
     """Start and end of every curve, mean and range over the seeds, as Markdown."""
     lines = []
     for case, ways in runs.items():
-        measures = TASKS[case].measures
+        measures = MEASURES[case]
         lines += ["", f"| {case} | " + " | ".join(f"{m}, at first | at the end" for m in measures) + " |"]
         lines.append("|---" * (1 + 2 * len(measures)) + "|")
         for way, seeds in ways.items():
@@ -247,7 +265,7 @@ def plot(runs: dict) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams.update({"svg.hashsalt": "recipes", "font.size": 9})
-    panels = [(case, measure) for case in runs for measure in TASKS[case].measures]
+    panels = [(case, measure) for case in runs for measure in MEASURES[case]]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
     colours = {"conventional": "#555555", "B=1.25": "#0072b2", "B=1.5": "#d55e00"}
     for axis, (case, measure) in zip(axes[0], panels, strict=True):

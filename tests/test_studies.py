@@ -63,7 +63,8 @@ def test_classification_study(tiny_bert, tmp_path):
 
     out = run("paper_classification.py", *arguments)
     cells = json.loads(results.read_text())["cells"]["tweets"]
-    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated"]
+    recommended = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
+    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated", recommended]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
     assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
