@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,14 +11,13 @@ from bcos_peft.explanation import Explanation
 from bcos_peft.generation_attribution import attribute_sequence, is_causal_lm
 from bcos_peft.generation_decoding import as_list, continuations
 from bcos_peft.generation_explanation import ANSWER, GenerationExplanation
-from bcos_peft.generation_prompts import Prompt, read_prompts, special_ids, tokenize_on
-from bcos_peft.inputs import plain
+from bcos_peft.generation_prompts import Prompt, read_prompts, special_ids
+from bcos_peft.generation_targets import RUNNER_UP, check_contrast, read_completion, read_foils, read_targets
 from bcos_peft.spelling import spell_on
 
 
 __all__ = ["GenerationExplainer"]
 
-RUNNER_UP = "runner_up"
 _OURS = ("input_ids", "inputs", "inputs_embeds", "attention_mask")
 
 
@@ -82,8 +80,8 @@ class GenerationExplainer:
         Source: B-cos LM (arXiv 2502.12992), section 3; contrastive form: Yin & Neubig (arXiv 2202.10419).
         """
         self._check_causal("explain")
-        _check_contrast(contrast)
-        wanted, several = self._targets(target)
+        check_contrast(contrast)
+        wanted, several = read_targets(target, self.tokenizer, self.labels)
         others = None if foil is None else [self.labels.index(one, "foil") for one in as_list(foil, "foil")]
         if several and others is not None:
             raise ValueError(
@@ -143,7 +141,7 @@ class GenerationExplainer:
             (3, 3)
         """
         self._check_causal("generate")
-        _check_contrast(contrast)
+        check_contrast(contrast)
         if given := [name for name in _OURS if name in generate_kwargs]:
             raise ValueError(
                 f"{given[0]} cannot be given to generate: pass the prompt itself, as text or as token ids."
@@ -198,7 +196,7 @@ class GenerationExplainer:
             ' good.'
         """
         self._check_causal("explain_generation")
-        _check_contrast(contrast)
+        check_contrast(contrast)
         prompts, single = self._prompts(prompt, messages, chat_template_kwargs)
         completions = [completion] if single else list(completion or [])
         if len(completions) != len(prompts):
@@ -207,12 +205,14 @@ class GenerationExplainer:
             )
         if foil is not None and not single:
             raise ValueError("foil goes with a single prompt; explain several one by one.")
-        answers = [self._completion(*row) for row in zip(prompts, completions, strict=True)]
-        against = contrast if foil is None else self._foils(foil, answers[0])
+        answers = [
+            read_completion(*row, self.tokenizer, self.labels) for row in zip(completions, prompts, strict=True)
+        ]
+        against = contrast if foil is None else read_foils(foil, answers[0], self.labels)
         found = [self._sequence(*row, against) for row in zip(prompts, answers, strict=True)]
         return found[0] if single else found
 
-    # ---- prompts and targets ----------------------------------------------------------------------------------------
+    # ---- prompts ----------------------------------------------------------------------------------------------------
 
     def _check_causal(self, method: str) -> None:
         if not is_causal_lm(self.bcos_model):
@@ -223,46 +223,6 @@ class GenerationExplainer:
 
     def _prompts(self, prompt: Any, messages: Any, template: Mapping | None) -> tuple[list[Prompt], bool]:
         return read_prompts(prompt, messages, self.tokenizer, self._max_length(), template)
-
-    def _targets(self, target: Any) -> tuple[list[int] | None, bool]:
-        """Ids, and whether they follow each other (or are alternatives)."""
-        if target is None:
-            return None, False
-        if isinstance(target, str):
-            if not target:
-                raise ValueError("target is an empty text; there is nothing to explain.")
-            ids = list(self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"])
-            if len(ids) > 1 and target not in self.tokenizer.get_vocab():
-                return ids, True
-        wanted = [self.labels.index(one, "target") for one in as_list(target, "target")]
-        if len({*wanted}) < len(wanted):
-            raise ValueError(f"target={target!r} has a token twice; its contributions would count twice.")
-        return wanted, False
-
-    def _completion(self, prompt: Prompt, completion: Any) -> list[int]:
-        if isinstance(completion, str):
-            ids = tokenize_on(prompt, completion, self.tokenizer) if completion else []
-        else:
-            ids = plain(completion)
-            if not isinstance(ids, (list, tuple)):
-                raise TypeError(f"completion must be a text or token ids, got {type(completion).__name__}.")
-            ids = [self.labels.index(one, "completion") if _is_id(one) else one for one in ids]
-        if not ids:
-            raise ValueError("completion is empty: there is no token to explain.")
-        if wrong := [one for one in ids if not _is_id(one)]:
-            raise TypeError(f"completion must be a text or token ids; {wrong[0]!r} is no token id.")
-        return list(ids)
-
-    def _foils(self, foil: Any, answer: list[int]) -> list[list[int]]:
-        foils = [self.labels.index(one, "foil") for one in as_list(foil, "foil")]
-        if not isinstance(plain(foil), (list, tuple)):
-            foils *= len(answer)
-        if len(foils) != len(answer):
-            raise ValueError(f"foil has {len(foils)} entries for the {len(answer)} tokens of the completion.")
-        for i, (one, token) in enumerate(zip(foils, answer, strict=True)):
-            if one == token:
-                raise ValueError(f"foil equals token {i} of the completion, {self.labels.name(token)!r}.")
-        return [[one] for one in foils]
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
@@ -336,14 +296,3 @@ class GenerationExplainer:
             foils=foils,
             segments=segments or None,
         )
-
-
-def _check_contrast(contrast: Any) -> None:
-    if contrast not in (RUNNER_UP, None):
-        raise ValueError(
-            f'contrast must be "{RUNNER_UP}" or None, got {contrast!r}; to compare with a token, use foil.'
-        )
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -52,6 +52,7 @@ ORDER = [
     {"generation_visualize"},
     {"generation_prompts", "labels"},
     {"generation_decoding"},
+    {"generation_targets"},
     {"generation"},
     {"explainer"},
     {"evaluation"},
