@@ -1,14 +1,15 @@
 """Two ways to a fine-tuned B-cos model, with learning curves: same data, same number of steps, three seeds.
 
-    python benchmarks/recipes.py                        # both cases: about an hour and a half on two cores
+    python benchmarks/recipes.py                        # all cases: some hours on two cores
     python benchmarks/recipes.py --case classifier --seeds 0
     python benchmarks/recipes.py --plot                 # only draw what results/recipes.json holds
 
 *convert → fine-tune* is the published order: the stock model is converted (unit rows), then trained. *fine-tune →
 calibrate → fine-tune* trains the stock model for two thirds of the steps, converts it with calibration, and trains the
 B-cos model for the last third. *conventional* never converts. The classifier is MiniLM on movie reviews (accuracy);
-the language model is SmolLM2-135M on chats about the sentiment of tweets (nats per token of held-out chats, and how
-many of the answers are right). Every run is written to results/recipes.json as soon as it is done, and not run again.
+the language model is SmolLM2-135M on chats about the sentiment of tweets: trained and measured on answers alone, or on
+whole chats (nats per token, and how many of the answers are right). Every run is written to results/recipes.json as
+soon as it is done, and not run again.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ class Case:
     config: dict[str, int]  # more fields of BcosConfig, for the calibration
 
 
+RATES_LLM = {"conventional": 5e-5, "published": 3e-4, "after": 5e-5}
+CALIBRATION_LLM = {"calibration_tokens": 2048, "calibration_replay": 1024, "calibration_epochs": 0}
 CASES = {
     "classifier": Case(
         300, 16, 100, {"conventional": 1e-4, "published": 3e-4, "after": 1e-4},
         {"calibration_replay": 0, "calibration_epochs": 0},  # training follows
     ),
-    "llm": Case(
-        24, 8, 8, {"conventional": 5e-5, "published": 3e-4, "after": 5e-5},
-        {"calibration_tokens": 2048, "calibration_replay": 1024, "calibration_epochs": 0},
-    ),
+    "answers": Case(60, 8, 20, RATES_LLM, CALIBRATION_LLM),
+    "chats": Case(24, 8, 8, RATES_LLM, CALIBRATION_LLM),
 }  # fmt: skip
 
 
@@ -167,7 +168,7 @@ class LanguageModel:
 
 TASKS: dict[str, Callable] = {
     "classifier": Classifier,
-    "answers": partial(LanguageModel, answers=True, test=300),
+    "answers": partial(LanguageModel, answers=True, test=200),
     "chats": partial(LanguageModel, answers=False, test=48),
 }
 MEASURES = {"classifier": Classifier.measures, "answers": LanguageModel.measures, "chats": LanguageModel.measures}

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, pipeline
 
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
 from bcos_peft.families import find_family
 from bcos_peft.layers import BcosLayer
 
@@ -173,3 +173,18 @@ def test_logits_are_made_where_they_are_explained_only(family):
     assert given.residual.abs().max() < 1e-10
     with pytest.raises(ValueError, match="logits_to_keep is chosen by attribute"):
         attribute(model, **inputs, logits_to_keep=1)
+
+
+def test_a_head_that_is_trained_gets_its_gradient_while_explaining():
+    """The short backward pass through a head is for frozen ones."""
+    model = get_bcos_model(tiny.model("llama", "CausalLM", tie_word_embeddings=False), BcosConfig())
+    ids = tiny.inputs(1, 5, "right", "llama")["input_ids"]
+    gradients = []
+    for trained in (True, False):
+        model.lm_head.requires_grad_(trained)
+        model.zero_grad()
+        with explanation_mode(model):
+            model(input_ids=ids).logits[0, -1, 3].backward()
+        gradients.append(model.model.layers[0].self_attn.v_proj.weight.grad)
+        assert (model.lm_head.weight.grad is not None) == trained
+    torch.testing.assert_close(gradients[1], gradients[0])
