@@ -40,8 +40,9 @@ def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> Non
         if empty:
             raise ValueError(f"attention_mask leaves no token in row {empty[0]}: there is nothing to explain.")
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    if input_ids.min() < 0 or input_ids.max() >= vocabulary:
-        wrong = int(input_ids.min() if input_ids.min() < 0 else input_ids.max())
+    least, most = map(int, input_ids.aminmax())
+    if least < 0 or most >= vocabulary:
+        wrong = least if least < 0 else most
         raise ValueError(f"input_ids has the id {wrong}, outside the vocabulary of {vocabulary} tokens.")
     limit = max_tokens(model)
     if limit is not None and input_ids.shape[1] > limit:
@@ -54,8 +55,11 @@ def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> Non
 def max_tokens(model) -> int | None:
     """How many tokens a model has position embeddings for; None when its positions are relative."""
     path = model.bcos_family.parts.get("position")
-    table = dict(model.base_model.named_modules()).get(path)
-    if table is None:
+    if path is None:
+        return None
+    try:
+        table = model.base_model.get_submodule(path)
+    except AttributeError:  # a family's models do not all have one
         return None
     # RoBERTa counts positions from behind the padding index; OPT's table is two rows longer than its config says.
     rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

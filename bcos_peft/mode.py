@@ -62,26 +62,27 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     if bcos_model.__dict__.get("_explaining", False):
         yield model
         return
-    _refuse_patched(bcos_model)
-    _refuse_flattened(model)
+    modules, named = list(model.modules()), list(bcos_model.named_modules())
+    _refuse_patched(named)
+    _refuse_flattened(modules)
     with ExitStack() as stack:
-        trained = [module for module in model.modules() if module.training]
+        trained = [module for module in modules if module.training]
         stack.callback(_set, trained, "training", True)
         stack.callback(set_wrappers_aside(model))
         _set(trained, "training", False)
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        linear = [m for m in bcos_model.modules() if isinstance(m, DynamicLinear) and not m.explaining]
+        linear = [m for _, m in named if isinstance(m, DynamicLinear) and not m.explaining]
         stack.callback(_set, linear, "explaining", False)
         _set(linear, "explaining", True)
-        for handle in _hold(bcos_model):
+        for handle in _hold(bcos_model, named):
             stack.callback(handle.remove)
         stack.callback(bcos_model.__dict__.pop, "_explaining")
         bcos_model.__dict__["_explaining"] = True
         yield model
 
 
-def _refuse_patched(model) -> None:
-    for name, module in model.named_modules():
+def _refuse_patched(named: list[tuple[str, nn.Module]]) -> None:
+    for name, module in named:
         if name and is_patched(module):  # trainers wrap that of the model itself, around the same computation
             raise ValueError(
                 f"Cannot explain: something has replaced the forward of module {name!r} ({type(module).__name__}), as "
@@ -90,8 +91,8 @@ def _refuse_patched(model) -> None:
             )
 
 
-def _refuse_flattened(model: nn.Module) -> None:
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+def _refuse_flattened(modules: list[nn.Module]) -> None:
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in modules):
         raise ValueError(
             "Cannot explain a model inside FullyShardedDataParallel (version 1 of FSDP): torch gives no gradients of "
             "its activations. Save the model and load it in one process, or train with version 2 "
@@ -111,13 +112,13 @@ def _read_few_rows(head: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tens
     return few_rows(args[0], output, weight) if here and not weight.requires_grad else output
 
 
-def _hold(model) -> Iterator[torch.utils.hooks.RemovableHandle]:
+def _hold(model, named: list[tuple[str, nn.Module]]) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks on the modules without parameters of their own, on projections that stay plain, and on gated MLPs."""
     family, split = model.bcos_family, model.bcos_config.gates == "split"
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
         yield head.register_forward_hook(_read_few_rows)
-    for name, module in model.named_modules():
+    for name, module in named:
         name = model.bcos_name(name)  # an adapter's layer, and the one that it wraps, are held alike
         rule = next((rule for key, rule in family.held.items() if matches_pattern(key, name)), None)
         gate = next((act for key, act in family.gates.items() if matches_pattern(key, name)), None)

@@ -55,7 +55,7 @@ def row_norms(x: Tensor) -> Tensor:
     if eager_on_cpu(x) and x.numel():
         norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
         low, high = norms.aminmax()
-        if low >= _SAFE_NORMS[0] and high <= _SAFE_NORMS[1]:
+        if low.item() >= _SAFE_NORMS[0] and high.item() <= _SAFE_NORMS[1]:
             return norms
     # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
     return torch.linalg.vector_norm(x, dim=-1, dtype=widest(x)).to(torch.float32)

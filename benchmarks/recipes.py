@@ -60,7 +60,7 @@ CASES = {
         300, 16, 100, {"conventional": 1e-4, "published": 3e-4, "after": 1e-4},
         {"calibration_replay": 0, "calibration_epochs": 0},  # training follows
     ),
-    "answers": Case(60, 8, 20, RATES_LLM, CALIBRATION_LLM),
+    "answers": Case(60, 8, 20, {**RATES_LLM, "after": 2e-5}, CALIBRATION_LLM),
     "chats": Case(24, 8, 8, RATES_LLM, CALIBRATION_LLM),
 }  # fmt: skip
 
@@ -245,7 +245,7 @@ class Report:
 def table(runs: dict) -> str:
     """Start and end of every curve, mean and range over the seeds, as Markdown."""
     lines = []
-    for case, ways in runs.items():
+    for case, ways in sorted(runs.items(), key=lambda item: list(CASES).index(item[0])):
         measures = MEASURES[case]
         lines += ["", f"| {case} | " + " | ".join(f"{m}, at first | at the end" for m in measures) + " |"]
         lines.append("|---" * (1 + 2 * len(measures)) + "|")
@@ -266,10 +266,13 @@ def plot(runs: dict) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams.update({"svg.hashsalt": "recipes", "font.size": 9})
-    panels = [(case, measure) for case in runs for measure in MEASURES[case]]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
+    # Of so few chats the share of right answers says little.
+    panels = [(case, measure) for case in CASES if case in runs for measure in MEASURES[case]]
+    panels = [panel for panel in panels if panel != ("chats", "accuracy")]
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3.4 * rows), squeeze=False)
     colours = {"conventional": "#555555", "B=1.25": "#0072b2", "B=1.5": "#d55e00"}
-    for axis, (case, measure) in zip(axes[0], panels, strict=True):
+    for axis, (case, measure) in zip(axes.flat, panels, strict=False):
         for way, seeds in runs[case].items():
             curves = list(seeds.values())
             steps = [step for step, _ in curves[0]]
@@ -277,7 +280,7 @@ def plot(runs: dict) -> None:
             style = {"color": colours[way.split()[0]], "linestyle": "--" if "published" in way else "-"}
             axis.plot(steps, [statistics.mean(found) for found in values], label=way, **style)
             axis.fill_between(steps, list(map(min, values)), list(map(max, values)), alpha=0.12, color=style["color"])
-        axis.set(xlabel="training steps", title=f"{case}: {measure}")
+        axis.set(xlabel="training steps", title=f"{case}: {measure}", yscale="log" if measure == "loss" else "linear")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()

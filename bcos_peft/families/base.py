@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -116,7 +117,11 @@ class Family:
 
     def is_gate(self, name: str) -> bool:
         """Whether a module is the activation of a gated MLP, by its name in the model."""
-        return any(matches_pattern(rf"{block}\.{re.escape(act)}", name) for block, act in self.gates.items())
+        return any(matches_pattern(pattern, name) for pattern in self._gate_patterns)
+
+    @cached_property
+    def _gate_patterns(self) -> tuple[str, ...]:
+        return tuple(rf"{block}\.{re.escape(act)}" for block, act in self.gates.items())
 
 
 _FAMILIES: dict[str, Family] = {}
