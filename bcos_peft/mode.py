@@ -66,14 +66,13 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     _refuse_patched(named)
     _refuse_flattened(modules)
     with ExitStack() as stack:
-        trained = [module for module in modules if module.training]
-        stack.callback(_set, trained, "training", True)
+        stack.callback(_set_training, [(module, module.training) for module in modules])
         stack.callback(set_wrappers_aside(model))
-        _set(trained, "training", False)
+        _set_training([(module, False) for module in modules])
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         linear = [m for _, m in named if isinstance(m, DynamicLinear) and not m.explaining]
-        stack.callback(_set, linear, "explaining", False)
-        _set(linear, "explaining", True)
+        stack.callback(_explain, linear, False)
+        _explain(linear, True)
         for handle in _hold(bcos_model, named):
             stack.callback(handle.remove)
         stack.callback(bcos_model.__dict__.pop, "_explaining")
@@ -101,9 +100,15 @@ def _refuse_flattened(modules: list[nn.Module]) -> None:
         )
 
 
-def _set(modules: list[nn.Module], name: str, value: bool) -> None:
+def _set_training(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:  # setting it takes ten times as long as looking
+            module.training = training
+
+
+def _explain(modules: list[DynamicLinear], explaining: bool) -> None:
     for module in modules:
-        setattr(module, name, value)
+        module.explaining = explaining
 
 
 def _read_few_rows(head: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:

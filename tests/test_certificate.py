@@ -415,3 +415,11 @@ def test_bfloat16(b):
     result = attribute(model, **tiny.inputs(3, 9), target=1)
     assert result.scores.dtype == torch.float32
     assert (result.residual.abs() <= 0.05 * result.scores.abs().sum(-1)).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_done_to_the_mode_inside_is_undone(training):
+    model = converted("bert", "SequenceClassification", torch.float32).train(training)
+    with explanation_mode(model):
+        model.train(not training)
+    assert_unchanged(model, training=training)
