@@ -56,16 +56,26 @@ class Contribution:
 
 
 class Readings:
-    """What can be read off an [`Explanation`], whose fields these are."""
+    """What can be read off an [`Explanation`], which has the fields.
 
-    tokens: list[str]
-    scores: np.ndarray
-    text: str | tuple[str, str]
-    offsets: list[tuple[int, int] | None]
-    sequence_ids: list[int | None]
-    special: list[bool]
-    word_ids: list[int | None] | None
-    segments: dict[str, tuple[int, int]] | None
+    Example:
+
+    ```python
+    >>> from bcos_peft.explanation import Explanation
+
+    >>> explanation = Explanation(
+    ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
+    ...     offsets=[(0, 2), (2, 7), (8, 11)], sequence_ids=[0, 0, 0], special=[False, False, False],
+    ...     token_ids=[4, 5, 6], target=1, target_label="positive", predicted=0, predicted_label="negative",
+    ...     logit=-2.5, probability=0.08,
+    ... )
+    >>> [(piece.text, piece.score) for piece in explanation.spans(["unhappy", (8, 11)])]
+    [('unhappy', -3.0), ('end', 0.5)]
+    >>> explanation.by_segment({"mood": "unhappy"})
+    {'mood': -3.0, 'rest': 0.5}
+
+    ```
+    """
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -143,22 +153,6 @@ class Readings:
         Raises:
             ValueError: If a span lies outside the text or is empty, two spans overlap, or a substring does not occur
                 exactly once.
-
-        Example:
-
-        ```python
-        >>> from bcos_peft.explanation import Explanation
-
-        >>> explanation = Explanation(
-        ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
-        ...     offsets=[(0, 2), (2, 7), (8, 11)], sequence_ids=[0, 0, 0], special=[False, False, False],
-        ...     token_ids=[4, 5, 6], target=1, target_label="positive", predicted=0, predicted_label="negative",
-        ...     logit=-2.5, probability=0.08,
-        ... )
-        >>> [(piece.text, piece.score) for piece in explanation.spans(["unhappy", (8, 11)])]
-        [('unhappy', -3.0), ('end', 0.5)]
-
-        ```
         """
         if not 0 <= sequence_id < len(self.texts):
             raise ValueError(f"sequence_id={sequence_id} is no text; the number of texts is {len(self.texts)}.")
@@ -192,22 +186,6 @@ class Readings:
             TypeError: If `segments` is no dict from names to spans or substrings.
             ValueError: If a substring is missing or ambiguous, a span is empty or lies outside the text, segments
                 overlap, one is called "rest", or none are given and there are no messages.
-
-        Example:
-
-        ```python
-        >>> from bcos_peft.explanation import Explanation
-
-        >>> explanation = Explanation(
-        ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
-        ...     offsets=[(0, 2), (2, 7), (8, 11)], sequence_ids=[0, 0, 0], special=[False, False, False],
-        ...     token_ids=[4, 5, 6], target=1, target_label="positive", predicted=0, predicted_label="negative",
-        ...     logit=-2.5, probability=0.08,
-        ... )
-        >>> explanation.by_segment({"mood": "unhappy"})
-        {'mood': -3.0, 'rest': 0.5}
-
-        ```
         """
         if not isinstance(self.text, str):
             raise ValueError("by_segment needs one text, and this is a pair; spans(..., sequence_id=1) reads a pair.")

@@ -71,6 +71,8 @@ class Explanation(Readings):
     ... )
     >>> explanation.words()[0].score
     3.0
+    >>> explanation.by_segment({"praise": "gripping"})
+    {'praise': 3.0, 'rest': 0.0}
 
     ```
     """

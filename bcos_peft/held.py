@@ -79,9 +79,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Source: B-cos LM (arXiv 2502.12992), section 3 and appendix on normalisation layers.
     """
-    if weight is not None and weight.requires_grad:
-        return _HeldLayerNorm.apply(x, None, eps) * weight
-    return _HeldLayerNorm.apply(x, weight, eps)
+    return _weighted(_HeldLayerNorm, x, weight, eps)
 
 
 class _HeldLayerNorm(torch.autograd.Function):
@@ -126,23 +124,23 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool =
 
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
-    if not hold_scale:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
-        return y if weight is None else y * weight
-    if weight is not None and weight.requires_grad:
-        return _HeldRMSNorm.apply(x, None, eps) * weight
-    return _HeldRMSNorm.apply(x, weight, eps)
+    return _weighted(_HeldRMSNorm, x, weight, eps) if hold_scale else _rms_norm(x, weight, eps)[0]
+
+
+def _rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and `1/rms`."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    y = (wide * inverse_rms).to(x.dtype)
+    return y if weight is None else y * weight, inverse_rms
 
 
 class _HeldRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+        y, inverse_rms = _rms_norm(x, weight, eps)
         ctx.save_for_backward(weight, inverse_rms)
-        y = (wide * inverse_rms).to(x.dtype)
-        return y if weight is None else y * weight
+        return y
 
     @staticmethod
     def backward(ctx, grad):
@@ -151,6 +149,13 @@ class _HeldRMSNorm(torch.autograd.Function):
             grad_x = grad if weight is None else grad * weight
             grad_x = (grad_x * inverse_rms).to(grad.dtype)
         return *first_order((grad_x,), (grad,)), None, None
+
+
+def _weighted(norm: type[torch.autograd.Function], x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """A held norm, whose own backward pass is for frozen weights."""
+    if weight is not None and weight.requires_grad:
+        return norm.apply(x, None, eps) * weight
+    return norm.apply(x, weight, eps)
 
 
 def few_rows(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
