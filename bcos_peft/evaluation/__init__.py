@@ -18,7 +18,8 @@ from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, bu
 from bcos_peft.evaluation.precomputed import PrecomputedScores
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
 from bcos_peft.evaluation.reading import read_dataset
-from bcos_peft.evaluation.result import EvaluationResult, Record
+from bcos_peft.evaluation.record import Record
+from bcos_peft.evaluation.result import EvaluationResult
 from bcos_peft.evaluation.runner import evaluate
 from bcos_peft.evaluation.sensitivity import ParameterRandomization, cascading_randomization
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from bcos_peft.evaluation.methods_cost import Cost
-from bcos_peft.evaluation.result import Record
+from bcos_peft.evaluation.record import Record
 
 
 __all__ = ["Checkpoint", "fingerprint"]

@@ -12,46 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bcos_peft.evaluation.metric import Value
+from bcos_peft.evaluation.record import Record
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 from bcos_peft.files import write_text
 
 
-__all__ = ["EvaluationResult", "Record"]
+__all__ = ["EvaluationResult"]
 
 _FORMAT, _VERSION = "bcos_peft.evaluation", 1
-
-
-@dataclass(frozen=True)
-class Record:
-    """The numbers of one example by one metric for one method on one model.
-
-    Args:
-        model (`str`): the model's label.
-        method (`str`): the method's name.
-        metric (`str`): the metric's name.
-        example (`str`): key of the example; the same for all models and methods.
-        values (`dict[str, float]`): the metric's numbers by name.
-        chance (`dict[str, float]`): what random order would give, where it is known.
-        details (`dict[str, Any]`): whatever else the metric keeps, such as a curve.
-
-    Example:
-        >>> from bcos_peft.evaluation import Record
-        >>> Record("bcos", "bcos", "seqpg", "3f2a", {"seqpg": 0.75}).values["seqpg"]
-        0.75
-    """
-
-    model: str
-    method: str
-    metric: str
-    example: str
-    values: dict[str, float]
-    chance: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def row(self) -> tuple[str, str]:
-        """Model and method: the row of a table that it belongs to."""
-        return self.model, self.method
 
 
 @dataclass(eq=False, repr=False)

@@ -24,7 +24,8 @@ from bcos_peft.evaluation.plausibility import Rationale
 from bcos_peft.evaluation.processes import Processes
 from bcos_peft.evaluation.question import Question
 from bcos_peft.evaluation.reading import read_dataset
-from bcos_peft.evaluation.result import EvaluationResult, Record
+from bcos_peft.evaluation.record import Record
+from bcos_peft.evaluation.result import EvaluationResult
 from bcos_peft.models import BcosModel
 
 
