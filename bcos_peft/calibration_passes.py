@@ -22,7 +22,7 @@ class Passes:
         self.model, self.family, self.rows = model, family, rows
         # Classifiers on decoders read the last token only.
         self._last = family.causal and "ForSequenceClassification" in type(model).__name__
-        self._padding = model.config.pad_token_id
+        self._padding = getattr(model.config, "pad_token_id", None)
         self._body = model.base_model if is_language_model(model) else model
 
     def batches(self, members: list[int], **size: int) -> list[list[int]]:

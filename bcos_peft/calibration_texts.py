@@ -69,7 +69,7 @@ def gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> Te
         _add(texts, own[::5], chooses=True)
     elif more:
         vocabulary = model.get_input_embeddings().num_embeddings
-        kept = {model.config.pad_token_id} - {None}
+        kept = {getattr(model.config, "pad_token_id", None)} - {None}
         parts = [[i for i in fitted if (i in texts.chooses) == chooses] for chooses in (False, True)]
         for chooses, part in enumerate(parts):
             share = round(more * len(part) / (len(parts[0]) + len(parts[1])))

@@ -244,6 +244,7 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
     if name.endswith(_OWN_LOSS):
         # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.
         body["accepts_loss_kwargs"] = False
+    _convert_checkpoints_alike(stock.__name__, name)
     return type(name, (BcosModel, base), body)
 
 
@@ -276,14 +277,19 @@ def register(family: Family) -> None:
     generated_config = config_class(stock_config)
     AutoConfig.register(bcos_type, generated_config, exist_ok=True)
     _register_tokenizer(family.model_type, bcos_type)
-    conversion = get_checkpoint_conversion_mapping(family.model_type)
-    if conversion is not None:
-        register_checkpoint_conversion_mapping(bcos_type, conversion, overwrite=True)
+    _convert_checkpoints_alike(family.model_type, bcos_type)
     for auto_class in auto_model_classes():
         stock = auto_class._model_mapping.get(stock_config, None)
         # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
         if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
             auto_class.register(generated_config, keep_class(model_class(stock, family)), exist_ok=True)
+
+
+def _convert_checkpoints_alike(stock: str, bcos: str) -> None:
+    """What transformers renames or merges when it loads a type or class of models, and reverses when it saves it."""
+    conversion = get_checkpoint_conversion_mapping(stock)
+    if conversion is not None:
+        register_checkpoint_conversion_mapping(bcos, conversion, overwrite=True)
 
 
 def _register_tokenizer(model_type: str, bcos_type: str) -> None:

@@ -36,12 +36,12 @@ def probe_residual(model: BcosModel) -> float:
 def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
     embeddings = model.get_input_embeddings()
-    vocabulary, padding = embeddings.weight.shape[0], model.config.pad_token_id or 0
+    vocabulary, padding = embeddings.weight.shape[0], getattr(model.config, "pad_token_id", None) or 0
     ids = (torch.arange(16) * 7919 + 13) % vocabulary
     ids[ids == padding] = (padding + 1) % vocabulary
     ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
     ids[1, 6:], mask[1, 6:] = padding, 0
-    if model.config.pad_token_id is None:  # classifiers refuse a batch then
+    if getattr(model.config, "pad_token_id", None) is None:  # classifiers refuse a batch then
         ids, mask = ids[:1], mask[:1]
     device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
     return ids.to(device), mask.to(device)
