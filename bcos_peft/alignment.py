@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 
 def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tensor | None]:
@@ -29,6 +30,11 @@ def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tenso
     if causal and "attention_mask" in inputs and _only_trailing_padding(inputs["attention_mask"]):
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     return inputs, shift
+
+
+def looks_ahead(config: PretrainedConfig) -> bool:
+    """Whether a decoder's config lets tokens see those after them, as embedding models made of decoders do."""
+    return not getattr(config, "is_causal", True) or bool(getattr(config, "use_bidirectional_attention", False))
 
 
 def _only_trailing_padding(attention_mask: Tensor) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.alignment import arrange, roll
+from bcos_peft.alignment import arrange, looks_ahead, roll
 from bcos_peft.choice import Choice, next_token_position, read_logits
 from bcos_peft.input_checks import check_adapters, check_inputs
 from bcos_peft.linear_map import contributions, cut_inputs, frozen, keeps_logits, named_outputs
@@ -125,12 +125,13 @@ def attribute(
         if inputs.get("logits_to_keep") is not None:
             raise ValueError("logits_to_keep is chosen by attribute itself; say with position=... what to explain.")
         at = next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
-    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, causal)
+    one_way = causal and not looks_ahead(bcos_model.config)
+    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way)
     if at is not None:
         # A whole vocabulary for every token of a long prompt would take more memory than all the rest.
         kept, place = (at if shift is None else at - shift).unique(return_inverse=True)
         per_token["logits_to_keep"] = kept
-    with frozen(model), explanation_mode(model), named_outputs(bcos_model.config):
+    with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
         leaves: dict[str, Tensor] = {}
         with cut_inputs(bcos_model, split, len(input_ids), leaves):
             # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.alignment import looks_ahead
 from bcos_peft.input_checks import check_adapters, check_inputs
 from bcos_peft.linear_map import contributions, cut_head, cut_inputs, frozen, keeps_logits, named_outputs
 from bcos_peft.mode import explanation_mode
@@ -113,7 +114,7 @@ def attribute_sequence(
         inputs["logits_to_keep"] = places
     leaves: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
-    with frozen(model), explanation_mode(model), named_outputs(bcos_model.config):
+    with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
         with cut_inputs(bcos_model, False, 1, leaves), cut_head(bcos_model, head):
             logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits[0]
         logits = logits if keeps else logits[places]
@@ -137,8 +138,9 @@ def attribute_sequence(
 
 
 def is_causal_lm(model) -> bool:
-    """Whether a converted model predicts the next token of its vocabulary."""
-    return model.bcos_family.causal and model.get_output_embeddings() is not None
+    """Whether a converted model predicts the next token of its vocabulary from those before it."""
+    one_way = model.bcos_family.causal and not looks_ahead(model.config)
+    return one_way and model.get_output_embeddings() is not None
 
 
 class _Chosen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,10 @@ from bcos_peft.structure import is_activation
 
 __all__ = ["explanation_mode"]
 
+# Beside the models, which are copied and pickled; locks cannot be.
+_TURNS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_TURNS_LOCK = Lock()
+
 
 @contextmanager
 def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
@@ -32,7 +38,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     It works with every attention implementation, because it holds the outputs of the query and key projections and
     leaves the attention itself alone. Blocks may be nested; leaving the outermost one, by an exception too,
-    restores each module as it was.
+    restores each module as it was. The mode is the model's, so threads that explain the same model take turns.
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one (peft, `torch.compile`, data parallel).
@@ -59,9 +65,21 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
     Source: B-cos LM (arXiv 2502.12992), section 3; DESIGN of this package in docs/concepts/maths.md.
     """
     bcos_model = find_bcos_model(model)
-    if bcos_model.__dict__.get("_explaining", False):
-        yield model
-        return
+    with _turn(bcos_model):
+        if bcos_model.__dict__.get("_explaining", False):
+            yield model
+            return
+        with _switched(model, bcos_model):
+            yield model
+
+
+def _turn(model: nn.Module) -> RLock:
+    with _TURNS_LOCK:
+        return _TURNS.setdefault(model, RLock())
+
+
+@contextmanager
+def _switched(model: nn.Module, bcos_model: nn.Module) -> Iterator[None]:
     modules, named = list(model.modules()), list(bcos_model.named_modules())
     _refuse_patched(named)
     _refuse_flattened(modules)
@@ -77,7 +95,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
             stack.callback(handle.remove)
         stack.callback(bcos_model.__dict__.pop, "_explaining")
         bcos_model.__dict__["_explaining"] = True
-        yield model
+        yield
 
 
 def _refuse_patched(named: list[tuple[str, nn.Module]]) -> None:
