@@ -26,6 +26,7 @@ from bcos_peft.families.base import Family
 from bcos_peft.families.moe import BcosExperts
 from bcos_peft.layers import BcosLayer
 from bcos_peft.least_squares import Fit, Layer, fit_experts, fit_layers
+from bcos_peft.linear_map import named_outputs
 from bcos_peft.quantization import is_quantized, quantized_class
 from bcos_peft.structure import Plan, apply_plan, matches_any, sub_plan
 
@@ -118,7 +119,7 @@ class Calibration:
         undo.append(restore_modes)
         try:
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), named_outputs(self.model.config):
                 read = self._told_predictions
                 self.before = self.scale.record(read) if self.scale else read()
                 stock = self._run_all(self.distillation)
@@ -144,7 +145,7 @@ class Calibration:
         restore_modes = modes(self.model)
         try:
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), named_outputs(self.model.config):
                 self._fit_outside([name for name in self.outside if name not in self.fits])
                 if self.distillation:
                     modules = map(self.model.get_submodule, self.fits)

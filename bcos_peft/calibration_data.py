@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from bcos_peft.calibration_report import is_language_model
 from bcos_peft.inputs import split_inputs
 
 
@@ -18,22 +21,22 @@ MAX_LENGTH = 512  # tokens of one text that are used
 MIN_ROWS = 8  # fewer cannot be parted into rows to fit on, to choose by and to report on
 _BATCH = 1024  # tokens, with padding
 _REPLAY_LENGTH = 128
-_TEXT_COLUMNS = ("text", "sentence", "content", "prompt")
+_TEXT_COLUMNS = ("text", "sentence", "content", "messages", "prompt")
 
 
 def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: int) -> list[dict[str, list]]:
     """Token ids, and what else the model reads, of each text: in the order of the data, up to `max_tokens` in all.
 
     Args:
-        data: an iterable of texts, of pairs of texts, of token ids, of dicts with `input_ids` or `text`; of batches,
-            as a data loader gives them; or a `datasets.Dataset`.
+        data: an iterable of texts, of pairs of texts, of token ids, of chats, of dicts with `input_ids` or `text`; of
+            batches, as a data loader gives them; or a `datasets.Dataset`. What has no text is skipped.
         tokenizer: needed for texts.
         model: of its config comes the length that it reads.
         max_tokens (`int`): where to stop reading.
 
     Raises:
         TypeError: `data` is none of these, or there is text and no tokenizer.
-        ValueError: fewer than 8 rows.
+        ValueError: fewer than 8 rows, an item that cannot be read, or a token id that the model does not have.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -47,9 +50,13 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
     padding = getattr(model.base_model.get_input_embeddings(), "padding_idx", None)
     if padding:  # models that count positions from the padding id on read fewer tokens than they have positions
         limit = min(limit, (getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH) - padding - 1)
+    least = 2 if is_language_model(model) else 1  # what comes after a token is predicted
     rows, tokens = [], 0
     for item in _items(data):
         row = _encode(item, tokenizer, limit)
+        if len(row["input_ids"]) < least:
+            continue
+        _check_ids(row["input_ids"], model)
         tokens += len(row["input_ids"])
         if tokens > max_tokens and len(rows) >= MIN_ROWS:
             break
@@ -62,35 +69,73 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
     return rows
 
 
+def _check_ids(ids: list[int], model: PreTrainedModel) -> None:
+    count = model.get_input_embeddings().num_embeddings
+    if wrong := [token for token in ids if not 0 <= token < count]:
+        raise ValueError(
+            f"calibration_data has token id {wrong[0]}, and the model has ids 0 to {count - 1}. Use the model's own "
+            "tokenizer, or enlarge the model first: model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
 def _items(data: Any) -> Iterator:
     if hasattr(data, "column_names"):
-        names = data.column_names
-        if "input_ids" not in names:
-            column = next((name for name in _TEXT_COLUMNS if name in names), None)
-            if column is None:
-                raise ValueError(
-                    f"calibration_data has no column of texts; it has {', '.join(map(str, names))}. Pass the column "
-                    "itself, as in calibration_data=dataset['my_column']."
-                )
-            data = (row[column] for row in data)
+        data = _texts(data)
     elif isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise TypeError(
             "calibration_data must be an iterable of texts or batches, or a datasets.Dataset, got "
             f"{type(data).__name__}."
         )
     for item in data:
-        yield from _split(item)
+        for each in _split(item):
+            if not (isinstance(each, str) and not each.strip()):
+                yield each
+
+
+def _texts(dataset: Any) -> Iterator:
+    """What the rows of a dataset have to be read."""
+    names = dataset.column_names
+    if isinstance(names, Mapping):
+        raise ValueError(
+            f"calibration_data is a dict of datasets; pass one of its splits: {', '.join(map(repr, names))}."
+        )
+    rows = iter(dataset)
+    if names is None:  # a stream that does not know its columns beforehand
+        first = next(rows, None)
+        if first is None:
+            return rows
+        names, rows = list(first), chain([first], rows)
+    if "input_ids" in names:
+        return rows
+    column = next((name for name in _TEXT_COLUMNS if name in names), None)
+    if column is None:
+        raise ValueError(
+            f"calibration_data has no column of texts; it has {', '.join(map(str, names))}. Pass the column "
+            "itself, as in calibration_data=dataset['my_column']."
+        )
+    if column == "prompt" and "completion" in names:
+        return (row["prompt"] + row["completion"] for row in rows)
+    return (row[column] for row in rows)
 
 
 def _split(item: Any) -> list:
-    """A text, or the rows of a batch."""
+    """A text, a chat, or the rows of a batch."""
+    if _is_chat(item):
+        return [item]
     if isinstance(item, Mapping) and "input_ids" in item:
         item = {key: item[key] for key in item if key in ("input_ids", "attention_mask", "token_type_ids")}
     elif isinstance(item, Mapping) and "text" not in item:
         raise ValueError(
             f"calibration_data has a dict with {sorted(map(str, item))}, which has neither 'input_ids' nor 'text'."
         )
-    return split_inputs(item)[0]
+    try:
+        return split_inputs(item)[0]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"calibration_data has an item that cannot be read: {error}") from error
+
+
+def _is_chat(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(isinstance(turn, Mapping) and "role" in turn for turn in item)
 
 
 def _encode(item: Any, tokenizer, limit: int) -> dict[str, list]:
@@ -103,6 +148,10 @@ def _encode(item: Any, tokenizer, limit: int) -> dict[str, list]:
         }
     if tokenizer is None:
         raise TypeError("calibration_data has texts, which need tokenizer=...; or pass batches with 'input_ids'.")
+    if _is_chat(item):
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError("calibration_data has chats, and the tokenizer has no chat template. Pass texts instead.")
+        return {"input_ids": list(tokenizer.apply_chat_template(item, return_dict=False))[:limit]}
     first, second = item if isinstance(item, tuple) else (item, None)
     encoded = tokenizer(first, second, truncation=True, max_length=limit)
     return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
@@ -122,16 +171,22 @@ def replay(model: PreTrainedModel, tokens: int) -> list[dict[str, list]]:
     device = model.get_input_embeddings().weight.device
     first = torch.randint(model.config.vocab_size, (count, 1), generator=torch.Generator().manual_seed(0)).to(device)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    config = GenerationConfig(max_new_tokens=length - 1, do_sample=True, top_k=0, temperature=1.0, pad_token_id=0)
+    with _plain_generation(model), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        written = model.generate(
-            first,
-            attention_mask=torch.ones_like(first),
-            generation_config=GenerationConfig(
-                max_new_tokens=length - 1, do_sample=True, top_k=0, temperature=1.0, pad_token_id=0, eos_token_id=None
-            ),
-        )
+        written = model.generate(first, attention_mask=torch.ones_like(first), generation_config=config)
     return [{"input_ids": row} for row in written.tolist()]
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """No defaults of the model's own: what is `None` in a config that is passed comes from there, and texts would end
+    at its end tokens, be filled with padding, and follow its penalties."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def into_batches(rows: list[dict[str, list]], tokens: int = _BATCH) -> list[list[int]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from bcos_peft.calibrate import Calibration
@@ -88,31 +90,43 @@ def get_bcos_model(
     refuse_tensor_parallel(model)
     refuse_shards(model)
     stock = type(model)
-    plan = plan_conversion(model, stock, config, family)
-    config = copy.deepcopy(config)
-    config.base_model_name_or_path = model.config._name_or_path or None
-    config.bcos_version = __version__
-    calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)
+    with _plain_arithmetic(model):
+        plan = plan_conversion(model, stock, config, family)
+        config = copy.deepcopy(config)
+        config.base_model_name_or_path = model.config._name_or_path or None
+        config.bcos_version = __version__
+        calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)
 
-    undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()
-    try:
-        undo.append(_change_class(model, stock, config, family))
+        undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()
+        try:
+            undo.append(_change_class(model, stock, config, family))
+            if calibration is not None:
+                calibration.convert_heads()
+                model.config.bcos = config.to_dict()
+            if verify and (is_hooked(model) or not any(parameter.is_meta for parameter in model.parameters())):
+                _verify(model)
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
         if calibration is not None:
-            calibration.convert_heads()
-            model.config.bcos = config.to_dict()
-        if verify and (is_hooked(model) or not any(parameter.is_meta for parameter in model.parameters())):
-            _verify(model)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
-    if calibration is not None:
-        calibration.close()
-    keep_class(type(model))
-    refuse_liger(model.config.model_type)
-    if not any(known is family for known in families()):
-        register_family(family, exist_ok=True)
-    return model
+            calibration.close()
+        keep_class(type(model))
+        refuse_liger(model.config.model_type)
+        if not any(known is family for known in families()):
+            register_family(family, exist_ok=True)
+        return model
+
+
+@contextmanager
+def _plain_arithmetic(model: PreTrainedModel) -> Iterator[None]:
+    """Neither automatic precision nor inference mode: what is fitted and probed is the model, in its own precision."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in {"cpu", model.device.type} - {"meta"}:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenizer, progress) -> Calibration | None:
@@ -141,6 +155,11 @@ def _check_model(model, family: Family | None) -> Family:
             "model must be a transformers PreTrainedModel, got "
             f"{type(model).__module__}.{type(model).__qualname__}. Convert before wrapping: before "
             "peft.get_peft_model, torch.compile and any trainer."
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            f"The weights of this {type(model).__name__} were made inside torch.inference_mode(), and torch gives no "
+            "gradients, which explanations are, through such tensors. Build or load the model outside of it."
         )
     if family is None:
         family = find_family(model.config.model_type)
