@@ -15,7 +15,7 @@ from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.encoding import Encoding, encode
 from bcos_peft.explanation import Explanation
 from bcos_peft.generation import GenerationExplainer
-from bcos_peft.input_checks import max_tokens
+from bcos_peft.input_checks import max_tokens, refuses_padding
 from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.labels import Labels
 from bcos_peft.models import find_bcos_model
@@ -130,10 +130,11 @@ class BcosExplainer(GenerationExplainer):
 
         # Texts of like length share a batch, so that little is padded; the longest first, where memory may run out.
         order = sorted(range(len(items)), key=lambda i: (kind(i), -len(encodings[i].input_ids)))
+        size = 1 if refuses_padding(self.bcos_model) else self.batch_size
         batches = [
-            members[start : start + self.batch_size]
+            members[start : start + size]
             for members in (list(group) for _, group in groupby(order, key=kind))
-            for start in range(0, len(members), self.batch_size)
+            for start in range(0, len(members), size)
         ]
         explanations: list = [None] * len(items)
         for batch in self._progress(batches):

@@ -198,6 +198,8 @@ class GenerationExplainer:
         self._check_causal("explain_generation")
         check_contrast(contrast)
         prompts, single = self._prompts(prompt, messages, chat_template_kwargs)
+        if not single and isinstance(completion, str):
+            raise TypeError(f"completion must be a list of {len(prompts)}, one for each prompt, got {completion!r}.")
         completions = [completion] if single else list(completion or [])
         if len(completions) != len(prompts):
             raise ValueError(
@@ -252,7 +254,7 @@ class GenerationExplainer:
             foil=foils[0] if foils else None,
             foil_label=self._names(foils) if foils else None,
             position=last,
-            segments=prompt.segments,
+            segments=prompt.segments or None,  # of messages without text there are none
             target_ids=targets if len(targets) > 1 else None,
             foil_ids=foils if len(foils) > 1 else None,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bcos_peft.generation_prompts import Prompt
+from bcos_peft.input_checks import max_tokens
 from bcos_peft.inputs import plain
 
 
@@ -27,7 +28,7 @@ def continuations(model, tokenizer, prompts: list[Prompt], options: dict[str, An
         options: its arguments.
 
     Raises:
-        ValueError: the model generated no token.
+        ValueError: the model generated no token, or more than it has positions for.
     """
     device, options = model.device, _with_padding(options, model, tokenizer)
     length = max(len(one.encoding.input_ids) for one in prompts)
@@ -35,7 +36,7 @@ def continuations(model, tokenizer, prompts: list[Prompt], options: dict[str, An
     missing = [length - len(one.encoding.input_ids) for one in prompts]
     rows = [[pad] * n + one.encoding.input_ids for n, one in zip(missing, prompts, strict=True)]
     mask = [[0] * n + [1] * (length - n) for n in missing]
-    with _evaluating(model):
+    with _evaluating(model), _within_positions(model, length):
         output = model.generate(
             input_ids=torch.tensor(rows, device=device),
             attention_mask=torch.tensor(mask, device=device),
@@ -92,6 +93,21 @@ def _setting(options: Mapping[str, Any], model, name: str) -> Any:
         return options[name]
     own = getattr(options.get("generation_config"), name, None)
     return getattr(model.generation_config, name, None) if own is None else own
+
+
+@contextmanager
+def _within_positions(model, length: int):
+    """A text that outgrows the model's table of positions ends in an error that says so."""
+    try:
+        yield
+    except IndexError as error:
+        limit = max_tokens(model)
+        if limit is None:
+            raise
+        raise ValueError(
+            f"The text grew beyond the {limit} positions that the model has: the prompt has {length} tokens. Pass "
+            f"max_new_tokens={max(limit - length, 0)} or less, or shorten the prompt."
+        ) from error
 
 
 @contextmanager

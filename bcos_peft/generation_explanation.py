@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,10 @@ class GenerationExplanation:
 
     def __getitem__(self, index: int) -> Explanation:
         """The explanation of one generated token; negative numbers count from the end."""
+        if not isinstance(index, Integral):
+            raise TypeError(
+                f"index must be the number of a token, got {index!r}; summed(start, stop) adds several up."
+            )
         if not -len(self) <= index < len(self):
             raise IndexError(f"token {index} of {len(self)} generated tokens")
         return self._read(range(len(self))[index], range(len(self))[index] + 1)
@@ -207,7 +212,7 @@ class GenerationExplanation:
             special=self.special[:end],
             token_ids=self.token_ids[:end],
             target=targets[0],
-            target_label="".join(self.labels[target] for target in targets),
+            target_label=self._label(first, last),
             predicted=self.predicted[first],
             predicted_label=self.labels[self.predicted[first]],
             logit=float(self.logits[first:last].sum()),
@@ -220,6 +225,14 @@ class GenerationExplanation:
             target_ids=None if single else targets,
             foil_ids=None if single or self.foils is None else self.foils[first:last],
         )
+
+    def _label(self, first: int, last: int) -> str:
+        """The tokens by name; where they are parts of a character, the characters."""
+        tokens = range(self.prompt_length + first, self.prompt_length + last)
+        labels = [self.labels[self.token_ids[i]] for i in tokens]
+        places = [place for i in tokens if (place := self.offsets[i]) is not None]
+        whole = all(label and "\N{REPLACEMENT CHARACTER}" not in label for label in labels)
+        return "".join(labels) if whole or not places else self.text[places[0][0] : places[-1][1]]
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 

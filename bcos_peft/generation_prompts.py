@@ -84,16 +84,18 @@ def special_ids(tokenizer) -> set[int]:
 def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> Prompt:
     if isinstance(item, tuple):
         raise TypeError(f"{where} is a pair of texts; a prompt is one text.")
-    encoding = encode(item, tokenizer, max_length, False, where)
+    encoding = encode(item, tokenizer, None, False, where)
     if not isinstance(encoding.text, str):
         raise TypeError(f"{where} has two sequences; a prompt is one text.")
+    _check_length(encoding, max_length, where, "shorten it")
     return Prompt(encoding, {"prompt": (0, len(encoding.text))})
 
 
 def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template: Mapping) -> Prompt:
     messages = list(messages)
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        # A turn that calls tools need not say anything.
+        if not isinstance(message, Mapping) or "role" not in message or not {"content", "tool_calls"} & message.keys():
             raise TypeError(f'{where}[{i}] must be a dict {{"role": ..., "content": ...}}, got {message!r}.')
     if not messages:
         raise ValueError(f"{where} is empty: there is nothing to explain.")
@@ -110,11 +112,14 @@ def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template
 
     text = render(messages)
     encoding = _encode_rendered(text, tokenizer)
-    if max_length is not None and len(encoding.input_ids) > max_length:
-        raise ValueError(
-            f"{where} has {len(encoding.input_ids)} tokens, but the model reads {max_length}; leave out old messages."
-        )
+    _check_length(encoding, max_length, where, "leave out old messages")
     return Prompt(encoding, _message_spans(messages, encoding.text, render))
+
+
+def _check_length(encoding: Encoding, max_length: int | None, where: str, way_out: str) -> None:
+    count = len(encoding.input_ids)
+    if max_length is not None and count > max_length:
+        raise ValueError(f"{where} has {count} tokens, but the model reads {max_length}; {way_out}.")
 
 
 def _encode_rendered(text: str, tokenizer) -> Encoding:
@@ -143,7 +148,7 @@ def _message_spans(messages: list, text: str, render) -> dict[str, Span]:
 
 
 def _content(message: Mapping) -> str:
-    content = message["content"]
+    content = message.get("content")
     if isinstance(content, str) or content is None:
         return content or ""
     return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))

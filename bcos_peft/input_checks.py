@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-__all__ = ["check_adapters", "check_inputs", "max_tokens"]
+__all__ = ["check_adapters", "check_inputs", "max_tokens", "refuses_padding"]
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -64,6 +64,12 @@ def max_tokens(model) -> int | None:
     # RoBERTa counts positions from behind the padding index; OPT's table is two rows longer than its config says.
     rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return min(rows, model.config.max_position_embeddings)
+
+
+def refuses_padding(model) -> bool:
+    """Whether stock code refuses a batch: without a padding token it cannot tell where a text ends."""
+    known = getattr(model.config, "pad_token_id", None) is not None
+    return model.bcos_family.causal and not known and type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _describe(value) -> str:

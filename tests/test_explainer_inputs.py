@@ -266,3 +266,11 @@ def test_token_types_are_used(bert):
     typed = bert({"input_ids": ids, "token_type_ids": types})
     assert_same(typed, bert(PAIR), text=False)
     assert np.abs(typed.scores - bert(ids).scores).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_classifiers_without_a_padding_token_read_one_text_at_a_time(family):
+    model = get_bcos_model(tiny.model(family, pad_token_id=None), BcosConfig())
+    explainer = BcosExplainer(model, tiny.tokenizer("bpe"))
+    for text, found in zip(TEXTS, explainer(TEXTS), strict=True):
+        assert_same(found, explainer(text))

@@ -246,6 +246,7 @@ def test_characters_of_several_tokens_and_a_slow_tokenizer():
     assert (found.prompt, found.answer) == ("né", "né") or found.answer == "né"
     assert len(found) == 3
     assert found.offsets[-1] == found.offsets[-2]
+    assert found.summed().target_label == "né"
 
 
 def test_a_foil_for_each_token():
@@ -379,6 +380,22 @@ def test_messages_that_a_template_changes_are_found_by_their_text_or_left_to_the
     assert sum(found.by_segment().values()) == pytest.approx(found.logit, abs=1e-10)
 
 
+def test_turns_that_call_tools_need_no_text():
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
+    chat = [{"role": "user", "content": "weather?"}, call, {"role": "tool", "name": "f", "content": "22"}]
+    one = explainer()
+    one.tokenizer.chat_template = TEMPLATE.replace("m.content", "(m.content or 'f()')")
+    found = one.explain(messages=chat)
+    assert set(found.segments) == {"user", "tool"}
+    assert abs(found.residual) < 1e-10
+
+
+def test_messages_without_text_have_no_segments():
+    found = explainer().explain(messages=[{"role": "user", "content": ""}])
+    assert found.segments is None
+    assert abs(found.residual) < 1e-10
+
+
 def test_several_conversations():
     one = explainer()
     found = one.generate(messages=[CHAT, CHAT[1:]], max_new_tokens=2, eos_token_id=None)
@@ -398,7 +415,7 @@ def test_several_conversations():
         (lambda one: one.explain(PROMPT, messages=CHAT), ValueError, "not both"),
         (lambda one: one.explain(""), ValueError, "prompt is empty"),
         (lambda one: one.explain(("a", "b")), TypeError, "prompt is a pair"),
-        (lambda one: one.explain("film " * 70), ValueError, "but the model reads 64"),
+        (lambda one: one.explain("film " * 70), ValueError, "but the model reads 64; shorten it"),
         (lambda one: one.explain(PROMPT, target=""), ValueError, "target is an empty text"),
         (lambda one: one.explain(PROMPT, target=[]), ValueError, "target is an empty list"),
         (lambda one: one.explain(PROMPT, target=320), ValueError, "target must be between 0 and 319"),
@@ -420,6 +437,7 @@ def test_several_conversations():
         (lambda one: one.explain_generation(PROMPT, [4, "a"]), TypeError, "'a' is no token id"),
         (lambda one: one.explain_generation(PROMPT, [999]), ValueError, "completion must be between"),
         (lambda one: one.explain_generation(PROMPTS, ["a"]), ValueError, "1 entries for 3 prompts"),
+        (lambda one: one.explain_generation(["a", "b"], "xy"), TypeError, "completion must be a list of 2"),
         (lambda one: one.explain_generation(PROMPT, [40, 41], foil=[50]), ValueError, "foil has 1 entries"),
         (lambda one: one.explain_generation(PROMPT, [40, 41], foil=41), ValueError, "foil equals token 1"),
         (lambda one: one.explain_generation(PROMPTS, ["a"] * 3, foil=41), ValueError, "a single prompt"),
@@ -446,6 +464,8 @@ def test_models_that_generate_nothing(method):
 
 def test_learned_positions_end():
     one = explainer("gpt2")
+    with pytest.raises(ValueError, match="beyond the 64 positions that the model has.*Pass max_new_tokens="):
+        one.generate(PROMPT, max_new_tokens=70, min_new_tokens=70)
     with pytest.raises(ValueError, match="position embeddings for 64"):
         one.explain_generation(PROMPT, [40] * 70)
 
@@ -454,6 +474,8 @@ def test_reading_errors_say_what_is_there():
     found = explainer().explain_generation(PROMPT, [40, 41])
     with pytest.raises(IndexError, match="token 2 of 2"):
         found[2]
+    with pytest.raises(TypeError, match="index must be the number of a token"):
+        found[0:2]
     with pytest.raises(ValueError, match="hold none of the 2"):
         found.summed(1, 1)
     assert re.fullmatch(r"GenerationExplanation\(.+, against the runners-up, largest residual=\S+\)", repr(found))
