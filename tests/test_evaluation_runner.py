@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -14,9 +15,13 @@ from bcos_peft.evaluation import (
     Comprehensiveness,
     EvaluationResult,
     Metered,
+    PrecomputedScores,
     Record,
+    SequencePair,
+    SequencePointingGame,
     Sufficiency,
     Value,
+    ask,
     evaluate,
     get_metric,
     ioi_pairs,
@@ -39,10 +44,10 @@ def converted():
     return get_bcos_model(tiny.model(num_labels=2), BcosConfig(b=1.25))
 
 
-def run(model=None, methods=None, metrics=None, texts=TEXTS, **options):
+def run(model=None, methods=None, metrics=None, texts=TEXTS, tokenizer=None, **options):
     model = stock() if model is None else model
     methods = [Gradient(), Noise()] if methods is None else methods
-    return evaluate(model, tiny.tokenizer(), texts, methods, metrics, progress=False, **options)
+    return evaluate(model, tokenizer or tiny.tokenizer(), texts, methods, metrics, progress=False, **options)
 
 
 def test_records_are_those_of_the_metrics():
@@ -203,11 +208,13 @@ def test_an_interrupted_run_goes_on(tmp_path):
     with open(file, "a", encoding="utf-8") as half:
         half.write('{"run": "abc')
     second = Flaky(100)
-    result = run(texts=many, methods=[Metered(second, 0)], checkpoint=file)
+    with pytest.warns(UserWarning, match="16 records of 'gradient' are those that .* no dict of settings"):
+        result = run(texts=many, methods=[Metered(second, 0)], checkpoint=file)
     assert second.calls == len(many), "sufficiency needs the scores of all; none were kept for it"
     assert result.table() == whole.table()
     third = Flaky(0)
-    assert run(texts=many, methods=[Metered(third, 0)], checkpoint=file).table() == whole.table()
+    with pytest.warns(UserWarning, match="42 records of 'gradient' are those that .* no dict of settings"):
+        assert run(texts=many, methods=[Metered(third, 0)], checkpoint=file).table() == whole.table()
     assert result.costs["conventional + gradient"]["examples"] >= len(many)
 
 
@@ -220,6 +227,33 @@ def test_a_checkpoint_of_another_model_or_metric_is_not_used(tmp_path):
     assert run(other, checkpoint=file).table() == run(other).table()
     metrics = [Sufficiency(perturb_special=True)]
     assert run(metrics=metrics, checkpoint=file).table() == run(metrics=metrics).table()
+
+
+def resumed_equals_new(tmp_path, before, after, **options):
+    """Whether a run on the file of another one gives what it gives by itself."""
+    file = tmp_path / "asked.jsonl"
+    first = run(**options | before, checkpoint=file)
+    found, expected = run(**options | after, checkpoint=file), run(**options | after)
+    assert expected.to_dict()["records"] != first.to_dict()["records"], "the test would show nothing"
+    return found.to_dict()["records"] == expected.to_dict()["records"]
+
+
+@pytest.mark.filterwarnings("error:.*no dict of settings")
+def test_a_checkpoint_of_other_questions_or_scores_is_not_used(tmp_path):
+    rows = [{"text": text, "a": 0, "b": 1} for text in TEXTS]
+    options = {"texts": rows, "text_column": "text", "target": "label"}
+    assert resumed_equals_new(tmp_path, {"label_column": "a"}, {"label_column": "b"}, **options)
+    pair = SequencePair("A gripping film.", "The story isn't good.", 1, 0)
+    games = [[SequencePointingGame([one])] for one in (pair, replace(pair, first_class=2))]
+    assert resumed_equals_new(tmp_path, {"metrics": games[0]}, {"metrics": games[1]}, model=tiny.model())
+    questions = [ask(stock(), tiny.tokenizer(), text) for text in TEXTS]
+    scores = [Noise()(None, question) for question in questions]
+    mine = [PrecomputedScores("mine", questions, given) for given in (scores, [-one for one in scores])]
+    assert resumed_equals_new(tmp_path, {"methods": mine[:1]}, {"methods": mine[1:]})
+    cut = {"texts": ["film music story good " * 4], "metrics": ["sufficiency"]}
+    tokenizers = tiny.tokenizer(), tiny.tokenizer()
+    tokenizers[1].model_max_length = 10
+    assert resumed_equals_new(tmp_path, *({"tokenizer": one} for one in tokenizers), **cut)
 
 
 def test_costs_of_the_same_method_with_other_options_stay_apart(tmp_path):

@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bcos_peft.evaluation.methods_cost import Cost
+from bcos_peft.evaluation.metric import Example
 from bcos_peft.evaluation.record import Record
 
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint", "asked", "digest", "fingerprint"]
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -40,7 +41,28 @@ def fingerprint(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         wide = parameter.detach().double()
         parts.append(f"{name} {tuple(wide.shape)} {wide.abs().sum():.6g} {wide.sum():.6g}")
-    return _digest(parts)
+    return digest(parts)
+
+
+def asked(example: Example) -> str:
+    """The key of an example, and what changes with all that is asked about it.
+
+    The key alone is of the text. Another tokenizer, another cut or other labels make other questions of it.
+
+    Args:
+        example ([`Example`]): of a metric.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.evaluation import Question
+        >>> from bcos_peft.evaluation.checkpoint import asked
+        >>> from bcos_peft.evaluation.metric import Example
+        >>> one, other = (Example("3f", "A film.", (Question(torch.tensor([1, 2]), target),)) for target in (0, 1))
+        >>> asked(one) == asked(other)
+        False
+    """
+    questions = [[one.input_ids, one.target, one.foil, one.special, one.extra] for one in example.questions]
+    return f"{example.key} {digest([questions, example.data])}"
 
 
 class Checkpoint:
@@ -56,7 +78,7 @@ class Checkpoint:
         >>> from bcos_peft.evaluation.checkpoint import Checkpoint
         >>> run = {"weights": "", "model": "m", "method": "ig", "method_settings": {}, "metric": "seqpg"}
         >>> record = Record("m", "ig", "seqpg", "3f", {"seqpg": 0.5})
-        >>> Checkpoint("run.jsonl").add(run, [record], "ig", Cost())
+        >>> Checkpoint("run.jsonl").add(run, {"3f": record}, "ig", Cost())
         >>> Checkpoint("run.jsonl").record(run, "3f") == record
         True
     """
@@ -80,15 +102,15 @@ class Checkpoint:
             self._path = self._path.with_name(f"{self._path.stem}.process-{process}{self._path.suffix}")
 
     def has(self, run: dict[str, Any], key: str) -> bool:
-        """Whether there is a record of an example."""
-        return (_digest(run), key) in self._records
+        """Whether there is a record of an example, as [`asked`] calls it."""
+        return (digest(run), key) in self._records
 
     def record(self, run: dict[str, Any], key: str) -> Record:
         """The record of an example."""
-        return self._records[_digest(run), key]
+        return self._records[digest(run), key]
 
-    def add(self, run: dict[str, Any], records: list[Record], method: str, cost: Cost) -> None:
-        """Keeps records, and what the method has cost since the last time."""
+    def add(self, run: dict[str, Any], records: dict[str, Record], method: str, cost: Cost) -> None:
+        """Keeps records by their keys, and what the method has cost since the last time."""
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +120,8 @@ class Checkpoint:
             for name, value in asdict(cost).items()
         }
         self._seen[method] = Cost(**asdict(cost))
-        records = [asdict(record) for record in records]
-        entry = {"run": _digest(run), "records": records, "row": _row(run), "cost": new}
+        kept = {key: asdict(record) for key, record in records.items()}
+        entry = {"run": digest(run), "records": kept, "row": _row(run), "cost": new}
         text = json.dumps(entry, ensure_ascii=False) + "\n"
         with open(self._path, "a+b") as file:
             if file.tell() and not _ends_with_newline(file):
@@ -109,15 +131,15 @@ class Checkpoint:
 
     def cost(self, cost: Cost, run: dict[str, Any]) -> Cost:
         """What a method has cost in this run, and in the runs that were in the file when it began."""
-        return self._costs.get(_digest(_row(run)), Cost()) + cost
+        return self._costs.get(digest(_row(run)), Cost()) + cost
 
     def _keep(self, entry: dict[str, Any]) -> None:
-        for record in entry["records"]:
-            self._records[entry["run"], record["example"]] = Record(**record)
+        for key, record in entry["records"].items():
+            self._records[entry["run"], key] = Record(**record)
 
     def _read(self, entry: dict[str, Any]) -> None:
         self._keep(entry)
-        row = _digest(entry["row"])
+        row = digest(entry["row"])
         self._costs[row] = self._costs.get(row, Cost()) + Cost(**entry["cost"])
 
 
@@ -131,6 +153,21 @@ def _ends_with_newline(file) -> bool:
     return file.read(1) == b"\n"
 
 
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+def digest(value: Any) -> str:
+    """A short text that changes with plain values and tensors.
+
+    Args:
+        value (`Any`): lists, dictionaries, texts, numbers and tensors; others count as what `str` makes of them.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.evaluation.checkpoint import digest
+        >>> digest([1, torch.tensor([2.0])]) == digest([1, [2.0]])
+        True
+    """
+    text = json.dumps(value, sort_keys=True, skipkeys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else str(value)

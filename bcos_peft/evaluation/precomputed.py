@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.evaluation.checkpoint import digest
 from bcos_peft.evaluation.metric import check_scores
 from bcos_peft.evaluation.question import Question
 from bcos_peft.explanation import Explanation
@@ -49,6 +51,11 @@ class PrecomputedScores:
             values = torch.as_tensor(values)
             check_scores(question, values, f"scores[{i}]")
             self._scores[_key(question)] = values
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes with the scores: the records of others in a checkpoint are not used again."""
+        return {"scores": digest([[key, values] for key, values in self._scores.items()])}
 
     @classmethod
     def from_explanations(cls, name: str, explanations: Sequence[Explanation]) -> PrecomputedScores:

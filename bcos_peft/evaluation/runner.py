@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.checkpoint import Checkpoint, fingerprint
+from bcos_peft.evaluation.checkpoint import Checkpoint, asked, fingerprint
 from bcos_peft.evaluation.methods import get_method
 from bcos_peft.evaluation.methods_cost import Cost, Metered
 from bcos_peft.evaluation.metric import Example, Metric, Texts, check_scores
@@ -78,7 +79,8 @@ def evaluate(
         seed (`int`, defaults to 0): of the draw.
         truncation (`bool`, defaults to `True`): cut texts that are too long for the model.
         checkpoint (`str` or `os.PathLike`, *optional*): a file to which results are added as they come. A call with
-            the same file, after an interruption, goes on from there.
+            the same file, after an interruption, goes on from there. What was made with other weights, options,
+            tokens, targets or scores is left aside; methods of your own are known by their name and `settings`.
         confidence (`float`, defaults to 0.95): of the intervals.
         progress (`bool`, *optional*): show a progress bar. Default: in a terminal.
         distributed (`bool`, defaults to `False`): share the examples with the other processes of `accelerate launch`
@@ -132,15 +134,22 @@ def evaluate(
     with _bar(total, progress if processes.index == 0 else False, label) as bar:
         for method in runners:
             scores: dict[int, Tensor] = {}  # of questions that several metrics share
+            again = 0
             for metric, examples in shares:
-                run = _run(identity, label, method, metric, target)
+                run = _run(identity, label, method, metric, tokenizer)
                 for start in range(0, len(examples), _CHUNK):
                     part = examples[start : start + _CHUNK]
-                    _measure(model, method, metric, part, label, run, scores, saved, result.records)
+                    again += _measure(model, method, metric, part, label, run, scores, saved, result.records)
                     bar.update(len(part))
+            if again and not _knows_its_settings(method):
+                warnings.warn(
+                    f"{again} records of {method.name!r} are those that {os.fspath(checkpoint)!r} had. The method has "
+                    "no dict of settings, so nothing tells whether it has changed since: give it one, or a new file.",
+                    stacklevel=2,
+                )
     spent = processes.gather([method.cost for method in runners])
     for i, method in enumerate(runners):
-        run = _run(identity, label, method, judges[0], target)
+        run = _run(identity, label, method, judges[0], tokenizer)
         cost = saved.cost(sum((costs[i] for costs in spent), Cost()), run)
         result.costs[f"{label} + {method.name}"] = cost.to_dict()
     records = [record for part in processes.gather(result.records) for record in part]
@@ -148,12 +157,13 @@ def evaluate(
     return result
 
 
-def _measure(model, method, metric, part: list[Example], label, run, scores, saved: Checkpoint, records: list) -> None:
-    """The records of some examples, from the checkpoint or new."""
-    new = [example for example in part if not saved.has(run, example.key)]
-    records += [saved.record(run, example.key) for example in part if saved.has(run, example.key)]
+def _measure(model, method, metric, part: list[Example], label, run, scores, saved: Checkpoint, records: list) -> int:
+    """Adds the records of some examples, from the checkpoint or new; says how many the checkpoint had."""
+    keys = {example.key: asked(example) for example in part}
+    new = [example for example in part if not saved.has(run, keys[example.key])]
+    records += [saved.record(run, key) for key in keys.values() if saved.has(run, key)]
     if not new:
-        return
+        return len(part)
     given = [[_scores(model, method, question, scores) for question in example.questions] for example in new]
     # What a metric asks of the method besides is no cost of an explanation.
     rows = metric.measure(model, new, given, method.method)
@@ -163,8 +173,9 @@ def _measure(model, method, metric, part: list[Example], label, run, scores, sav
         details = {name: value for name, value in row.items() if name not in metric.values}
         chance = {name: value for name, value in example.chance.items() if name in values}
         found.append(Record(label, method.name, metric.name, example.key, values, chance, details))
-    saved.add(run, found, method.name, method.cost)
+    saved.add(run, {keys[record.example]: record for record in found}, method.name, method.cost)
     records += found
+    return len(part) - len(new)
 
 
 def _scores(model: nn.Module, method: Metered, question: Question, known: dict[int, Tensor]) -> Tensor:
@@ -183,8 +194,8 @@ def _metered(method) -> Metered:
     return method if isinstance(method, Metered) else Metered(method)
 
 
-def _run(identity: str, label: str, method: Metered, metric: Metric, target: int | str) -> dict[str, Any]:
-    """What a record of a checkpoint must have been made with, to be used again."""
+def _run(identity: str, label: str, method: Metered, metric: Metric, tokenizer) -> dict[str, Any]:
+    """What a record of a checkpoint must have been made with, besides what was asked, to be used again."""
     return {
         "weights": identity,
         "model": label,
@@ -192,13 +203,16 @@ def _run(identity: str, label: str, method: Metered, metric: Metric, target: int
         "method_settings": _plain_settings(method),
         "metric": metric.name,
         "metric_settings": metric.settings(),
-        "target": target,
+        "fill": [tokenizer.mask_token_id, tokenizer.pad_token_id],  # what metrics put where a word was
     }
 
 
+def _knows_its_settings(method: Metered) -> bool:
+    return isinstance(getattr(method, "settings", None), dict)
+
+
 def _plain_settings(method: Metered) -> dict[str, Any]:
-    settings = getattr(method, "settings", None)
-    return settings if isinstance(settings, dict) else {}
+    return method.settings if _knows_its_settings(method) else {}
 
 
 def _settings(model, label, methods, metrics, tasks, target, seed, converted) -> dict[str, Any]:
