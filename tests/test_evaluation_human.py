@@ -411,3 +411,5 @@ def test_one_target_for_each_text():
         explain_with(model, tokenizer, TEXTS[:2], get_method("random"), target=[0])
     with pytest.raises(ValueError, match=r"texts\[1\] is empty"):
         explain_with(model, tokenizer, ["Good.", " "], get_method("random"))
+    with pytest.raises(TypeError, match=r"not a single text; write \['Good.'\]"):
+        explain_with(model, tokenizer, "Good.", get_method("random"))

@@ -23,6 +23,7 @@ from bcos_peft.evaluation import (
     Value,
     ask,
     evaluate,
+    explain_with,
     get_metric,
     ioi_pairs,
     planted_answers,
@@ -320,6 +321,33 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="The scores of 'noise' must have the shape"):
         run(methods=[Wrong()])
+
+
+class Given:
+    """A method that gives its scores in some form."""
+
+    name = "given"
+
+    def __init__(self, form):
+        self.form = form
+
+    def __call__(self, model, question):
+        return self.form(question.input_ids)
+
+
+@pytest.mark.parametrize("form", [lambda ids: ids.numpy(), lambda ids: ids.tolist(), lambda ids: ids[None].float()])
+def test_scores_may_be_arrays_or_lists(form):
+    metrics = ["comprehensiveness", "parameter_randomization"]
+    expected = run(methods=[Given(lambda ids: ids.float())], metrics=metrics, texts=TEXTS[:2])
+    found = run(methods=[Given(form)], metrics=metrics, texts=TEXTS[:2])
+    assert found.to_dict()["records"] == expected.to_dict()["records"]
+    explained = explain_with(stock(), tiny.tokenizer(), TEXTS[:1], Given(form))[0]
+    assert explained.scores.tolist() == explained.token_ids
+
+
+def test_scores_that_are_no_numbers():
+    with pytest.raises(TypeError, match="The scores of 'given' must be one number for each token, got 'words'"):
+        run(methods=[Given(lambda ids: "words")])
 
 
 def test_result_is_valid_json(tmp_path):

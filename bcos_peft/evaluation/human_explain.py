@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from bcos_peft.evaluation.methods import get_method
+from bcos_peft.evaluation.metric import as_scores, check_scores
 from bcos_peft.evaluation.question import logits, probabilities, question_of, tokenize
 from bcos_peft.explanation import Explanation
 from bcos_peft.labels import Labels
@@ -44,6 +45,7 @@ def explain_with(
         `list[Explanation]`
 
     Raises:
+        TypeError: `texts` is a single text.
         ValueError: a text is empty or too long, there is no such method or target, or not one for each text. Nothing
             was explained then.
 
@@ -57,6 +59,8 @@ def explain_with(
         >>> explanation.tokens[0], explanation.scores[0]
         ('[CLS]', np.float64(0.0))
     """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of texts, and not a single text; write [{texts!r:.40}].")
     if isinstance(method, str):
         method = get_method(method, tokenizer)
     texts = list(texts)
@@ -68,14 +72,15 @@ def explain_with(
     labels = Labels(model, tokenizer)
     found = []
     for encoding, question in zip(encodings, questions, strict=True):
-        scores: Tensor = method(model, question)
+        scores = as_scores(method(model, question))
+        check_scores(question, scores)
         row = logits(model, [question])[0]
         predicted = int(row.argmax())
         value = row[question.target] - (0 if question.foil is None else row[question.foil])
         found.append(
             Explanation(
                 tokens=tokenizer.convert_ids_to_tokens(encoding.input_ids),
-                scores=scores.detach().cpu().double().numpy(),
+                scores=scores.numpy(),
                 text=encoding.text,
                 offsets=encoding.offsets,
                 sequence_ids=encoding.sequence_ids,

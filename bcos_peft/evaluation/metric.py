@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from bcos_peft.evaluation.question import Question, logits, question_of, tokeniz
 from bcos_peft.labels import Labels
 
 
-__all__ = ["Example", "Metric", "Texts", "Value", "as_text", "check_scores", "key_of", "unique_keys"]
+__all__ = ["Example", "Metric", "Texts", "Value", "as_scores", "as_text", "check_scores", "key_of", "unique_keys"]
 
 _TEXTS = 128  # whose logits are held at once: those of a language model have a whole vocabulary
 
@@ -205,6 +206,30 @@ class Texts:
         if self.target == "label":
             return self.labels[index]
         return None if self.target == "predicted" else self.target
+
+
+def as_scores(values: Any, source: str = "scores") -> Tensor:
+    """Scores as metrics take them: a tensor of float64 on the CPU, without its graph.
+
+    Args:
+        values: a tensor, an array or a list, `(length,)`, or `(1, length)` as captum gives it.
+        source (`str`): names it in the error.
+
+    Raises:
+        TypeError: these are no numbers.
+
+    Example:
+        >>> from bcos_peft.evaluation.metric import as_scores
+        >>> as_scores([[1, 2]])
+        tensor([1., 2.], dtype=torch.float64)
+    """
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.from_numpy(np.array(values, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{source} must be one number for each token, got {values!r:.80}.") from error
+    values = values.detach().cpu().double()
+    return values[0] if values.dim() == 2 and len(values) == 1 else values
 
 
 def check_scores(question: Question, scores: Tensor, source: str = "scores") -> None:

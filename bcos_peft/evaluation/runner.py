@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bcos_peft.evaluation.checkpoint import Checkpoint, asked, fingerprint
 from bcos_peft.evaluation.methods import get_method
 from bcos_peft.evaluation.methods_cost import Cost, Metered
-from bcos_peft.evaluation.metric import Example, Metric, Texts, check_scores
+from bcos_peft.evaluation.metric import Example, Metric, Texts, as_scores, check_scores
 from bcos_peft.evaluation.metrics import get_metric
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
 from bcos_peft.evaluation.passages import PlantedAnswer
@@ -67,8 +67,8 @@ def evaluate(
         dataset (`Iterable`): texts or pairs of texts; rows or a `datasets.Dataset` with `text_column`; or a list of
             [`MinimalPair`], [`PlantedAnswer`] or [`Rationale`], for the metrics that need these.
         methods (`Sequence`, *optional*): names as of [`get_method`], or callables `(model, question) -> (length,)`
-            scores, with a `name`. Default: the exact contributions of a converted model, input × gradient of others,
-            and random scores.
+            scores (a tensor, array or list), with a `name`. Default: the exact contributions of a converted model,
+            input × gradient of others, and random scores.
         metrics (`Sequence[str | Metric]`, *optional*): names as of [`get_metric`], or metrics. Default: what fits the
             dataset; for texts comprehensiveness and sufficiency.
         label (`str`, *optional*): what tables call the model. Default: "B-cos" or "conventional".
@@ -180,8 +180,9 @@ def _measure(model, method, metric, part: list[Example], label, run, scores, sav
 
 def _scores(model: nn.Module, method: Metered, question: Question, known: dict[int, Tensor]) -> Tensor:
     if id(question) not in known:
-        values = method(model, question).detach().cpu().double()
-        check_scores(question, values, f"The scores of {method.name!r}")
+        source = f"The scores of {method.name!r}"
+        values = as_scores(method(model, question), source)
+        check_scores(question, values, source)
         known[id(question)] = values
     return known[id(question)]
 

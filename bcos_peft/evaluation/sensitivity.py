@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value
+from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, as_scores
 from bcos_peft.evaluation.ranking import spearman
 
 
@@ -148,7 +148,7 @@ class ParameterRandomization(Metric):
             for name in stages:
                 names.append(name)
                 for question, old, curve in zip(questions, before, curves, strict=True):
-                    curve.append(spearman(old, self._ranked(question, method(model, question).detach().cpu())))
+                    curve.append(spearman(old, self._ranked(question, as_scores(method(model, question)))))
         return [
             {
                 "randomization": abs(curve[-1]),
