@@ -5,6 +5,7 @@ than any metric here. What can be compared are its convergence delta (our gap to
 of one feature (our drop when one token is perturbed).
 """
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -96,6 +97,39 @@ def test_plain_tokens_and_scores():
         PrecomputedScores("plain", [question], [torch.ones(2)])
     with pytest.raises(ValueError, match="0 scores for 1"):
         PrecomputedScores("plain", [question], [])
+
+
+def test_scores_without_those_of_special_tokens():
+    question = ask(tiny.model(), tiny.tokenizer(), TEXTS[0])
+    words = len(question) - 2
+    assert question.ranked.tolist() == list(range(1, words + 1))
+    expected = [0, *range(words), 0]
+    for given in (range(words), np.arange(words)[None], expected, torch.tensor([expected])):
+        assert PrecomputedScores("plain", [question], [given])(None, question).tolist() == expected
+
+
+def test_tokens_and_scores():
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    question = ask(model, tokenizer, TEXTS[0])
+    tokens = tokenizer.convert_ids_to_tokens(question.input_ids)
+    whole = PrecomputedScores.from_tokens("plain", tokenizer, [tokens], [range(len(tokens))])
+    assert whole(None, question).tolist() == list(range(len(tokens)))
+    words = PrecomputedScores.from_tokens("plain", tokenizer, [tokens[1:-1]], [range(len(tokens) - 2)])
+    assert words(None, question).tolist() == [0, *range(len(tokens) - 2), 0]
+    assert len(evaluate(model, tokenizer, TEXTS[:1], [words]).records) == 2
+    other = Question(question.input_ids, (question.target + 1) % 3, special=question.special)
+    assert words(None, other).equal(words(None, question)), "without targets they answer for any"
+    scores = [range(len(tokens) - 2)]
+    bound = PrecomputedScores.from_tokens("plain", tokenizer, [tokens[1:-1]], scores, question.target)
+    with pytest.raises(ValueError, match=f"for the target {question.target}, not {other.target}"):
+        bound(None, other)
+    assert bound.settings != words.settings
+    with pytest.raises(ValueError, match=r"tokens\[0\] has 'Grippingly', which the tokenizer does not know"):
+        PrecomputedScores.from_tokens("plain", tokenizer, [["Grippingly"]], [[1.0]])
+    with pytest.raises(ValueError, match=r"scores\[0\] must have the shape"):
+        PrecomputedScores.from_tokens("plain", tokenizer, [["good", "film"]], [[1.0]])
+    with pytest.raises(ValueError, match="1 texts, 2 rows of scores, 1 targets"):
+        PrecomputedScores.from_tokens("plain", tokenizer, [["good"]], [[1.0], [2.0]])
 
 
 def test_explanations_of_several_tokens_are_refused():

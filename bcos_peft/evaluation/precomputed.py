@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bcos_peft.evaluation.checkpoint import digest
-from bcos_peft.evaluation.metric import check_scores
+from bcos_peft.evaluation.metric import as_scores, check_scores
 from bcos_peft.evaluation.question import Question
 from bcos_peft.explanation import Explanation
 
@@ -23,10 +24,12 @@ class PrecomputedScores:
     Args:
         name (`str`): what tables call it.
         questions (`Sequence[Question]`): what the scores are of.
-        scores (`Sequence[torch.Tensor]`): `(length,)` for each question, special tokens included.
+        scores (`Sequence`): for each question `(length,)` numbers, a tensor, an array or a list; or one for each token
+            that is not special, and special ones get 0.
 
     Raises:
         ValueError: there are not as many scores as questions, or some do not fit their text.
+        TypeError: scores are no numbers.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -42,17 +45,19 @@ class PrecomputedScores:
         [('B-cos', 'mine')]
     """
 
-    def __init__(self, name: str, questions: Sequence[Question], scores: Sequence[Tensor]):
+    def __init__(self, name: str, questions: Sequence[Question], scores: Sequence):
         if len(questions) != len(scores):
             raise ValueError(f"There are {len(scores)} scores for {len(questions)} questions.")
         self.name = name
         self._scores: dict[tuple, Tensor] = {}
         for i, (question, values) in enumerate(zip(questions, scores, strict=True)):
-            values = torch.as_tensor(values)
+            values = as_scores(values, f"scores[{i}]")
+            if values.shape == question.ranked.shape:
+                values = _spread(question, values)
             check_scores(question, values, f"scores[{i}]")
             self._scores[_key(question)] = values
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What changes with the scores: the records of others in a checkpoint are not used again."""
         return {"scores": digest([[key, values] for key, values in self._scores.items()])}
@@ -74,6 +79,47 @@ class PrecomputedScores:
         questions = [Question(torch.tensor(one.token_ids), one.target, one.foil) for one in explanations]
         return cls(name, questions, [torch.tensor(one.scores) for one in explanations])
 
+    @classmethod
+    def from_tokens(
+        cls,
+        name: str,
+        tokenizer,
+        tokens: Sequence[Sequence[str]],
+        scores: Sequence,
+        targets: int | Sequence[int] | None = None,
+    ) -> PrecomputedScores:
+        """Plain tokens and their scores, with special tokens or without; those that are missing get 0.
+
+        Args:
+            name (`str`): what tables call it.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that the tokens are of.
+            tokens (`Sequence[Sequence[str]]`): of each text, as the tokenizer writes them.
+            scores (`Sequence`): of each text, one number for each token.
+            targets (`int` or `Sequence[int]`, *optional*): the class that the scores are for, one for all texts or
+                one each. Default: they answer for whatever class is asked, so ask for the one that they explain.
+
+        Raises:
+            ValueError: numbers of texts, tokens and scores differ, or the tokenizer does not know a token.
+            TypeError: scores are no numbers.
+
+        Example:
+            >>> from transformers import AutoTokenizer
+            >>> from bcos_peft.evaluation import PrecomputedScores
+            >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+            >>> PrecomputedScores.from_tokens("mine", tokenizer, [["a", "film", "."]], [[0.1, 0.7, 0.0]]).name
+            'mine'
+        """
+        several = [targets] * len(tokens) if targets is None or isinstance(targets, int) else targets
+        if not len(tokens) == len(scores) == len(several):
+            raise ValueError(f"There are {len(tokens)} texts, {len(scores)} rows of scores, {len(several)} targets.")
+        found = cls(name, [], [])
+        for i, (row, values, target) in enumerate(zip(tokens, scores, several, strict=True)):
+            ids = [_id(tokenizer, token, f"tokens[{i}]") for token in row]
+            values = as_scores(values, f"scores[{i}]")
+            check_scores(Question(torch.tensor(ids), 0), values, f"scores[{i}]")
+            found._scores[tuple(ids), target, None] = values
+        return found
+
     def __call__(self, model: nn.Module, question: Question) -> Tensor:
         """The scores of a question.
 
@@ -84,16 +130,38 @@ class PrecomputedScores:
         Raises:
             ValueError: there are none; tokens, target and foil must be those that were given.
         """
-        key = _key(question)
-        if key not in self._scores:
-            same = [target for ids, target, _ in self._scores if ids == key[0]]
-            found = f"its scores are for the target {same[0]}, not {key[1]}" if same else "other token ids are known"
-            raise ValueError(
-                f"The method {self.name!r} has no scores for a text of {len(question)} tokens: {found}. Explain the "
-                "same texts with the same tokenizer and target."
-            )
-        return self._scores[key]
+        whole, target, foil = _key(question)
+        words = tuple(question.input_ids[question.ranked].tolist())
+        for key in ((whole, target, foil), (whole, None, None)):
+            if key in self._scores:
+                return self._scores[key]
+        for key in ((words, target, foil), (words, None, None)):
+            if key in self._scores:
+                return _spread(question, self._scores[key])
+        same = [known for ids, known, _ in self._scores if ids in (whole, words)]
+        found = f"its scores are for the target {same[0]}, not {target}" if same else "other token ids are known"
+        raise ValueError(
+            f"The method {self.name!r} has no scores for a text of {len(question)} tokens: {found}. Explain the "
+            "same texts with the same tokenizer and target."
+        )
 
 
 def _key(question: Question) -> tuple:
     return tuple(question.input_ids.tolist()), question.target, question.foil
+
+
+def _spread(question: Question, values: Tensor) -> Tensor:
+    """Scores of the tokens that are not special, as scores of all: 0 for special ones."""
+    found = torch.zeros(len(question), dtype=values.dtype)
+    found[question.ranked] = values
+    return found
+
+
+def _id(tokenizer, token: str, where: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ValueError(
+            f"{where} has {token!r}, which the tokenizer does not know; give tokens as it writes them, as "
+            "tokenizer.tokenize(text) does."
+        )
+    return found
