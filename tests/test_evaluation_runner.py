@@ -257,6 +257,26 @@ def test_a_checkpoint_of_other_questions_or_scores_is_not_used(tmp_path):
     assert resumed_equals_new(tmp_path, *({"tokenizer": one} for one in tokenizers), **cut)
 
 
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
+    file = tmp_path / "reviews.jsonl"
+    for content in ('{"text": "A film.", "label": 1}\n', "text,label\n", "[]"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"line 1 of checkpoint='.*reviews\.jsonl' is none that evaluate wrote"):
+            run(checkpoint=file)
+        assert file.read_text() == content
+
+
+def test_half_a_letter_and_separators_of_lines_in_a_checkpoint(tmp_path):
+    file = tmp_path / "run.jsonl"
+    expected = run(checkpoint=file, label="a\u2028b")
+    with open(file, "ab") as half:
+        half.write('{"run": "ä'.encode()[:-1])
+    with pytest.warns(UserWarning, match="14 records of 'gradient'"):
+        assert run(checkpoint=file, label="a\u2028b").table() == expected.table()
+    file.write_text('{"run": "5f", "records": [{"example": "3f"}], "row": [], "cost": {}}\n')
+    assert run(checkpoint=file).table() == run().table(), "a line of an older version"
+
+
 def test_costs_of_the_same_method_with_other_options_stay_apart(tmp_path):
     class Stepped(Gradient):
         def __init__(self, steps):

@@ -19,6 +19,8 @@ from bcos_peft.evaluation.record import Record
 
 __all__ = ["Checkpoint", "asked", "digest", "fingerprint"]
 
+_START = '{"run": "'  # how each line begins
+
 
 def fingerprint(model: nn.Module) -> str:
     """A short text that changes with the weights of a model, and with its config.
@@ -73,6 +75,9 @@ class Checkpoint:
         process (`int`, defaults to 0): of several that share an evaluation. Each reads what all have written, and
             those after the first write to a file of their own beside it, `name.process-1.jsonl`.
 
+    Raises:
+        ValueError: the file is something else; nothing is added to it.
+
     Example:
         >>> from bcos_peft.evaluation import Cost, Record
         >>> from bcos_peft.evaluation.checkpoint import Checkpoint
@@ -92,10 +97,17 @@ class Checkpoint:
             return
         others = self._path.parent.glob(f"{glob.escape(self._path.stem)}.process-*{glob.escape(self._path.suffix)}")
         for file in [self._path, *sorted(others)]:
-            for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            # A run that was killed while it wrote may leave half a line, and half a letter.
+            text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+            for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would cut at more than that
+                if not line.startswith(_START) and not _START.startswith(line):
+                    raise ValueError(
+                        f"line {number} of checkpoint={os.fspath(file)!r} is none that evaluate wrote: {line!r:.60}; "
+                        "choose another file, one that is new."
+                    )
                 try:
                     entry = json.loads(line)
-                except ValueError:  # the last line of a run that was killed while it wrote
+                except ValueError:
                     continue
                 self._read(entry)
         if process:
@@ -138,6 +150,8 @@ class Checkpoint:
             self._records[entry["run"], key] = Record(**record)
 
     def _read(self, entry: dict[str, Any]) -> None:
+        if not isinstance(entry.get("records"), dict):
+            return  # of an older version, which did not say what was asked
         self._keep(entry)
         row = digest(entry["row"])
         self._costs[row] = self._costs.get(row, Cost()) + Cost(**entry["cost"])
