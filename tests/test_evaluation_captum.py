@@ -246,7 +246,17 @@ def test_refusals():
     with pytest.raises(ValueError, match="baseline='noise' is unknown; there are: mask, pad, zero"):
         get_method("lime", baseline="noise")
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        get_method("lime", samples=0)
+        get_method("shapley_sampling", samples=0)
+    for name, least in {"lime": 2, "kernel_shap": 3}.items():
+        with pytest.raises(ValueError, match=f"samples must be at least {least}, got {least - 1}"):
+            get_method(name, samples=least - 1)
+        assert get_method(name, samples=least)(tiny.model(), question()).any()
+    for options in ({"steps": "50"}, {"batch_size": 2.5}):
+        (name,) = options
+        with pytest.raises(TypeError, match=f"{name} must be a whole number, got {options[name]!r}"):
+            get_method("integrated_gradients", **options)
+    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
+        get_method("occlusion", window=0)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         get_method("integrated_gradients", steps=0)
     model = tiny.model()

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.evaluation.methods_base import BaselineMethod, Method, Probe, captum_attr
 from bcos_peft.evaluation.question import Question
 
@@ -77,6 +78,7 @@ class IntegratedGradients(BaselineMethod):
 
     Raises:
         ValueError: `steps` or `batch_size` is below 1, or there is no such baseline.
+        TypeError: one of them is no whole number.
 
     Example:
         >>> from bcos_peft.evaluation import get_method
@@ -94,8 +96,7 @@ class IntegratedGradients(BaselineMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            valid_count(name, getattr(self, name), least=1)
 
     def _scores(self, probe: Probe) -> Tensor:
         found = captum_attr().IntegratedGradients(probe.score).attribute(

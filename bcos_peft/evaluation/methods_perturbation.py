@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.evaluation.methods_base import BaselineMethod, Probe, captum_attr, seeded
 from bcos_peft.evaluation.question import Question
 
@@ -22,12 +23,13 @@ class Perturbation(BaselineMethod):
 
     batch_size: int = 32
     needs: ClassVar[tuple[str, ...]] = ("captum.attr",)
+    least: ClassVar[dict[str, int]] = {"batch_size": 1}
+    """Options that are numbers, and the smallest that each can be."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "samples", "window"):
-            if getattr(self, name, 1) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in self.least.items():
+            valid_count(name, getattr(self, name), least)
 
     def _scores(self, probe: Probe) -> Tensor:
         if not len(probe.features):
@@ -63,6 +65,7 @@ class Occlusion(Perturbation):
 
     name: str = "occlusion"
     window: int = 1
+    least: ClassVar[dict[str, int]] = {"batch_size": 1, "window": 1}
 
     def _attribute(self, score, present: Tensor) -> Tensor:
         window = min(self.window, present.shape[1])
@@ -82,7 +85,7 @@ class Lime(Perturbation):
         name (`str`): what tables call it.
         baseline (`str`), baseline_id (`int`, *optional*): as in [`BaselineMethod`].
         batch_size (`int`, defaults to 32): texts in one forward.
-        samples (`int`, defaults to 200): perturbed texts.
+        samples (`int`, defaults to 200): perturbed texts, two at least.
         seed (`int`, defaults to 0): of the samples, which depend on it and on the text.
 
     Example:
@@ -97,6 +100,7 @@ class Lime(Perturbation):
     samples: int = 200
     seed: int = 0
     needs: ClassVar[tuple[str, ...]] = ("captum.attr", "sklearn.linear_model")
+    least: ClassVar[dict[str, int]] = {"batch_size": 1, "samples": 2}  # one has no slope, and scores nothing
 
     def _attribute(self, score, present: Tensor) -> Tensor:
         attr = captum_attr()
@@ -134,6 +138,7 @@ class ShapleySampling(Perturbation):
     name: str = "shapley_sampling"
     samples: int = 25
     seed: int = 0
+    least: ClassVar[dict[str, int]] = {"batch_size": 1, "samples": 1}
 
     def _attribute(self, score, present: Tensor) -> Tensor:
         return captum_attr().ShapleyValueSampling(score).attribute(
@@ -156,7 +161,7 @@ class KernelShap(Perturbation):
         name (`str`): what tables call it.
         baseline (`str`), baseline_id (`int`, *optional*): as in [`BaselineMethod`].
         batch_size (`int`, defaults to 32): texts in one forward.
-        samples (`int`, defaults to 200): subsets, among them all words and none.
+        samples (`int`, defaults to 200): subsets, three at least, among them all words and none.
         seed (`int`, defaults to 0): of the subsets, which depend on it and on the text.
 
     Example:
@@ -171,6 +176,7 @@ class KernelShap(Perturbation):
     samples: int = 200
     seed: int = 0
     needs: ClassVar[tuple[str, ...]] = ("captum.attr", "sklearn.linear_model")
+    least: ClassVar[dict[str, int]] = {"batch_size": 1, "samples": 3}  # all words, none, and what tells them apart
 
     def _attribute(self, score, present: Tensor) -> Tensor:
         if present.shape[1] == 1:  # no subset but all and none
