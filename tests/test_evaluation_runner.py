@@ -26,6 +26,7 @@ from bcos_peft.evaluation import (
     explain_with,
     get_metric,
     ioi_pairs,
+    logits,
     planted_answers,
 )
 from bcos_peft.evaluation.reading import read_dataset
@@ -268,11 +269,12 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
 
 def test_half_a_letter_and_separators_of_lines_in_a_checkpoint(tmp_path):
     file = tmp_path / "run.jsonl"
-    expected = run(checkpoint=file, label="a\u2028b")
+    options = {"methods": [Gradient()], "checkpoint": file, "label": "a\u2028b"}
+    expected = run(**options)
     with open(file, "ab") as half:
         half.write('{"run": "ä'.encode()[:-1])
     with pytest.warns(UserWarning, match="14 records of 'gradient'"):
-        assert run(checkpoint=file, label="a\u2028b").table() == expected.table()
+        assert run(**options).table() == expected.table()
     file.write_text('{"run": "5f", "records": [{"example": "3f"}], "row": [], "cost": {}}\n')
     assert run(checkpoint=file).table() == run().table(), "a line of an older version"
 
@@ -334,6 +336,27 @@ def test_refusals():
         run(methods=[lambda model, question: question.input_ids])
     with pytest.raises(TypeError, match="unexpected keyword"):
         get_metric("sufficiency", colour="red")
+
+    for options, error, message in [
+        ({"methods": "random"}, TypeError, "methods must be a list, got 'random'; write methods="),
+        ({"methods": Noise()}, TypeError, "methods must be a list, got <"),
+        ({"methods": ()}, ValueError, "methods is empty"),
+        ({"metrics": "comprehensiveness"}, TypeError, "metrics must be a list, got 'comprehensiveness'"),
+        ({"metrics": Sufficiency()}, TypeError, "metrics must be a list, got <"),
+        ({"metrics": []}, ValueError, "metrics is empty"),
+    ]:
+        with pytest.raises(error, match=message):
+            run(**options)
+    with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
+        evaluate(stock(), None, TEXTS)
+    with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
+        explain_with(stock(), None, TEXTS, Noise())
+    for name in ("comprehensiveness", "completeness", "contrastive_evidence", "passage_attribution"):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+            get_metric(name, batch_size=0)
+    questions = [ask(stock(), tiny.tokenizer(), "A film.")]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        logits(stock(), questions, batch_size=0)
 
     class Wrong(Noise):
         def __call__(self, model, question):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value
 from bcos_peft.evaluation.question import Question, logits
 
@@ -68,6 +69,7 @@ class Completeness(Metric):
     }
 
     def __init__(self, batch_size: int = 32):
+        valid_count("batch_size", batch_size, least=1)
         self._batch_size = batch_size
 
     def examples(self, texts: Texts) -> list[Example]:

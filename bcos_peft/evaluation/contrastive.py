@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.encoding import special_ids
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
@@ -113,6 +114,7 @@ class ContrastiveEvidence(Metric):
     def __init__(self, by: str = "signed", batch_size: int = 32):
         if by not in ("signed", "absolute"):
             raise ValueError(f"by must be 'signed' or 'absolute', got {by!r}.")
+        valid_count("batch_size", batch_size, least=1)
         self.by, self._batch_size = by, batch_size
 
     def examples(self, texts: Texts) -> list[Example]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.encoding import Encoding
-from bcos_peft.evaluation.question import Question, logits, question_of, tokenize
+from bcos_peft.evaluation.question import Question, check_tokenizer, logits, question_of, tokenize
 from bcos_peft.labels import Labels
 
 
@@ -136,6 +136,7 @@ class Texts:
 
     Raises:
         ValueError: there are no items, or `target="label"` without labels.
+        TypeError: `tokenizer` is no tokenizer of transformers.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -156,6 +157,7 @@ class Texts:
         target: int | str = "predicted",
         truncation: bool = True,
     ):
+        check_tokenizer(tokenizer)
         if not len(items):
             raise ValueError("The dataset is empty: there is nothing to evaluate.")
         if labels is None and all(getattr(item, "label", None) is not None for item in items):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.evaluation.contrastive import next_word
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.question import probabilities
@@ -162,6 +163,7 @@ class PassageAttribution(Metric):
     }
 
     def __init__(self, contrast: bool = False, batch_size: int = 32):
+        valid_count("batch_size", batch_size, least=1)
         self.contrast, self._batch_size = contrast, batch_size
 
     def examples(self, texts: Texts) -> list[Example]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, check_scores
 from bcos_peft.evaluation.question import Question, logits, probabilities
 from bcos_peft.evaluation.ranking import top_tokens
@@ -194,6 +195,7 @@ class _Perturbation(Metric):
             raise ValueError(f"perturbation must be one of {', '.join(map(repr, _WAYS))}, got {perturbation!r}.")
         if len(fractions) < 2 or list(fractions) != sorted(set(fractions)) or fractions[0] <= 0 or fractions[-1] > 1:
             raise ValueError(f"fractions must be at least two numbers in rising order, in (0, 1]; got {fractions!r}.")
+        valid_count("batch_size", batch_size, least=1)
         self.perturbation, self.fractions, self.output = perturbation, tuple(fractions), output
         self._batch_size, self._special = batch_size, False
         self._way, self._fill = perturbation, None

@@ -10,13 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from bcos_peft.config_checks import valid_count
 from bcos_peft.encoding import Encoding, encode
 from bcos_peft.inputs import split_inputs
 from bcos_peft.labels import Labels
 
 
-__all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]
+__all__ = [
+    "Question",
+    "ask",
+    "check_tokenizer",
+    "evaluating",
+    "logits",
+    "max_length",
+    "probabilities",
+    "score",
+    "tokenize",
+]
 
 # transformers marks "no limit" with a huge model_max_length.
 _NO_LIMIT = 10**6
@@ -121,6 +133,7 @@ def ask(
 
     Raises:
         ValueError: the text is empty or too long, or there is no such target.
+        TypeError: `tokenizer` is no tokenizer of transformers.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -137,8 +150,15 @@ def ask(
 
 def tokenize(model: nn.Module, tokenizer, text: Any, truncation: bool = False, where: str = "text") -> Encoding:
     """One text as lists of token ids, character spans and flags of special tokens, no longer than the model reads."""
+    check_tokenizer(tokenizer)
     (item,), _ = split_inputs([text])
     return encode(item, tokenizer, max_length(model, tokenizer), truncation, where)
+
+
+def check_tokenizer(tokenizer) -> None:
+    """Raises `TypeError` for what is no tokenizer, such as `None`."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
 
 
 def max_length(model: nn.Module, tokenizer) -> int | None:
@@ -254,6 +274,7 @@ def logits(
     """
     if not questions:
         raise ValueError("questions is empty: there is nothing to compute.")
+    valid_count("batch_size", batch_size, least=1)
     if input_ids is None:
         rows = [question.input_ids for question in questions]
     else:

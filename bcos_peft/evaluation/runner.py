@@ -90,9 +90,9 @@ def evaluate(
         [`EvaluationResult`]
 
     Raises:
-        ValueError: there is no such method, metric or column, the dataset is empty, or two methods or metrics have the
-            same name.
-        TypeError: a row is not of the kind that a metric needs.
+        ValueError: there is no such method, metric or column, the dataset, `methods` or `metrics` is empty, or two
+            methods or metrics have the same name.
+        TypeError: a row is not of the kind that a metric needs, or `methods` or `metrics` is no list.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -104,6 +104,7 @@ def evaluate(
         >>> result.rows
         [('conventional', 'saliency'), ('conventional', 'random')]
     """
+    methods, metrics = _several(methods, "methods"), _several(metrics, "metrics")
     items, labels = read_dataset(dataset, text_column, label_column, count, seed)
     converted = any(isinstance(module, BcosModel) for module in model.modules())
     label = label or ("B-cos" if converted else "conventional")
@@ -245,6 +246,17 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _several(given: Iterable | None, what: str) -> list | None:
+    if given is None:
+        return None
+    if isinstance(given, (str, Metric)) or callable(given):
+        raise TypeError(f"{what} must be a list, got {given!r:.80}; write {what}=[...].")
+    several = list(given)
+    if not several:
+        raise ValueError(f"{what} is empty: there is nothing to evaluate. Leave it out for the defaults.")
+    return several
 
 
 def _refuse_twice(names: list[str], what: str, way_out: str) -> None:
