@@ -106,7 +106,8 @@ class PrecomputedScores:
             >>> from transformers import AutoTokenizer
             >>> from bcos_peft.evaluation import PrecomputedScores
             >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
-            >>> PrecomputedScores.from_tokens("mine", tokenizer, [["a", "film", "."]], [[0.1, 0.7, 0.0]]).name
+            >>> tokens = tokenizer.tokenize("A gripping film.")
+            >>> PrecomputedScores.from_tokens("mine", tokenizer, [tokens], [range(len(tokens))]).name
             'mine'
         """
         several = [targets] * len(tokens) if targets is None or isinstance(targets, int) else targets
