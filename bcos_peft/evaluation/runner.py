@@ -136,9 +136,10 @@ def evaluate(
         for method in runners:
             scores: dict[int, Tensor] = {}  # of questions that several metrics share
             again = 0
-            for metric, examples in shares:
-                run = _run(identity, label, method, metric, tokenizer)
-                for start in range(0, len(examples), _CHUNK):
+            # All metrics before the next examples: scores are not in the file, and few are lost by an interruption.
+            for start in range(0, max(len(examples) for _, examples in shares), _CHUNK):
+                for metric, examples in shares:
+                    run = _run(identity, label, method, metric, tokenizer)
                     part = examples[start : start + _CHUNK]
                     again += _measure(model, method, metric, part, label, run, scores, saved, result.records)
                     bar.update(len(part))
