@@ -202,7 +202,11 @@ def test_a_method_that_ignores_the_model_is_caught():
         def __call__(self, model, question):
             return question.input_ids.float()
 
-    for method, same in ((Blind(), True), (Gradient(), False)):
+    class Constant:
+        def __call__(self, model, question):
+            return torch.zeros(len(question))
+
+    for method, same in ((Blind(), True), (Constant(), True), (Gradient(), False)):
         scores = [[method(model, example.questions[0]).double()] for example in examples]
         for row in metric.measure(model, examples, scores, method):
             assert len(row["curve"]) == len(row["stages"]) == 4

@@ -107,6 +107,7 @@ class ParameterRandomization(Metric):
     The rank correlation (Spearman, by its size) of the scores of the tokens that are not special, before and after:
     with all parameters random, and as the mean over a cascade from the head down to the embeddings. The target stays.
     A method near 1 does not look at the model. A method near 0 does; that its scores are right, this cannot tell.
+    Scores that are all equal, before and after, have not changed either: they count 1.
 
     Args:
         seed (`int`, defaults to 0): of the random parameters.
@@ -148,7 +149,7 @@ class ParameterRandomization(Metric):
             for name in stages:
                 names.append(name)
                 for question, old, curve in zip(questions, before, curves, strict=True):
-                    curve.append(spearman(old, self._ranked(question, as_scores(method(model, question)))))
+                    curve.append(_likeness(old, self._ranked(question, as_scores(method(model, question)))))
         return [
             {
                 "randomization": abs(curve[-1]),
@@ -162,3 +163,10 @@ class ParameterRandomization(Metric):
     def _ranked(self, question, scores: Tensor) -> Tensor:
         values = scores[question.ranked]
         return values.abs() if self.absolute else values
+
+
+def _likeness(first: Tensor, second: Tensor) -> float:
+    """The rank correlation; 1 where both are constant, and a method so says the same of every model."""
+    if all(bool((values == values[0]).all()) for values in (first, second)):
+        return 1.0
+    return spearman(first, second)
