@@ -268,7 +268,7 @@ def test_many_methods_are_compared_two_by_two(tmp_path):
         ("a1", "c3", 4, 0),
         ("b2", "c3", 4, 0),
     ]
-    assert result.comparisons[0].win_rate.low == 1
+    assert result.comparisons[0].win_rate.mean == 1
 
 
 @pytest.mark.newest  # needs krippendorff
@@ -362,6 +362,39 @@ def test_one_answer_has_no_interval(tmp_path):
     rate = analyse_answers(kit, [simulated(tmp_path, kit, "one", ["left"])], simulated=True).comparisons[0].win_rate
     assert rate.mean == 1
     assert np.isnan(rate.low)
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_one_reader_or_one_text_has_no_interval(tmp_path):
+    kit = kit_of()
+    one = simulated(tmp_path, kit, "one", prefer(kit, "covert", but=[1]))
+    alone = analyse_answers(kit, [one], simulated=True)
+    assert alone.comparisons[0].win_rate.mean == 0.75
+    assert np.isnan([alone.comparisons[0].win_rate.low, alone.left_share.high]).all()
+    assert "| 0.750 |" in alone.table()
+    assert "there is no interval: how far others would differ cannot be told" in alone.table()
+    values = json.loads(json.dumps(alone.to_dict(), allow_nan=False))
+    assert values["comparisons"][0]["win_rate"] == {"mean": 0.75, "low": None, "high": None, "count": 4}
+    answers = [{"pair": "p001", "choice": "left"}]
+    both = [simulated(tmp_path, kit, name, [None] * 4, answers=answers) for name in ("three", "four")]
+    assert np.isnan(analyse_answers(kit, both, simulated=True).comparisons[0].win_rate.low)
+    for name in ("five", "six"):
+        file = simulated(tmp_path, kit, name, prefer(kit, "covert", but=[1]))
+        assert "no interval" not in analyse_answers(kit, [one, file], simulated=True).table()
+
+
+@pytest.mark.newest  # needs krippendorff
+def test_equal_answers_are_not_taken_for_certainty(tmp_path):
+    """Wilson's interval of 4 right of 4 begins at 0.5101, of 2 of 2 at 0.3424."""
+    for texts, readers, low in ((4, 5, 0.5101), (20, 2, 0.3424)):
+        kit = kit_of(texts=texts)
+        files = [simulated(tmp_path, kit, f"{texts}-{i}", prefer(kit, "covert")) for i in range(readers)]
+        rate = analyse_answers(kit, files, simulated=True).comparisons[0].win_rate
+        assert (rate.mean, rate.high) == pytest.approx((1, 1))
+        assert rate.low == pytest.approx(low, abs=1e-4)
+    files = [simulated(tmp_path, kit, f"tie-{i}", ["tie"] * 20) for i in range(2)]
+    rate = analyse_answers(kit, files, simulated=True).comparisons[0].win_rate
+    assert rate.low < 0.2 < 0.8 < rate.high
 
 
 # Explanations by any method

@@ -98,11 +98,17 @@ class HumanResult:
             "",
             f"{self.readers} reader(s), {self.judgements} answers. Krippendorff's alpha: {alpha}.{side}{time}",
         ]
+        rates = [one.win_rate for one in self.comparisons] + ([self.left_share] if self.left_share else [])
+        if any(rate.low != rate.low for rate in rates):
+            lines.append(
+                "Where one reader alone, or one text alone, has answers, there is no interval: how far others would "
+                "differ cannot be told."
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain values."""
-        return asdict(self)
+        """The result as plain values, for JSON: ends of intervals that are not known are `None`."""
+        return asdict(self, dict_factory=lambda rows: {key: value if value == value else None for key, value in rows})
 
 
 def analyse_answers(
@@ -115,7 +121,9 @@ def analyse_answers(
     """Analyse the files that readers downloaded.
 
     Intervals are 95 % percentile intervals of a bootstrap that draws readers and texts, both with replacement: they
-    hold for other readers and other texts, not only for these.
+    are meant for other readers and other texts, not only for these. Where all answers are the same, drawing them again
+    shows nothing; there it is Wilson's interval of as many answers as there are readers, or texts if these are fewer.
+    One reader, or one text, has no interval (NaN).
 
     Args:
         kit ([`HumanKit`]): the kit with its key.
@@ -145,7 +153,8 @@ def analyse_answers(
         >>> analyse_answers(kit, ["answers.json"], simulated=True).comparisons[0].win_rate.mean
         0.75
 
-    Source: Krippendorff, Content Analysis (2004), chapter 11; the bootstrap: Owen (arXiv 0711.3070).
+    Source: Krippendorff, Content Analysis (2004), chapter 11; the bootstrap: Owen (arXiv 0711.3070); the interval of
+    equal answers: Wilson (1927), Journal of the American Statistical Association 22.
     """
     sheets = [_Sheet.read(Path(file), kit, simulated) for file in files]
     if not sheets:
@@ -228,7 +237,9 @@ def _two_way(values: np.ndarray, texts: np.ndarray, resamples: int, seed: int) -
     filled = np.where(known, values, 0.0)
     mean, count = float(filled.sum() / known.sum()), int(known.sum())
     names, members = np.unique(texts, return_inverse=True)
-    if len(values) == 1 and len(names) == 1:
+    # Answers of one reader are no independent ones, nor are those to one text: the fewer of both are what is known.
+    units = min(int(known.any(1).sum()), len(np.unique(texts[known.any(0)])))
+    if units == 1:
         return Interval(mean, float("nan"), float("nan"), count)
     generator = np.random.default_rng(seed)
     readers = generator.multinomial(len(values), [1 / len(values)] * len(values), size=resamples)
@@ -237,7 +248,17 @@ def _two_way(values: np.ndarray, texts: np.ndarray, resamples: int, seed: int) -
     sizes = np.einsum("nr,rp,np->n", readers, known.astype(float), drawn)
     means = sums[sizes > 0] / sizes[sizes > 0]
     low, high = np.quantile(means, [0.025, 0.975])
+    if high - low < 1e-9:
+        low, high = _wilson(mean, units)
     return Interval(mean, float(low), float(high), count)
+
+
+def _wilson(rate: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate."""
+    z = 1.959964
+    middle, spread = rate + z**2 / (2 * count), z * (rate * (1 - rate) / count + z**2 / (4 * count**2)) ** 0.5
+    whole = 1 + z**2 / count
+    return max(0.0, (middle - spread) / whole), min(1.0, (middle + spread) / whole)
 
 
 def _alpha(shown: np.ndarray) -> tuple[float | None, str]:
