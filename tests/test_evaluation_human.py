@@ -135,6 +135,21 @@ def test_key_and_page_are_files(tmp_path):
         HumanKit.load(tmp_path / "other.json")
 
 
+def test_a_damaged_key_is_refused_by_its_name(tmp_path):
+    _, key = kit_of().save(tmp_path / "kit")
+    values = json.loads(key.read_text())
+    pair = values["pairs"][0]
+    key.write_bytes(b"\xef\xbb\xbf" + key.read_bytes())  # the mark of editors on Windows
+    assert HumanKit.load(key).kit == values["kit"]
+    for pairs in (None, [], [None], ["p001"], [{"name": "p001"}], [pair | {"name": ["p001"]}], [pair | {"more": 1}]):
+        key.write_text(json.dumps(values | {"pairs": pairs}))
+        with pytest.raises(ValueError, match="key.json' is damaged"):
+            HumanKit.load(key)
+    key.write_text(json.dumps({name: value for name, value in values.items() if name != "pairs"}))
+    with pytest.raises(ValueError, match="is missing or is something else \\('pairs'\\)"):
+        HumanKit.load(key)
+
+
 # The page
 
 
@@ -342,9 +357,18 @@ def test_files_that_are_refused(tmp_path):
         analyse_answers(kit, [good, twice], simulated=True)
     with pytest.raises(ValueError, match="There is no file"):
         analyse_answers(kit, [])
-    for answers in ([{"pair": "p009", "choice": "left"}], [{"pair": "p001", "choice": "A"}]):
-        with pytest.raises(ValueError, match="has an answer that the kit does not know"):
+    one = {"pair": "p001", "choice": "left"}
+    odd = (one | {"pair": "p009"}, one | {"choice": "A"}, one | {"pair": ["p001"]}, one | {"choice": {}}, "x", None, 3)
+    for answer in odd:
+        with pytest.raises(ValueError, match="odd.json' has an answer that the kit does not know"):
+            analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, answers=[answer])], simulated=True)
+    for seconds in (float("nan"), float("inf"), -5, True, "3"):
+        answers = [one | {"seconds": seconds}]
+        with pytest.raises(ValueError, match="odd.json' has an answer that took no time that can be"):
             analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, answers=answers)], simulated=True)
+    for changes in ({"answers": None}, {"answers": one}, {"answers": "x"}):
+        with pytest.raises(ValueError, match="odd.json' has no answers"):
+            analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, **changes)], simulated=True)
     doubled = [{"pair": "p001", "choice": "left"}, {"pair": "p001", "choice": "right"}]
     with pytest.raises(ValueError, match="that the kit does not know"):
         analyse_answers(kit, [simulated(tmp_path, kit, "odd", [None] * 4, answers=doubled)], simulated=True)

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
         model.save_pretrained(path / name)
         tokenizer.save_pretrained(path / name)
         model = model if name == "bcos" else get_bcos_model(model, BcosConfig(b=1.25))
-    (path / "texts.txt").write_text("\n".join([*TEXTS, ""]))
+    (path / "texts.txt").write_text("\n".join([*TEXTS, ""]), encoding="utf-8-sig")  # with the mark of Windows
     for name, method in (("bcos", "bcos"), ("stock", "attention")):
         result = run(
             "evaluate", "human-kit", "explain", path / name, path / f"{method}.json",

@@ -192,14 +192,23 @@ class HumanKit:
         """
         path = Path(path) / "key.json" if Path(path).is_dir() else Path(path)
         values = read_json(path, _FORMAT, _VERSION)
-        pairs = [HumanPair(**pair) for pair in values["pairs"]]
-        return cls(pairs=pairs, kit=values["kit"], seed=values["seed"], left_out=values["left_out"])
+        try:
+            pairs = [HumanPair(**pair) for pair in values["pairs"]]
+            found = cls(pairs=pairs, kit=values["kit"], seed=values["seed"], left_out=values["left_out"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{str(path)!r} is damaged: a part of the key is missing or is something else ({error})."
+            ) from None
+        texts = [found.kit, *(part for pair in pairs for part in (pair.name, pair.left, pair.right))]
+        if not pairs or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{str(path)!r} is damaged: it has no pairs, or a name in it is no text.")
+        return found
 
 
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """A JSON file that says of itself what it is."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # programs on Windows put a mark before the text
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise ValueError(f"{str(path)!r} is no JSON file.") from None
     if not isinstance(values, dict) or values.get("format") != kind:

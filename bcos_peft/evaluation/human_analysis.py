@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -216,19 +217,24 @@ class _Sheet:
             raise ValueError(f"{where} is marked as simulated: no person has answered. simulated=True analyses it.")
         if simulated and not marked:
             raise ValueError(f"{where} is a person's; with simulated=True only simulated files are analysed.")
-        known = {pair.name for pair in kit.pairs}
+        answers, reader = values.get("answers"), values.get("reader")
+        if not answers or not isinstance(answers, list) or not reader or not isinstance(reader, str):
+            raise ValueError(f"{where} has no answers, or does not say of which reader.")
+        left = [pair.name for pair in kit.pairs]
         choices: dict[str, str] = {}
         seconds = []
-        for answer in values.get("answers", []):
-            name, choice = answer.get("pair"), answer.get("choice")
-            if name not in known or choice not in _CHOICES or name in choices:
+        for answer in answers:
+            known = isinstance(answer, dict) and answer.get("pair") in left and answer.get("choice") in _CHOICES
+            if not known:
                 raise ValueError(f"{where} has an answer that the kit does not know: {json.dumps(answer)}.")
-            choices[name] = choice
-            if isinstance(answer.get("seconds"), (int, float)):
-                seconds.append(float(answer["seconds"]))
-        if not choices or not values.get("reader"):
-            raise ValueError(f"{where} has no answers, or does not say of which reader.")
-        return cls(path, str(values["reader"]), choices, seconds)
+            left.remove(answer["pair"])
+            choices[answer["pair"]] = answer["choice"]
+            time = answer.get("seconds")
+            if time is not None:
+                if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time < math.inf:
+                    raise ValueError(f"{where} has an answer that took no time that can be: {json.dumps(answer)}.")
+                seconds.append(float(time))
+        return cls(path, reader, choices, seconds)
 
 
 def _two_way(values: np.ndarray, texts: np.ndarray, resamples: int, seed: int) -> Interval:

@@ -78,7 +78,7 @@ def export(
         found = dict(map(_named_file, explanations))
         if len(found) < len(explanations):
             raise ValueError("--explanations names a method twice.")
-        told = None if instructions is None else instructions.read_text(encoding="utf-8")
+        told = None if instructions is None else instructions.read_text(encoding="utf-8-sig")
         kit = HumanKit.build(found, reference, limit, seed, signed, title, told)
         page, key = kit.save(output)
     for line in kit.left_out:
@@ -105,7 +105,7 @@ def analyse(
 
 
 def _read_lines(file: str) -> list[str]:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"--file {file!r} has no text.")
@@ -119,7 +119,7 @@ def _named_file(entry: str) -> tuple[str, list]:
     if not (name and separator and file):
         raise ValueError(f"--explanations {entry!r} must be METHOD=FILE, as in 'bcos=bcos.json'.")
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise ValueError(f"{file!r} is no JSON file.") from None
     if not isinstance(values, list):
