@@ -197,3 +197,28 @@ def test_passages_with_a_method_and_a_foil():
         Texts(one.model, one.tokenizer, ["x"], truncation=False).tokenize("film " * 100)
     with pytest.raises(TypeError, match="PlantedAnswer"):
         PassageAttribution().examples(texts(["A film."]))
+
+
+def test_a_prompt_that_is_too_long_is_refused_for_that():
+    short = PlantedAnswer.from_passages(["A film.", "Dull hours."], "It is", "good", gold=1)
+    long = PlantedAnswer.from_passages(["A film.", "Dull hours. " * 20], "It is", "good", gold=1)
+    for truncation in (True, False):
+        one = texts([short, long])
+        one.truncation = truncation
+        with pytest.raises(ValueError, match=r"dataset\[1\] has \d+ tokens, but the model reads 64. Shorten it"):
+            PassageAttribution().examples(one)
+    pairs = [MinimalPair("a gripping", "film", "ending", "gripping"), MinimalPair("dull " * 70, "a", "b", "dull")]
+    with pytest.warns(UserWarning, match="1 of 2 minimal pairs cannot be asked: 1 have more tokens than the model"):
+        assert len(ContrastiveEvidence().examples(texts(pairs))) == 1
+    with pytest.raises(ValueError, match="No minimal pair can be asked: 1 have more tokens than the model reads.$"):
+        ContrastiveEvidence().examples(texts(pairs[1:]))
+
+
+@pytest.mark.parametrize("task", ["SequenceClassification", "MaskedLM"])
+def test_language_metrics_refuse_other_models(task):
+    model, tokenizer = tiny.model("bert", task), tiny.tokenizer()
+    with pytest.raises(ValueError, match=f"contrastive_evidence needs a causal language model .* BertFor{task}"):
+        ContrastiveEvidence().examples(Texts(model, tokenizer, [MinimalPair("a gripping", "film", "end", "a")]))
+    rows = [PlantedAnswer.from_passages(["A film.", "Dull hours."], "It is", "good", gold=1)]
+    with pytest.raises(ValueError, match=f"passage_attribution needs a causal language model .* BertFor{task}"):
+        PassageAttribution().examples(Texts(model, tokenizer, rows))

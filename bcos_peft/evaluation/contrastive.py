@@ -13,12 +13,27 @@ from bcos_peft.config_checks import valid_count
 from bcos_peft.encoding import special_ids
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
-from bcos_peft.evaluation.question import Question, probabilities
+from bcos_peft.evaluation.question import Question, max_length, predicts_next_token, probabilities
 from bcos_peft.evaluation.ranking import expected_reciprocal_rank
 from bcos_peft.segments import shares
 
 
-__all__ = ["ContrastiveEvidence", "next_word"]
+__all__ = ["ContrastiveEvidence", "check_language_model", "next_word", "too_long"]
+
+
+def check_language_model(model: nn.Module, metric: str) -> None:
+    """Raises `ValueError` for a model that does not predict the next token; `metric` names what needs one."""
+    if not predicts_next_token(model):
+        raise ValueError(
+            f"{metric} needs a causal language model (AutoModelForCausalLM), not a {type(model).__name__}."
+        )
+
+
+def too_long(texts: Texts, text: str) -> str:
+    """How much longer a text is than the model reads, in words; empty where it fits."""
+    limit = max_length(texts.model, texts.tokenizer)
+    count = len(texts.tokenizer(text, verbose=False)["input_ids"])
+    return "" if limit is None or count <= limit else f"{count} tokens, but the model reads {limit}"
 
 
 def next_word(texts: Texts, prefix: str, word: str, foil: str | None = None, where: str = "prefix") -> Question | None:
@@ -118,8 +133,9 @@ class ContrastiveEvidence(Metric):
         self.by, self._batch_size = by, batch_size
 
     def examples(self, texts: Texts) -> list[Example]:
-        """One for each pair; those that cannot be asked with this tokenizer are left out, with a warning."""
-        found, left_out = [], 0
+        """One for each pair; those that are too long or cannot be asked with this tokenizer are left out: it warns."""
+        check_language_model(texts.model, self.name)
+        found, left_out, cut = [], 0, 0
         keys = unique_keys([key_of(pair) for pair in texts.items])
         for i, (key, pair) in enumerate(zip(keys, texts.items, strict=True)):
             if not isinstance(pair, MinimalPair):
@@ -127,6 +143,9 @@ class ContrastiveEvidence(Metric):
                     f"contrastive_evidence needs MinimalPair rows (load_minimal_pairs, blimp_pairs, ioi_pairs), but "
                     f"dataset[{i}] is a {type(pair).__name__}."
                 )
+            if any(too_long(texts, f"{pair.prefix} {word}") for word in (pair.good, pair.bad)):
+                cut += 1
+                continue
             question = next_word(texts, pair.prefix, pair.good, pair.bad, f"dataset[{i}]")
             relevant = None if question is None else _evidence_tokens(texts, pair, question)
             if relevant is None or not bool(relevant.any()):
@@ -135,13 +154,15 @@ class ContrastiveEvidence(Metric):
             chance = expected_reciprocal_rank(torch.zeros(len(relevant)), relevant)
             text = f"{pair.prefix} [{pair.good} / {pair.bad}]"
             found.append(Example(key, text, (question,), relevant, {"evidence_mrr": chance}))
-        if not found:
-            raise ValueError(
-                "No minimal pair can be asked: in this tokenizer no words differ, or evidence is missing."
-            )
+        reasons = [f"{cut} have more tokens than the model reads"] if cut else []
         if left_out:
+            reasons.append(f"of {left_out} the words do not differ in this tokenizer, or the evidence is missing")
+        if not found:
+            raise ValueError(f"No minimal pair can be asked: {'; '.join(reasons)}.")
+        if reasons:
             warnings.warn(
-                f"{left_out} of {len(texts.items)} minimal pairs cannot be asked with this tokenizer.", stacklevel=2
+                f"{left_out + cut} of {len(texts.items)} minimal pairs cannot be asked: {'; '.join(reasons)}.",
+                stacklevel=2,
             )
         return found
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.config_checks import valid_count
-from bcos_peft.evaluation.contrastive import next_word
+from bcos_peft.evaluation.contrastive import check_language_model, next_word, too_long
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.question import probabilities
 from bcos_peft.evaluation.ranking import expected_reciprocal_rank
@@ -168,6 +168,7 @@ class PassageAttribution(Metric):
 
     def examples(self, texts: Texts) -> list[Example]:
         """One for each prompt. A prompt that is too long is refused: cut, it could lack its answer."""
+        check_language_model(texts.model, self.name)
         found = []
         keys = unique_keys([key_of(row) for row in texts.items])
         for i, (key, row) in enumerate(zip(keys, texts.items, strict=True)):
@@ -176,6 +177,13 @@ class PassageAttribution(Metric):
                     f"passage_attribution needs PlantedAnswer rows, but dataset[{i}] is a {type(row).__name__}."
                 )
             foil = row.foil if self.contrast else None
+            for word in (row.answer, foil):
+                long = word is not None and too_long(texts, f"{row.prompt} {word}")
+                if long:
+                    raise ValueError(
+                        f"dataset[{i}] has {long}. Shorten it or leave it out: a prompt that is cut could lack its "
+                        "answer."
+                    )
             question = next_word(texts, row.prompt, row.answer, foil, f"dataset[{i}]")
             if question is None:
                 raise ValueError(f"dataset[{i}]: in this tokenizer {row.answer!r} cannot follow the prompt.")
@@ -183,7 +191,7 @@ class PassageAttribution(Metric):
             offsets = texts.tokenize(whole).offsets[: len(question)]
             weights = torch.tensor(shares(whole, offsets, row.passages), dtype=torch.float64)
             if bool((weights.sum(1) == 0).any()):
-                raise ValueError(f"dataset[{i}] has a passage without a token, or too many tokens for the model.")
+                raise ValueError(f"dataset[{i}] has a passage without a token.")
             size = len(row.passages)
             chance = {"passage_hit": 1 / size, "passage_mrr": sum(1 / k for k in range(1, size + 1)) / size}
             found.append(Example(key, whole, (question,), (weights, row.gold), chance))

@@ -302,7 +302,7 @@ def _forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor
         inputs[name] = _padded([extra[name] for extra in extras], 0)
     inputs = {name: value.to(device) for name, value in inputs.items()}
     place = torch.tensor(lengths, device=device) - 1
-    next_token = _predicts_next_token(model)
+    next_token = predicts_next_token(model)
     if next_token:
         inputs["use_cache"] = False
         if "logits_to_keep" in _parameters(model):
@@ -331,7 +331,8 @@ def _parameters(model: nn.Module) -> set[str]:
     return {name for forward in forwards for name in inspect.signature(forward).parameters}
 
 
-def _predicts_next_token(model: nn.Module) -> bool:
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether it is a causal language model."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = getattr(inner, "config", None)
     return bool(hasattr(inner, "can_generate") and inner.can_generate() and not config.is_encoder_decoder)
