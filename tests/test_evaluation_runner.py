@@ -135,6 +135,31 @@ def test_table_and_page():
         result.table(["mrr"])
 
 
+def test_rows_of_different_examples_are_not_ranked():
+    values = {"seqpg": Value("SeqPG", True), "gap": Value("Gap", False)}
+    rows = {"a": range(5), "b": range(2)}
+    records = [Record(m, "ig", "seqpg", str(i), {"seqpg": 1 / (1 + i)}) for m, keys in rows.items() for i in keys]
+    records += [Record(model, "ig", "fit", "0", {"gap": gap}) for model, gap in (("a", 0.5), ("b", 0.25))]
+    result = EvaluationResult(records, values)
+    assert "| b | ig | 0.750 [" in result.table()
+    assert "| **0.250** |" in result.table(), "both have the same example of this one"
+    page = result.markdown()
+    assert "Examples: seqpg 5 of a + ig, 2 of b + ig; fit 1. Where rows are of different examples, none is" in page
+    same = EvaluationResult([record for record in records if record.example in ("0", "1")], values)
+    assert "Examples: seqpg 2, fit 1.\n" in same.markdown()
+
+
+def test_costs_of_parts_are_added():
+    first, second = run(texts=TEXTS[:2], methods=[Gradient()]), run(texts=TEXTS[2:5], methods=[Gradient()])
+    one, two = (part.costs["conventional + gradient"] for part in (first, second))
+    cost = (first + second).costs["conventional + gradient"]
+    assert cost["examples"] == 5
+    assert cost["seconds"] == one["seconds"] + two["seconds"]
+    assert cost["seconds_per_example"] == cost["seconds"] / 5
+    assert cost["peak_memory"] == max(one["peak_memory"], two["peak_memory"])
+    assert first.costs["conventional + gradient"]["examples"] == 2
+
+
 def test_terminal(capsys):
     run().show(["sufficiency"])
     shown = capsys.readouterr().out

@@ -7,10 +7,11 @@ import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bcos_peft.evaluation.methods_cost import Cost
 from bcos_peft.evaluation.metric import Value
 from bcos_peft.evaluation.record import Record
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
@@ -141,7 +142,7 @@ class EvaluationResult:
 
     @classmethod
     def merge(cls, results: Iterable[EvaluationResult]) -> EvaluationResult:
-        """Results of several models or metrics as one.
+        """Results of several models, metrics or parts of a dataset as one. The costs of a row are added.
 
         Args:
             results (`Iterable[EvaluationResult]`): in the order in which their rows should appear.
@@ -163,7 +164,8 @@ class EvaluationResult:
                 records[key] = record
             merged.values |= result.values
             merged.texts |= result.texts
-            merged.costs |= result.costs
+            for row, cost in result.costs.items():
+                merged.costs[row] = _both(merged.costs[row], cost) if row in merged.costs else cost
             merged.settings += result.settings
         merged.records = list(records.values())
         return merged
@@ -260,6 +262,8 @@ class EvaluationResult:
     def table(self, values: Sequence[str] | None = None, intervals: bool = True) -> str:
         """The means as a Markdown table: a row for each method on a model, a column for each number.
 
+        The best mean of a column is bold; none is where rows are of different examples.
+
         Args:
             values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
             intervals (`bool`, defaults to `True`): with their bootstrap intervals.
@@ -319,3 +323,10 @@ class EvaluationResult:
             f"EvaluationResult({len(self.rows)} rows, {len(self.values)} values, "
             f"{len({record.example for record in self.records})} examples)\n{self.table(intervals=False)}"
         )
+
+
+def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """What two parts of a row cost together."""
+    names = [one.name for one in fields(Cost)]
+    one, two = (Cost(**{name: cost[name] for name in names if name in cost}) for cost in (first, second))
+    return (one + two).to_dict()

@@ -32,7 +32,7 @@ def shown_values(result: EvaluationResult, values: Sequence[str] | None) -> list
 
 
 def markdown_table(result: EvaluationResult, values: Sequence[str] | None = None, intervals: bool = True) -> str:
-    """Rows for methods on models, columns for numbers; the best mean of a column is bold."""
+    """Rows for methods on models, columns for numbers; the best mean of the same examples is bold."""
     header, rows = _cells(result, values, intervals, bold="**{}**")
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
     return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
@@ -69,7 +69,11 @@ def markdown_page(result: EvaluationResult) -> str:
 
 def _cells(result: EvaluationResult, values: Sequence[str] | None, intervals: bool, bold: str):
     names, summary, chance = shown_values(result, values), result.summary(), result.chance()
-    best = {name: _best(result, name, [row.get(name) for row in summary.values()]) for name in names}
+    alike = _of_the_same_examples(result)
+    best = {
+        name: _best(result, name, [row.get(name) for row in summary.values()]) if name in alike else None
+        for name in names
+    }
     rows = []
     for (model, method), numbers in summary.items():
         cells = [model, method]
@@ -93,11 +97,29 @@ def _best(result: EvaluationResult, name: str, intervals: Iterable[Interval | No
     return None if better is None or len(means) < 2 else max(means) if better else min(means)
 
 
-def _counts(result: EvaluationResult) -> str:
-    seen: dict[str, set[str]] = {}
+def _of_the_same_examples(result: EvaluationResult) -> set[str]:
+    """The numbers that all rows that have them have of the same examples: others cannot be ranked by their means."""
+    seen: dict[str, dict[tuple[str, str], set[str]]] = {}
     for record in result.records:
-        seen.setdefault(record.metric, set()).add(record.example)
-    return "Examples: " + ", ".join(f"{metric} {len(keys)}" for metric, keys in seen.items()) + "."
+        for name in record.values:
+            seen.setdefault(name, {}).setdefault(record.row, set()).add(record.example)
+    return {name for name, rows in seen.items() if all(keys == next(iter(rows.values())) for keys in rows.values())}
+
+
+def _counts(result: EvaluationResult) -> str:
+    """How many examples each metric has; of each row, where they are not the same."""
+    seen: dict[str, dict[tuple[str, str], set[str]]] = {}
+    for record in result.records:
+        seen.setdefault(record.metric, {}).setdefault(record.row, set()).add(record.example)
+    parts, unlike = [], False
+    for metric, rows in seen.items():
+        keys = list(rows.values())
+        same = all(one == keys[0] for one in keys)
+        unlike |= not same
+        counts = str(len(keys[0])) if same else ", ".join(f"{len(rows[row])} of {' + '.join(row)}" for row in rows)
+        parts.append(f"{metric} {counts}")
+    note = " Where rows are of different examples, none is marked as the best." if unlike else ""
+    return f"Examples: {'; '.join(parts) if unlike else ', '.join(parts)}.{note}"
 
 
 def _cost_table(costs: dict[str, dict[str, Any]]) -> str:
