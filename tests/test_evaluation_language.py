@@ -40,6 +40,17 @@ def test_csv(tmp_path):
         load_minimal_pairs(path)
 
 
+def test_white_space_and_the_mark_of_spreadsheets_are_no_part_of_a_pair(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("prefix,good,bad,evidence\na gripping , film,ending ,gripping\n", encoding="utf-8-sig")
+    pairs = load_minimal_pairs(path)
+    assert pairs == [MinimalPair("a gripping", "film", "ending", "gripping")]
+    assert len(ContrastiveEvidence().examples(texts(pairs))) == 1
+    for wrong in (("a gripping ", "film"), ("a gripping", " film")):
+        with pytest.raises(ValueError, match="must not begin or end with white space"):
+            MinimalPair(*wrong, "ending", "gripping")
+
+
 def test_evidence_is_a_whole_word():
     assert MinimalPair("this thistle and this", "a", "b", "this").places == ((0, 4), (17, 21))
 
@@ -207,7 +218,8 @@ def test_a_prompt_that_is_too_long_is_refused_for_that():
         one.truncation = truncation
         with pytest.raises(ValueError, match=r"dataset\[1\] has \d+ tokens, but the model reads 64. Shorten it"):
             PassageAttribution().examples(one)
-    pairs = [MinimalPair("a gripping", "film", "ending", "gripping"), MinimalPair("dull " * 70, "a", "b", "dull")]
+    long = "dull" + " dull" * 70
+    pairs = [MinimalPair("a gripping", "film", "ending", "gripping"), MinimalPair(long, "a", "b", "dull")]
     with pytest.warns(UserWarning, match="1 of 2 minimal pairs cannot be asked: 1 have more tokens than the model"):
         assert len(ContrastiveEvidence().examples(texts(pairs))) == 1
     with pytest.raises(ValueError, match="No minimal pair can be asked: 1 have more tokens than the model reads.$"):

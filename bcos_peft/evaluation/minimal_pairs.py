@@ -27,6 +27,9 @@ class MinimalPair:
         bad (`str`): the word that cannot, the foil.
         evidence (`str`): the word, or words, of the prefix that decide.
 
+    Raises:
+        ValueError: one of them begins or ends with white space, with which words would be tokenized otherwise.
+
     Example:
         >>> from bcos_peft.evaluation import MinimalPair
         >>> MinimalPair("Katherine can't help", "herself", "himself", "Katherine").places
@@ -37,6 +40,12 @@ class MinimalPair:
     good: str
     bad: str
     evidence: str
+
+    def __post_init__(self) -> None:
+        for name in _COLUMNS:
+            value = getattr(self, name)
+            if value != value.strip():
+                raise ValueError(f"{name}={value!r} must not begin or end with white space: a space is put between.")
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -51,7 +60,7 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
     """Reads minimal pairs from a CSV file with the columns prefix, good, bad and evidence.
 
     Args:
-        path (`str` or `os.PathLike`): the file, in UTF-8.
+        path (`str` or `os.PathLike`): the file, in UTF-8. White space around a cell does not count.
         count (`int`, *optional*): so many at most, from the beginning.
 
     Returns:
@@ -69,12 +78,12 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
 
     Source: Yin and Neubig (arXiv 2202.10419), section 4, for the form.
     """
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the text
         reader = csv.DictReader(file)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
         if missing:
             raise ValueError(f"{os.fspath(path)!r} has no column {missing[0]!r}; it has {reader.fieldnames}.")
-        pairs = [MinimalPair(*(row[name] or "" for name in _COLUMNS)) for row in reader]
+        pairs = [MinimalPair(*((row[name] or "").strip() for name in _COLUMNS)) for row in reader]
     return _usable(pairs, count, repr(os.fspath(path)))
 
 
