@@ -86,6 +86,9 @@ def test_paired_test_by_hand():
     test = paired_test([3.0, 3.0, 4.0], [1.0, 2.0, 1.0])
     assert test.p_value == 0.25
     assert test.difference.mean == 2
+    for unit in (1e-13, 1e-7, 1.0, 1e9):  # whatever the unit of the numbers
+        assert paired_test([unit * i for i in range(1, 13)], [0.0] * 12).p_value == 2 / 2**12
+    assert paired_test([0.5] * 5, [0.5] * 5).p_value == 1
     assert paired_test([1.0] * 30, [0.0] * 30).p_value == pytest.approx(1 / 10_001)
     with pytest.raises(ValueError, match="as many"):
         paired_test([1.0], [1.0, 2.0])
