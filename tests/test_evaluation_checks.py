@@ -38,6 +38,20 @@ def test_rationales():
         Rationale.from_words(["a"], [0, 1])
 
 
+def test_spans_outside_the_text_are_refused():
+    for span in ((-3, 2), (5, 2), (2, 2), (0, 8), (9, 12)):
+        with pytest.raises(ValueError, match=r"The span \(.*\) is no part of a text of 7 characters"):
+            Rationale("A film.", (span,))
+    assert Rationale.from_words(["A", "", "film"], [0, 1, 1]).spans == ((3, 7),)
+
+
+def test_rationales_that_cannot_be_measured_are_told():
+    rows = [Rationale("A film.", ((2, 6),)), Rationale("A film.", ())]
+    texts = Texts(tiny.model(), tiny.tokenizer(), rows)
+    with pytest.warns(UserWarning, match="1 of 2 rationales are left out: none of the tokens that the model reads"):
+        assert len(Plausibility().examples(texts)) == 1
+
+
 def test_hatexplain():
     words = ["one", "two", "three"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -27,6 +28,9 @@ class Rationale:
         spans (`tuple[tuple[int, int], ...]`): what is marked, by characters.
         label (`int` or `str`, *optional*): the class that people gave.
 
+    Raises:
+        ValueError: a stretch is empty or lies outside the text.
+
     Example:
         >>> from bcos_peft.evaluation import Rationale
         >>> Rationale.from_words(["A", "gripping", "film"], [0, 1, 0], label="POSITIVE").spans
@@ -36,6 +40,14 @@ class Rationale:
     text: str
     spans: tuple[tuple[int, int], ...]
     label: int | str | None = None
+
+    def __post_init__(self) -> None:
+        for start, end in self.spans:
+            if not 0 <= start < end <= len(self.text):
+                raise ValueError(
+                    f"The span {(start, end)} is no part of a text of {len(self.text)} characters; it must be (start, "
+                    f"end) with 0 <= start < end <= {len(self.text)}."
+                )
 
     @classmethod
     def from_words(cls, words: Sequence[str], marks: Sequence[int], label: int | str | None = None) -> Rationale:
@@ -53,7 +65,7 @@ class Rationale:
             raise ValueError(f"There are {len(marks)} marks for {len(words)} words.")
         spans, start = [], 0
         for word, mark in zip(words, marks, strict=True):
-            if mark:
+            if mark and word:
                 spans.append((start, start + len(word)))
             start += len(word) + 1
         return cls(" ".join(words), tuple(spans), label)
@@ -139,7 +151,7 @@ class Plausibility(Metric):
         self.top = top
 
     def examples(self, texts: Texts) -> list[Example]:
-        """One for each rationale that has a marked token."""
+        """One for each rationale that has a marked token; the others are left out, with a warning."""
         found = []
         keys = unique_keys([key_of(row) for row in texts.items])
         for i, (key, row) in enumerate(zip(keys, texts.items, strict=True)):
@@ -152,6 +164,12 @@ class Plausibility(Metric):
                 found.append(Example(key, row.text, (question,), inside, self._chance(inside)))
         if not found:
             raise ValueError("No text has a token that is marked.")
+        if len(found) < len(texts.items):
+            warnings.warn(
+                f"{len(texts.items) - len(found)} of {len(texts.items)} rationales are left out: none of the tokens "
+                "that the model reads is marked.",
+                stacklevel=2,
+            )
         return found
 
     def measure(
