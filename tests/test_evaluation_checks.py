@@ -45,6 +45,15 @@ def test_spans_outside_the_text_are_refused():
     assert Rationale.from_words(["A", "", "film"], [0, 1, 1]).spans == ((3, 7),)
 
 
+def test_a_rationale_without_a_label_is_named():
+    rows = [Rationale("A film.", ((2, 6),), 1), Rationale("A film.", ((2, 6),))]
+    with pytest.raises(ValueError, match=r"dataset\[1\] has no label; give it one"):
+        Texts(tiny.model(), tiny.tokenizer(), rows, target="label")
+    with pytest.raises(ValueError, match="the dataset has no labels"):
+        Texts(tiny.model(), tiny.tokenizer(), rows[1:], target="label")
+    assert len(Plausibility().examples(Texts(tiny.model(), tiny.tokenizer(), rows))) == 2
+
+
 def test_rationales_that_cannot_be_measured_are_told():
     rows = [Rationale("A film.", ((2, 6),)), Rationale("A film.", ())]
     texts = Texts(tiny.model(), tiny.tokenizer(), rows)

@@ -163,6 +163,9 @@ class Texts:
         if labels is None and all(getattr(item, "label", None) is not None for item in items):
             labels = [item.label for item in items]  # rows that know their class, such as rationales
         if target == "label" and labels is None:
+            missing = [i for i, item in enumerate(items) if getattr(item, "label", None) is None]
+            if len(missing) < len(items):
+                raise ValueError(f"target='label': dataset[{missing[0]}] has no label; give it one, or leave it out.")
             raise ValueError("target='label' needs label_column=...: the dataset has no labels.")
         if labels is not None and len(labels) != len(items):
             raise ValueError(f"There are {len(labels)} labels for {len(items)} texts.")
