@@ -326,6 +326,11 @@ def test_two_kinds_of_one_metric():
         run(metrics=[Sufficiency(), Sufficiency(perturb_special=True)])
     with pytest.raises(ValueError, match="Two of methods"):
         run(methods=[Noise(), Noise()])
+    twin = Comprehensiveness(label="comprehensiveness_aopc")
+    with pytest.raises(ValueError, match="Two of the metrics' numbers are called 'comprehensiveness_aopc'"):
+        run(metrics=[Comprehensiveness(), twin])
+    with pytest.raises(ValueError, match="both have a number 'comprehensiveness_aopc'"):
+        run(metrics=[Comprehensiveness()]) + run(metrics=[twin])
 
 
 def test_datasets():
@@ -440,5 +445,9 @@ def test_plots(tmp_path):
     assert mean == pytest.approx(result.summary()["conventional", "gradient"]["comprehensiveness_aopc"].mean)
     result.save(tmp_path / "saved", plot=True)
     assert (tmp_path / "saved" / "results.png").exists()
+    other = run(metrics=[Sufficiency(label="kept_only"), Comprehensiveness(), "parameter_randomization"])
+    panels = other.plot_curves().axes
+    assert [panel.get_title() for panel in panels] == ["Kept only", "Comprehensiveness"]
+    assert [panel.get_xlabel().split()[-1] for panel in panels] == ["kept", "perturbed"]
     with pytest.raises(ValueError, match="no curves"):
         run(metrics=["completeness"]).plot_curves()

@@ -148,10 +148,12 @@ class EvaluationResult:
             results (`Iterable[EvaluationResult]`): in the order in which their rows should appear.
 
         Raises:
-            ValueError: two have a record of the same example, metric, method and model; give the models labels.
+            ValueError: two have a record of the same example, metric, method and model; give the models labels. Or two
+                metrics have a number of the same name.
         """
         results = list(results)
         records: dict[tuple, Record] = {}
+        owners: dict[str, str] = {}
         merged = cls([], {}, confidence=results[0].confidence)
         for result in results:
             for record in result.records:
@@ -162,6 +164,12 @@ class EvaluationResult:
                         "other labels: evaluate(..., label=...)."
                     )
                 records[key] = record
+                for name in record.values:
+                    if owners.setdefault(name, record.metric) != record.metric:
+                        raise ValueError(
+                            f"{owners[name]!r} and {record.metric!r} both have a number {name!r}; give one of these "
+                            "metrics another label=... and evaluate it anew."
+                        )
             merged.values |= result.values
             merged.texts |= result.texts
             for row, cost in result.costs.items():
@@ -303,7 +311,7 @@ class EvaluationResult:
         return plot_means(self, path, values)
 
     def plot_curves(self, path: str | os.PathLike | None = None):
-        """The mean perturbation curves of comprehensiveness and sufficiency. Needs matplotlib.
+        """The mean perturbation curves of comprehensiveness and sufficiency, labelled ones too. Needs matplotlib.
 
         Args:
             path (`str` or `os.PathLike`, *optional*): where to write it.

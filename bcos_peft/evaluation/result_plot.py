@@ -43,7 +43,9 @@ def plot_means(result: EvaluationResult, path: str | os.PathLike | None = None, 
 
 def plot_curves(result: EvaluationResult, path: str | os.PathLike | None = None):
     """Mean curves of comprehensiveness and sufficiency, a line for each row."""
-    metrics = [name for name in ("comprehensiveness", "sufficiency") if any(r.metric == name for r in result.records)]
+    # By their numbers, not by their names: a metric may have a label, and others have curves of another kind.
+    found = (r.metric for r in result.records if "curve" in r.details and f"{r.metric}_aopc" in r.values)
+    metrics = list(dict.fromkeys(found))
     if not metrics:
         raise ValueError("The result has neither comprehensiveness nor sufficiency, and so no curves.")
     figure, panels = _panels(len(metrics), height=3.6)
@@ -54,8 +56,8 @@ def plot_curves(result: EvaluationResult, path: str | os.PathLike | None = None)
                 continue
             fractions = _fractions(result, row, metric, len(curves[0]))
             panel.plot(fractions, np.mean(curves, axis=0), marker=".", label=" + ".join(row))
-        panel.set_title(metric.capitalize(), fontsize=9)
-        what = "perturbed" if metric == "comprehensiveness" else "kept"
+        panel.set_title(metric.capitalize().replace("_", " "), fontsize=9)
+        what = "perturbed" if result.values[metric].higher_is_better else "kept"
         panel.set_xlabel(f"part of the tokens that is {what}", fontsize=8)
         panel.set_ylabel("fall of the target", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)

@@ -116,6 +116,7 @@ def evaluate(
     judges = [get_metric(one) if isinstance(one, str) else one for one in metrics]
     _refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
     _refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
+    _refuse_twice([name for metric in judges for name in metric.values], "the metrics' numbers", "another label=...")
     texts = Texts(model, tokenizer, items, labels, target, truncation)
     tasks = [(metric, metric.examples(texts)) for metric in judges]
     settings = _settings(model, label, runners, judges, tasks, target, seed, converted)
