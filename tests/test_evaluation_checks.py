@@ -102,8 +102,9 @@ def test_plausibility_by_hand():
     assert top["token_f1"] == pytest.approx(2 / (1 + count))
     assert top["token_iou"] == pytest.approx(1 / count)
     assert measure(marked.double(), Plausibility(top=1.0))["token_iou"] == pytest.approx(count / size)
-    with pytest.raises(ValueError, match="top must be"):
-        Plausibility(top=1.5)
+    for top in (1.5, 0, -0.5, float("nan"), "3", True):
+        with pytest.raises(ValueError, match="top must be"):
+            Plausibility(top=top)
     with pytest.raises(TypeError, match="Rationale rows"):
         metric.examples(Texts(tiny.model(), tiny.tokenizer(), ["A film."]))
 

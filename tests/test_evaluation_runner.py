@@ -133,6 +133,13 @@ def test_table_and_page():
     assert "Examples: seqpg 3." in result.markdown()
     with pytest.raises(ValueError, match="no value 'mrr'"):
         result.table(["mrr"])
+    for show in (result.table, result.show, lambda values: result.plot(values=values)):
+        with pytest.raises(TypeError, match=r"not the name 'seqpg': write \['seqpg'\]"):
+            show("seqpg")
+        with pytest.raises(ValueError, match="values is empty; leave it out"):
+            show([])
+    with pytest.raises(ValueError, match="nothing to merge"):
+        EvaluationResult.merge([])
 
 
 def test_rows_of_different_examples_are_not_ranked():
@@ -210,6 +217,14 @@ def test_saving(tmp_path):
     assert (tmp_path / "run" / "results.md").read_text().startswith("# Evaluation")
     (tmp_path / "run" / "results.json").write_text("[]")
     with pytest.raises(ValueError, match="cannot load a result"):
+        EvaluationResult.load(tmp_path / "run")
+    whole = result.to_dict()
+    for damaged in ({"records": 3}, {"records": [{}]}, {"values": []}):
+        (tmp_path / "run" / "results.json").write_text(json.dumps(whole | damaged))
+        with pytest.raises(ValueError, match="cannot load a result from .*it is damaged"):
+            EvaluationResult.load(tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(json.dumps({key: whole[key] for key in ("format", "version")}))
+    with pytest.raises(ValueError, match=r"is missing or is something else \('records'\)"):
         EvaluationResult.load(tmp_path / "run")
 
 

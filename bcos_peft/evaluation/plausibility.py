@@ -128,7 +128,7 @@ class Plausibility(Metric):
             the text. Default: as many as are marked in the text.
 
     Raises:
-        ValueError: `top` is out of range.
+        ValueError: `top` is no such number.
 
     Example:
         >>> from bcos_peft.evaluation import Plausibility
@@ -146,7 +146,8 @@ class Plausibility(Metric):
     }
 
     def __init__(self, top: int | float | None = None):
-        if top is not None and (top <= 0 or (isinstance(top, float) and top > 1)):
+        fits = isinstance(top, (int, float)) and not isinstance(top, bool)
+        if top is not None and not (fits and top > 0 and (isinstance(top, int) or top <= 1)):
             raise ValueError(f"top must be a number of tokens (an int) or a part (a float up to 1), got {top!r}.")
         self.top = top
 

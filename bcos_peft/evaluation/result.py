@@ -148,10 +148,12 @@ class EvaluationResult:
             results (`Iterable[EvaluationResult]`): in the order in which their rows should appear.
 
         Raises:
-            ValueError: two have a record of the same example, metric, method and model; give the models labels. Or two
-                metrics have a number of the same name.
+            ValueError: there is none; two have a record of the same example, metric, method and model (give the models
+                labels); or two metrics have a number of the same name.
         """
         results = list(results)
+        if not results:
+            raise ValueError("results is empty: there is nothing to merge.")
         records: dict[tuple, Record] = {}
         owners: dict[str, str] = {}
         merged = cls([], {}, confidence=results[0].confidence)
@@ -244,14 +246,17 @@ class EvaluationResult:
         """
         if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("version") != _VERSION:
             raise ValueError("it is no file that EvaluationResult.save of this version wrote")
-        return cls(
-            records=[Record(**record) for record in data["records"]],
-            values={name: Value(**value) for name, value in data["values"].items()},
-            texts=data["texts"],
-            costs=data["costs"],
-            settings=data["settings"],
-            confidence=data["confidence"],
-        )
+        try:
+            return cls(
+                records=[Record(**record) for record in data["records"]],
+                values={name: Value(**value) for name, value in data["values"].items()},
+                texts=data["texts"],
+                costs=data["costs"],
+                settings=data["settings"],
+                confidence=data["confidence"],
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"it is damaged: a part is missing or is something else ({error})") from None
 
     def csv(self) -> str:
         """The per-example table: a line for each number, with model, method, metric, example and text."""

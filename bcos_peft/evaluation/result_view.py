@@ -21,10 +21,15 @@ def shown_values(result: EvaluationResult, values: Sequence[str] | None) -> list
     """The names of the numbers to show, checked.
 
     Raises:
-        ValueError: there is no such number.
+        TypeError: `values` is a single name.
+        ValueError: there is no such number, or none at all.
     """
     if values is None:
         return list(result.values)
+    if isinstance(values, str):
+        raise TypeError(f"values must be a list of names, not the name {values!r}: write [{values!r}].")
+    if not values:
+        raise ValueError(f"values is empty; leave it out to show all, or choose of: {', '.join(result.values)}.")
     unknown = [name for name in values if name not in result.values]
     if unknown:
         raise ValueError(f"There is no value {unknown[0]!r}; there are: {', '.join(result.values)}.")
