@@ -178,6 +178,19 @@ def test_refusals(stock, texts, tmp_path):
     assert "has no tokenizer. Save it" in refused(tmp_path / "bare", "--data", texts, *out)
     assert "give them others" in refused(stock, stock, "--data", texts, *out)
     assert "given 1 times" in refused(stock, "--data", texts, "--compare", "a", *out)
+    compare = [
+        "--compare",
+        "conventional + random",
+        "--compare",
+        "conventional + randon",
+        "--output",
+        tmp_path / "new",
+    ]
+    there = "there are: 'conventional + input_x_gradient', 'conventional + random'."
+    assert f"'conventional + randon' is no row; {there}" in refused(stock, "--data", texts, *compare)
+    compare = ["--compare", "random", "--compare", "B-cos", "--method", "random", "--output", tmp_path / "new"]
+    assert "'B-cos' is no row; there are: 'conventional + random'" in refused(stock, "--data", texts, *compare)
+    assert not (tmp_path / "new").exists(), "nothing was computed"
     (tmp_path / "data.csv").write_text("review\nOne.\n")
     assert "say with --text-column" in refused(stock, "--data", tmp_path / "data.csv", *out)
     assert not (tmp_path / "out" / "results.json").exists()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
-__all__ = ["Record"]
+__all__ = ["Record", "find_row"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,29 @@ class Record:
     def row(self) -> tuple[str, str]:
         """Model and method: the row of a table that it belongs to."""
         return self.model, self.method
+
+
+def find_row(rows: Sequence[tuple[str, str]], name: str | tuple[str, str]) -> tuple[str, str]:
+    """The row that a name stands for.
+
+    Args:
+        rows (`Sequence[tuple[str, str]]`): model and method of each.
+        name (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
+
+    Raises:
+        ValueError: there is no such row, or more than one.
+
+    Example:
+        >>> from bcos_peft.evaluation.record import find_row
+        >>> find_row([("a", "random"), ("a", "saliency")], "saliency")
+        ('a', 'saliency')
+    """
+    if isinstance(name, str):
+        labelled = {f"{model} + {method}": (model, method) for model, method in rows}
+        found = [labelled[name]] if name in labelled else [row for row in rows if name in row]
+    else:
+        found = [row for row in rows if row == tuple(name)]
+    if len(found) != 1:
+        names = ", ".join(repr(f"{model} + {method}") for model, method in rows)
+        raise ValueError(f"{name!r} is {'no' if not found else 'more than one'} row; there are: {names}.")
+    return found[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from bcos_peft.evaluation.methods_cost import Cost
 from bcos_peft.evaluation.metric import Value
-from bcos_peft.evaluation.record import Record
+from bcos_peft.evaluation.record import Record, find_row
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 from bcos_peft.files import write_text
 
@@ -72,7 +72,7 @@ class EvaluationResult:
         Raises:
             ValueError: there is no such value or row.
         """
-        wanted = self._row(row)
+        wanted = find_row(self.rows, row)
         if value not in self.values:
             raise ValueError(f"There is no value {value!r}; there are: {', '.join(self.values)}.")
         return {
@@ -122,18 +122,6 @@ class EvaluationResult:
         if not shared:
             raise ValueError(f"{first!r} and {second!r} have no example of {value!r} in common.")
         return paired_test([one[key] for key in shared], [two[key] for key in shared], self.confidence)
-
-    def _row(self, name: str | tuple[str, str]) -> tuple[str, str]:
-        rows = self.rows
-        if isinstance(name, str):
-            labelled = {f"{model} + {method}": (model, method) for model, method in rows}
-            found = [labelled[name]] if name in labelled else [row for row in rows if name in row]
-        else:
-            found = [row for row in rows if row == tuple(name)]
-        if len(found) != 1:
-            names = ", ".join(repr(f"{model} + {method}") for model, method in rows)
-            raise ValueError(f"{name!r} is {'no' if not found else 'more than one'} row; there are: {names}.")
-        return found[0]
 
     # ---- putting together -------------------------------------------------------------------------------------------
 

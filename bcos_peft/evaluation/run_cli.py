@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,7 @@ def run(
     with clean_errors(), Processes(share=launched()) as processes:
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
+        from bcos_peft.evaluation.record import find_row
         from bcos_peft.evaluation.result import EvaluationResult
         from bcos_peft.evaluation.runner import evaluate
         from bcos_peft.evaluation.sources import load_rows
@@ -70,10 +72,12 @@ def run(
         names = [name for name, *_ in loaded]
         if len(set(names)) < len(names):
             raise ValueError(f"Two models are called {names[0]!r} in tables; give them others: LABEL=MODEL.")
+        methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
+        for row in compare or []:  # a name that is mistyped should not cost a run
+            find_row([(name, one) for name, fitting in zip(names, methods, strict=True) for one in fitting], row)
         judges = _metrics(metric, perturbation, pairs, loaded, rows, labels, seed, device, first)
         if labels is not None:
             rows = {"text": rows, "label": labels}
-        methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
         output.mkdir(parents=True, exist_ok=True)
         results = [
             evaluate(
@@ -152,9 +156,13 @@ def _load(entry: str, revision: str | None) -> tuple:
     return (label if separator else "B-cos" if isinstance(model, BcosModel) else "conventional"), model, tokenizer
 
 
-def _fitting(methods: list[str] | None, model, models: list) -> list[str] | None:
+def _fitting(methods: list[str] | None, model, models: list) -> Sequence[str]:
     """The methods for one of the models: `bcos` is for converted ones, of which there has to be one."""
-    if methods is None or isinstance(model, BcosModel) or "bcos" not in methods:
+    from bcos_peft.evaluation.runner import default_methods
+
+    if methods is None:
+        return default_methods(model)
+    if isinstance(model, BcosModel) or "bcos" not in methods:
         return methods
     if not any(isinstance(other, BcosModel) for other in models):
         raise ValueError("--method bcos needs a converted model: bcos-peft convert makes one.")

@@ -109,7 +109,7 @@ def evaluate(
     converted = any(isinstance(module, BcosModel) for module in model.modules())
     label = label or ("B-cos" if converted else "conventional")
     if methods is None:
-        methods = ("bcos" if converted else "input_x_gradient", "random")
+        methods = default_methods(model)
     if metrics is None:
         metrics = _DEFAULTS.get(type(items[0]), ("comprehensiveness", "sufficiency"))
     runners = [_metered(get_method(one, tokenizer) if isinstance(one, str) else one) for one in methods]
@@ -158,6 +158,12 @@ def evaluate(
     records = [record for part in processes.gather(result.records) for record in part]
     result.records = _in_order(records, runners, tasks)
     return result
+
+
+def default_methods(model: nn.Module) -> tuple[str, ...]:
+    """What a model is explained with where nobody says otherwise."""
+    converted = any(isinstance(module, BcosModel) for module in model.modules())
+    return "bcos" if converted else "input_x_gradient", "random"
 
 
 def _measure(model, method, metric, part: list[Example], label, run, scores, saved: Checkpoint, records: list) -> int:
