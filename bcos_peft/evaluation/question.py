@@ -18,17 +18,7 @@ from bcos_peft.inputs import split_inputs
 from bcos_peft.labels import Labels
 
 
-__all__ = [
-    "Question",
-    "ask",
-    "check_tokenizer",
-    "evaluating",
-    "logits",
-    "max_length",
-    "probabilities",
-    "score",
-    "tokenize",
-]
+__all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]
 
 # transformers marks "no limit" with a huge model_max_length.
 _NO_LIMIT = 10**6
