@@ -78,8 +78,8 @@ def bootstrap_interval(
 ) -> Interval:
     """The mean of values and its percentile bootstrap interval.
 
-    Of few values it is too narrow: an interval of 95 % holds the true mean of normal values in 85 % of the cases for 5
-    of them, 88 % for 10 and 93 % for 30. Of values that are all equal its ends are that value, however few they are.
+    Of few values it is too narrow: an interval of 95 % holds the true mean of normal values in about 84 % of the cases
+    for 5 of them, 89 % for 10 and 93 % for 30. Of values that are all equal its ends are that value, however few.
 
     Args:
         values (`Sequence[float]`): one number for each example.
