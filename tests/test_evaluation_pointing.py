@@ -119,6 +119,12 @@ def test_the_metric():
     assert [question.foil for question in foils[0].questions] == [0, 1]
 
 
+def test_special_tokens_of_the_texts_belong_to_no_half():
+    (example,) = SequencePointingGame([SequencePair("A gripping [SEP] film", "dull", 1, 0)]).examples(texts())
+    assert example.data[:, example.questions[0].special].sum() == 0
+    assert example.data.sum() == len(example.questions[0].ranked)
+
+
 def test_random_order_has_its_chance():
     one = texts()
     pairs = [SequencePair(a, b, 1, 0) for a in TEXTS for b in TEXTS if a != b]

@@ -3,8 +3,9 @@
 import pytest
 import tiny
 import torch
+from transformers import AddedToken
 
-from bcos_peft.evaluation import Question, ask, logits, probabilities, score
+from bcos_peft.evaluation import Question, Texts, ask, logits, probabilities, score
 
 
 TEXTS = ["A gripping film.", "Two hours that I shall not get back: dull.", "Good"]
@@ -72,6 +73,29 @@ def test_special_tokens_and_pairs():
     assert len(part) == 3
     assert part.extra["token_type_ids"].tolist() == [0, 0, 1]
     assert len(part.ranked) == 0
+
+
+def test_special_tokens_that_a_text_is_written_with_are_not_ranked():
+    model, tokenizer = model_and_tokenizer("bert", "SequenceClassification")
+    question = ask(model, tokenizer, "good [SEP] bad [MASK] film")
+    words = tokenizer.convert_ids_to_tokens(question.input_ids[question.ranked].tolist())
+    assert "[SEP]" not in words
+    assert "[MASK]" in words, "it stands for a word"
+    with pytest.raises(ValueError, match=r"text has special tokens only, '\[SEP\]'"):
+        ask(model, tokenizer, "[SEP]")
+    with pytest.raises(ValueError, match=r"dataset\[1\] has special tokens only"):
+        Texts(model, tokenizer, ["good", "[SEP]"]).examples()
+
+
+def test_marks_of_a_chat_template_are_not_ranked():
+    model, tokenizer = model_and_tokenizer("llama", "CausalLM")
+    # As in Llama 3: special, but none of the named special tokens.
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
+    model.resize_token_embeddings(len(tokenizer))
+    question = ask(model, tokenizer, "<|turn|>good<|turn|>film")
+    mark = tokenizer.convert_tokens_to_ids("<|turn|>")
+    assert question.special[question.input_ids == mark].tolist() == [True, True]
+    assert mark not in question.input_ids[question.ranked]
 
 
 def test_probabilities_follow_the_problem():

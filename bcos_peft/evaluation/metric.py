@@ -177,9 +177,15 @@ class Texts:
         """A text as token ids with their places in it."""
         return tokenize(self.model, self.tokenizer, text, self.truncation, where)
 
-    def ask(self, encoding: Encoding, target: int | str | None = None, foil: int | str | None = None) -> Question:
+    def ask(
+        self,
+        encoding: Encoding,
+        target: int | str | None = None,
+        foil: int | str | None = None,
+        where: str = "text",
+    ) -> Question:
         """A question about a tokenized text; without a target, about what is predicted."""
-        return question_of(self.model, self.tokenizer, encoding, target, foil)
+        return question_of(self.model, self.tokenizer, encoding, target, foil, where)
 
     def class_of(self, label: int | str) -> int:
         """The number of a class, from its number or its name."""
@@ -189,18 +195,22 @@ class Texts:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
         if self._examples is None:
             keys = unique_keys([key_of(item) for item in self.items])
-            encodings = [self.tokenize(item, f"dataset[{i}]") for i, item in enumerate(self.items)]
+            names = [f"dataset[{i}]" for i in range(len(self.items))]
+            encodings = [self.tokenize(item, name) for item, name in zip(self.items, names, strict=True)]
             if self.target == "predicted":
                 questions = self._predicted(encodings)
             else:
-                questions = [self.ask(encoding, self.target_of(i)) for i, encoding in enumerate(encodings)]
+                questions = [
+                    self.ask(encoding, self.target_of(i), where=f"dataset[{i}]")
+                    for i, encoding in enumerate(encodings)
+                ]
             rows = zip(keys, self.items, questions, strict=True)
             self._examples = [Example(key, as_text(item), (question,)) for key, item, question in rows]
         return self._examples
 
     def _predicted(self, encodings: list[Encoding]) -> list[Question]:
         """Questions about what is predicted, in few forwards."""
-        questions = [self.ask(encoding, target=0) for encoding in encodings]
+        questions = [self.ask(encoding, target=0, where=f"dataset[{i}]") for i, encoding in enumerate(encodings)]
         found: list[int] = []
         for start in range(0, len(questions), _TEXTS):
             found += logits(self.model, questions[start : start + _TEXTS]).argmax(1).tolist()

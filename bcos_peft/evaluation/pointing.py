@@ -234,12 +234,13 @@ class SequencePointingGame(Metric):
         whole = pair.first + self.joiner + pair.second
         encoding = texts.tokenize(whole)
         places = [(0, len(pair.first)), (len(whole) - len(pair.second), len(whole))]
-        weights = torch.tensor(shares(whole, encoding.offsets, places), dtype=torch.float64)
-        if bool((weights.sum(1) == 0).any()):
-            raise ValueError(f"The model reads too few tokens for the pair {as_text((pair.first, pair.second))!r}.")
         classes = pair.first_class, pair.second_class
         foils = classes[::-1] if self.contrast else (None, None)
         questions = tuple(texts.ask(encoding, target, foil) for target, foil in zip(classes, foils, strict=True))
+        weights = torch.tensor(shares(whole, encoding.offsets, places), dtype=torch.float64)
+        weights[:, questions[0].special] = 0  # those that a text is written with belong to neither half
+        if bool((weights.sum(1) == 0).any()):
+            raise ValueError(f"The model reads too few tokens for the pair {as_text((pair.first, pair.second))!r}.")
         return Example(key, f"{pair.first} | {pair.second}", questions, weights, {"seqpg": 0.5})
 
     def measure(
@@ -266,7 +267,9 @@ def _shorten(texts: Texts, text: str, max_tokens: int | None) -> str:
 
 def _confident(texts: Texts, cut: list[str], confidence: float) -> list[int | None]:
     """The predicted class of each text, or None where the model is not sure enough or wrong."""
-    questions = [texts.ask(texts.tokenize(text, f"dataset[{i}]"), target=0) for i, text in enumerate(cut)]
+    questions = [
+        texts.ask(texts.tokenize(text, f"dataset[{i}]"), 0, where=f"dataset[{i}]") for i, text in enumerate(cut)
+    ]
     best, classes = probabilities(texts.model, questions).max(dim=1)
     found: list[int | None] = []
     for i, (probability, predicted) in enumerate(zip(best.tolist(), classes.tolist(), strict=True)):

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bcos_peft.config_checks import valid_count
 from bcos_peft.encoding import Encoding, encode
+from bcos_peft.generation_prompts import special_ids
 from bcos_peft.inputs import split_inputs
 from bcos_peft.labels import Labels
 
@@ -33,7 +34,7 @@ class Question:
         target (`int`): class of a classifier, token of a language model's vocabulary.
         foil (`int`, *optional*): what the target is compared with: `logit[target] − logit[foil]` is attributed.
         special (`torch.Tensor`, *optional*): `(length,)`, which tokens are never perturbed and not ranked ([CLS],
-            [SEP], the beginning of a text); `None`: there are none.
+            [SEP], the beginning of a text, the marks of a chat template); `None`: there are none.
         extra (`dict[str, torch.Tensor]`): further inputs of the model with one entry for each token, `(length,)`, such
             as `token_type_ids`.
 
@@ -122,7 +123,7 @@ def ask(
         [`Question`]
 
     Raises:
-        ValueError: the text is empty or too long, or there is no such target.
+        ValueError: the text is empty, of special tokens only, or too long, or there is no such target.
         TypeError: `tokenizer` is no tokenizer of transformers.
 
     Example:
@@ -160,14 +161,24 @@ def max_length(model: nn.Module, tokenizer) -> int | None:
 
 
 def question_of(
-    model: nn.Module, tokenizer, encoding: Encoding, target: int | str | None, foil: int | str | None = None
+    model: nn.Module,
+    tokenizer,
+    encoding: Encoding,
+    target: int | str | None,
+    foil: int | str | None = None,
+    where: str = "text",
 ) -> Question:
-    """The question about a tokenized text."""
+    """The question about a tokenized text; `where` names it in errors."""
     labels = Labels(model, tokenizer)
+    # The text may have special tokens of its own, as chat templates write them. A mask stands for a word.
+    written = special_ids(tokenizer) - {tokenizer.mask_token_id}
+    special = [flag or token in written for flag, token in zip(encoding.special, encoding.input_ids, strict=True)]
+    if all(special):
+        raise ValueError(f"{where} has special tokens only, {encoding.text!r}: there is nothing to explain.")
     question = Question(
         input_ids=torch.tensor(encoding.input_ids),
         target=0 if target is None else labels.index(target, "target"),
-        special=torch.tensor(encoding.special),
+        special=torch.tensor(special),
         extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in _parameters(model)},
     )
     if target is None:
