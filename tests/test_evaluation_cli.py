@@ -163,7 +163,7 @@ def test_rows_by_name(tmp_path):
     assert isinstance(load_rows("ioi", count=3)[0][2], MinimalPair)
     assert isinstance(load_rows("planted", count=3)[0][2], PlantedAnswer)
     (tmp_path / "data.csv").write_text("text,other\nOne.,1\nTwo.,2\n")
-    assert load_rows(str(tmp_path / "data.csv"), label_column="other") == (["One.", "Two."], [1, 2])
+    assert load_rows(str(tmp_path / "data.csv"), label_column="other") == (["One.", "Two."], ["1", "2"])
     (tmp_path / "data.json").write_text('[["One.", "Two."], ["Three.", "Four."]]')
     assert load_rows(str(tmp_path / "data.json"))[0] == [("One.", "Two."), ("Three.", "Four.")]
 

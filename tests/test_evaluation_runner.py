@@ -20,6 +20,7 @@ from bcos_peft.evaluation import (
     SequencePair,
     SequencePointingGame,
     Sufficiency,
+    Texts,
     Value,
     ask,
     evaluate,
@@ -57,8 +58,6 @@ def test_records_are_those_of_the_metrics():
     assert result.rows == [("conventional", "gradient"), ("conventional", "noise")]
     assert len(result.records) == 2 * 2 * len(TEXTS)
     metric = Comprehensiveness()
-    from bcos_peft.evaluation import Texts
-
     examples = metric.examples(Texts(model, tiny.tokenizer(), TEXTS))
     scores = [[Gradient()(model, example.questions[0]).double()] for example in examples]
     expected = {
@@ -365,6 +364,29 @@ def test_datasets():
         read_dataset([])
     with pytest.raises(TypeError, match="single text"):
         read_dataset("A film.")
+
+
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_a_missing_label_is_no_prediction(missing):
+    rows = [{"text": "good", "label": 1}, {"text": "bad", "label": missing}]
+    options = {"text_column": "text", "label_column": "label", "metrics": ["comprehensiveness"]}
+    with pytest.raises(ValueError, match=r"the label of dataset\[1\] is missing"):
+        run(texts=rows, target="label", **options)
+    assert len(run(texts=rows, methods=[Noise()], **options).records) == 2, "nothing is asked of the labels here"
+
+
+def test_labels_as_text_and_as_floats():
+    def targets(labels, model=None):
+        texts = Texts(model or stock(), tiny.tokenizer(), TEXTS[: len(labels)], labels, target="label")
+        return [example.questions[0].target for example in texts.examples()]
+
+    assert targets(["1", "0", 1.0, "LABEL_0", 1]) == [1, 0, 1, 0, 1]
+    stars = tiny.model(num_labels=2, id2label={0: "1", 1: "2"}, label2id={"1": 0, "2": 1})
+    assert targets(["1", "2"], stars) == [0, 1], "a name comes before a number"
+    with pytest.raises(ValueError, match=r"the label of dataset\[1\]='good' is not a label of the model"):
+        targets(["1", "good"])
+    with pytest.raises(ValueError, match=r"the label of dataset\[1\] must be between 0 and 1, got 7"):
+        targets(["1", "7"])
 
 
 def test_texts_twice_and_texts_too_long():

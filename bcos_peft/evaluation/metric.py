@@ -187,9 +187,21 @@ class Texts:
         """A question about a tokenized text; without a target, about what is predicted."""
         return question_of(self.model, self.tokenizer, encoding, target, foil, where)
 
-    def class_of(self, label: int | str) -> int:
-        """The number of a class, from its number or its name."""
-        return Labels(self.model, self.tokenizer).index(label, "label")
+    def class_of(self, index: int) -> int:
+        """The number of a row's class, from its number or its name; a file may have numbers as text, or as floats.
+
+        Raises:
+            ValueError: the row has no label, or there is no such class.
+        """
+        label, name = self.labels[index], f"the label of dataset[{index}]"
+        if label is None or label == "" or label != label:  # a number that is missing is NaN in pandas
+            raise ValueError(f"{name} is missing ({label!r}): give it one, or leave the row out.")
+        labels = Labels(self.model, self.tokenizer)
+        if isinstance(label, str) and label.isdecimal() and not labels.of_tokens and label not in labels:
+            label = int(label)
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        return labels.index(label, name)
 
     def examples(self) -> list[Example]:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
@@ -217,9 +229,13 @@ class Texts:
         return [replace(question, target=target) for question, target in zip(questions, found, strict=True)]
 
     def target_of(self, index: int) -> int | str | None:
-        """What is explained of a text: its label, one class for all, or `None` for what is predicted."""
+        """What is explained of a text: its class, one class for all, or `None` for what is predicted.
+
+        Raises:
+            ValueError: the text's class is wanted, and its label is missing or unknown to the model.
+        """
         if self.target == "label":
-            return self.labels[index]
+            return self.class_of(index)
         return None if self.target == "predicted" else self.target
 
 

@@ -273,6 +273,6 @@ def _confident(texts: Texts, cut: list[str], confidence: float) -> list[int | No
     best, classes = probabilities(texts.model, questions).max(dim=1)
     found: list[int | None] = []
     for i, (probability, predicted) in enumerate(zip(best.tolist(), classes.tolist(), strict=True)):
-        right = texts.labels is None or texts.class_of(texts.labels[i]) == predicted
+        right = texts.labels is None or texts.class_of(i) == predicted
         found.append(predicted if right and probability >= confidence else None)
     return found

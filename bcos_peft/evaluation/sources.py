@@ -67,10 +67,7 @@ def load_rows(
     missing = [one for one in ([text_column] if isinstance(text_column, str) else text_column) if one not in columns]
     if missing:
         raise ValueError(f"{name!r} has no column {missing[0]!r}; say with --text-column which of {columns} it is.")
-    items, labels = read_dataset(rows, text_column, label_column, count, seed)
-    if labels is not None and all(isinstance(label, str) and label.isdecimal() for label in labels):
-        labels = [int(label) for label in labels]  # a CSV file has text only
-    return items, labels
+    return read_dataset(rows, text_column, label_column, count, seed)
 
 
 def load_hub_data(name: str, *arguments, **options):
