@@ -366,6 +366,36 @@ def test_datasets():
         read_dataset("A film.")
 
 
+def test_pandas_tables():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"review": TEXTS, "stars": [i % 2 for i in range(len(TEXTS))]})
+    assert read_dataset(table, "review", "stars") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
+    with pytest.raises(ValueError, match="text_column"):
+        read_dataset(table)
+    assert read_dataset(table.rename(columns={"review": "text"}))[0] == TEXTS
+    assert read_dataset(table["review"])[0] == TEXTS
+
+
+def test_rows_with_optional_fields():
+    rows = [{"note": "x", "text": "One."}, {"text": "Two.", "label": 1}]
+    assert read_dataset(rows, "text") == (["One.", "Two."], None)
+    assert read_dataset(rows, "text", "label") == (["One.", "Two."], [None, 1])
+    assert read_dataset(rows, label_column="label") == (["One.", "Two."], [None, 1])
+    with pytest.raises(ValueError, match=r"dataset\[1\] has no text_column='note'; it has \['text', 'label'\]"):
+        read_dataset(rows, "note")
+    with pytest.raises(ValueError, match=r"label_column='class' is no column of the dataset; it has \['note', 'text'"):
+        read_dataset(rows, "text", "class")
+
+
+def test_streams_that_do_not_know_their_columns():
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
+    stream = Dataset.from_list(rows).to_iterable_dataset().map(lambda row: row)
+    assert stream.column_names is None
+    assert read_dataset(stream, "text", "label") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
+    with pytest.raises(ValueError, match="needs text_column"):
+        read_dataset(stream)
+
+
 @pytest.mark.parametrize("missing", [None, "", float("nan")])
 def test_a_missing_label_is_no_prediction(missing):
     rows = [{"text": "good", "label": 1}, {"text": "bad", "label": missing}]

@@ -64,8 +64,9 @@ def evaluate(
     Args:
         model (`torch.nn.Module`): a sequence classifier or a causal language model, converted or not, on any device.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): its tokenizer.
-        dataset (`Iterable`): texts or pairs of texts; rows or a `datasets.Dataset` with `text_column`; or a list of
-            [`MinimalPair`], [`PlantedAnswer`] or [`Rationale`], for the metrics that need these.
+        dataset (`Iterable`): texts or pairs of texts; rows, a `datasets.Dataset` or a pandas DataFrame with
+            `text_column`; or a list of [`MinimalPair`], [`PlantedAnswer`] or [`Rationale`], for the metrics that need
+            these.
         methods (`Sequence`, *optional*): names as of [`get_method`], or callables `(model, question) -> (length,)`
             scores (a tensor, array or list), with a `name`. Default: the exact contributions of a converted model,
             input × gradient of others, and random scores.

@@ -60,7 +60,9 @@ def load_rows(
             rows = blimp_pairs(rows)
         elif name.rpartition("/")[2].lower() == "hatexplain":
             rows = hatexplain_rationales(rows)
-    columns = getattr(rows, "column_names", None) or (list(rows[0]) if isinstance(rows[0], dict) else None)
+    columns = getattr(rows, "column_names", None)
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        columns = list(dict.fromkeys(name for row in rows for name in row))
     if columns is None:
         return read_dataset(rows, count=count, seed=seed)
     text_column = text_column or "text"
