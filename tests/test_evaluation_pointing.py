@@ -67,6 +67,25 @@ def test_pairs_are_confident_and_of_different_classes():
         build_pairs(one, confidence=1.0)
 
 
+def test_which_class_comes_first_is_drawn():
+    many = [f"{text} {word}" for text in TEXTS for word in ("film", "music", "story")]
+    pairs = quietly(texts(many), confidence=0.5)
+    order = torch.randperm(len(many), generator=torch.Generator().manual_seed(0)).tolist()
+    places = [(many.index(pair.first), many.index(pair.second)) for pair in pairs]
+    drawn_later = [order.index(a) > order.index(b) for a, b in places]
+    assert set(drawn_later) == {True, False}
+    assert {pair.first_class for pair in pairs} == {0, 1}
+    assert drawn_later != [bool((a + b) % 2) for a, b in places], "where texts stand in the dataset does not decide"
+
+
+def test_refused_options():
+    for make in (lambda **options: build_pairs(texts(), **options), SequencePointingGame):
+        with pytest.raises(ValueError, match="confidence must be a probability, 0 to 1, got 90; 90 % is 0.9"):
+            make(confidence=90)
+        with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+            make(count=0)
+
+
 def test_labels_must_be_right_and_all_models_sure():
     one = texts()
     wrong = [f"LABEL_{1 - predicted(one, text)}" for text in TEXTS]

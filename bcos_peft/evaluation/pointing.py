@@ -71,7 +71,8 @@ def build_pairs(
         `list[SequencePair]`: fewer than `count`, with a warning, where the dataset has no more.
 
     Raises:
-        ValueError: there is no pair at all, or the items are not single texts.
+        ValueError: there is no pair at all, the items are not single texts, or `count` or `confidence` is out of
+            range.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -85,6 +86,7 @@ def build_pairs(
         ...     print(str(error)[:33])
         No two texts of different classes
     """
+    _check_options(count, confidence)
     several = [texts] if isinstance(texts, Texts) else list(texts)
     items = several[0].items
     if any(not isinstance(item, str) for item in items):
@@ -96,7 +98,8 @@ def build_pairs(
         cut = [_shorten(one, text, max_tokens) for text in cut]
     sure = [_confident(one, cut, confidence) for one in several]
     classes = [rows[0] if len(set(rows)) == 1 else None for rows in zip(*sure, strict=True)]
-    order = torch.randperm(len(cut), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(cut), generator=generator).tolist()
     waiting: dict[int, list[int]] = {}
     pairs: list[SequencePair] = []
     for i in order:
@@ -110,7 +113,7 @@ def build_pairs(
         other = max(others, key=lambda key: len(waiting[key]))
         j = waiting[other].pop()
         # The order is random already, but a rare class would always come second: draw who is first.
-        a, b = (i, j) if (i + j + seed) % 2 else (j, i)
+        a, b = (i, j) if int(torch.randint(2, (1,), generator=generator)) else (j, i)
         pairs.append(SequencePair(cut[a], cut[b], classes[a], classes[b]))
     if not pairs:
         raise ValueError(
@@ -197,6 +200,9 @@ class SequencePointingGame(Metric):
         joiner (`str`, defaults to a space): what stands between the texts.
         contrast (`bool`, defaults to `False`): explain each class against the other.
 
+    Raises:
+        ValueError: `count` or `confidence` is out of range.
+
     Example:
         >>> from bcos_peft.evaluation import SequencePair, SequencePointingGame
         >>> game = SequencePointingGame([SequencePair("Good.", "Bad.", 1, 0)])
@@ -218,6 +224,7 @@ class SequencePointingGame(Metric):
         joiner: str = " ",
         contrast: bool = False,
     ):
+        _check_options(count, confidence)
         self._pairs = None if pairs is None else list(pairs)
         self.count, self.confidence, self.seed = count, confidence, seed
         self.joiner, self.contrast = joiner, contrast
@@ -253,6 +260,13 @@ class SequencePointingGame(Metric):
             found = [positive_share(values, example.data[i], counted) for i, values in enumerate(both)]
             rows.append({"seqpg": sum(found) / 2, "shares": found})
         return rows
+
+
+def _check_options(count: int, confidence: float) -> None:
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}.")
+    if not 0 <= confidence <= 1:
+        raise ValueError(f"confidence must be a probability, 0 to 1, got {confidence}; 90 % is 0.9.")
 
 
 def _shorten(texts: Texts, text: str, max_tokens: int | None) -> str:
