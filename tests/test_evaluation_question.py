@@ -63,6 +63,19 @@ def test_targets_and_foils_by_number_and_name():
         ask(model, tokenizer, TEXTS[0], target=2, foil=2)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_classifiers_on_decoders_without_a_padding_token(family):
+    """transformers refuses batches of them, as it cannot tell where a text ends."""
+    model, tokenizer = model_and_tokenizer(family, "SequenceClassification")
+    model.config.pad_token_id = None
+    questions = [ask(model, tokenizer, text) for text in TEXTS]
+    # Token 0 in a text, and at its end, must not be taken for padding.
+    questions.append(Question(torch.tensor([0, 5, 6, 0]), target=0))
+    alone = torch.cat([logits(model, [question]) for question in questions])
+    torch.testing.assert_close(logits(model, questions), alone, rtol=1e-4, atol=1e-5)
+    assert model.config.pad_token_id is None
+
+
 def test_special_tokens_and_pairs():
     model, tokenizer = model_and_tokenizer("bert", "SequenceClassification")
     question = ask(model, tokenizer, ("A film.", "Dull."))

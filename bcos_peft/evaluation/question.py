@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bcos_peft.config_checks import valid_count
 from bcos_peft.encoding import Encoding, encode
+from bcos_peft.evaluation.forwards import forward, parameters_of
 from bcos_peft.generation_prompts import special_ids
 from bcos_peft.inputs import split_inputs
 from bcos_peft.labels import Labels
@@ -179,7 +179,7 @@ def question_of(
         input_ids=torch.tensor(encoding.input_ids),
         target=0 if target is None else labels.index(target, "target"),
         special=torch.tensor(special),
-        extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in _parameters(model)},
+        extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in parameters_of(model)},
     )
     if target is None:
         question = replace(question, target=int(logits(model, [question])[0].argmax()))
@@ -285,55 +285,7 @@ def logits(
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with evaluating(model), nullcontext() if grad else torch.no_grad():
-        found = [_forward(model, [rows[i] for i in batch], [questions[i].extra for i in batch]) for batch in batches]
+        found = [forward(model, [rows[i] for i in batch], [questions[i].extra for i in batch]) for batch in batches]
     found = torch.cat(found)
     back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=found.device)
     return found[back]
-
-
-def _forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]]) -> Tensor:
-    config = getattr(model, "config", None)
-    device = next(model.parameters()).device
-    lengths = [len(row) for row in rows]
-    # The model's own padding token: by it classifiers on decoders find the last token of a text.
-    pad = getattr(config, "pad_token_id", None)
-    inputs = {"input_ids": _padded(rows, 0 if pad is None or pad < 0 else pad)}
-    inputs["attention_mask"] = _padded([torch.ones_like(row) for row in rows], 0)
-    for name in extras[0]:
-        inputs[name] = _padded([extra[name] for extra in extras], 0)
-    inputs = {name: value.to(device) for name, value in inputs.items()}
-    place = torch.tensor(lengths, device=device) - 1
-    next_token = predicts_next_token(model)
-    if next_token:
-        inputs["use_cache"] = False
-        if "logits_to_keep" in _parameters(model):
-            # A whole vocabulary for every token would take more memory than all the rest.
-            inputs["logits_to_keep"], place = place.unique(return_inverse=True)
-    output = model(**inputs)
-    values = output if isinstance(output, Tensor) else output["logits"] if "logits" in output else None
-    if values is None or (values.dim() == 3 and not next_token):
-        raise ValueError(
-            f"{type(model).__name__} has no single row of logits for a text. Evaluation takes sequence classifiers "
-            "and causal language models (AutoModelForSequenceClassification, AutoModelForCausalLM)."
-        )
-    if values.dim() == 3:
-        values = values[torch.arange(len(rows), device=device), place]
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def _padded(rows: list[Tensor], value: int) -> Tensor:
-    return nn.utils.rnn.pad_sequence([row.cpu() for row in rows], batch_first=True, padding_value=value)
-
-
-def _parameters(model: nn.Module) -> set[str]:
-    """Names that the model's forward takes; those of the model inside, where a wrapper passes everything on."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    forwards = (vars(cls)["forward"] for cls in type(inner).__mro__ if "forward" in vars(cls))
-    return {name for forward in forwards for name in inspect.signature(forward).parameters}
-
-
-def predicts_next_token(model: nn.Module) -> bool:
-    """Whether it is a causal language model."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = getattr(inner, "config", None)
-    return bool(hasattr(inner, "can_generate") and inner.can_generate() and not config.is_encoder_decoder)
