@@ -1,6 +1,7 @@
 """Comprehensiveness and sufficiency: by hand on a bag of words, and what must not change them."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -132,8 +133,24 @@ def test_short_texts():
     np.testing.assert_allclose(curve, [sigmoid(1) - 0.5] * 9, rtol=1e-6)
     (curve,) = perturbation_curves(model, [question([10, 11])], [torch.tensor([1.0, 0.0])], None)
     np.testing.assert_allclose(curve, [sigmoid(1) - 0.5] * 9, rtol=1e-6)
-    with pytest.raises(ValueError, match="leave nothing of a text of one token"):
+    with pytest.raises(ValueError, match=r"questions\[0\] is one token"):
         perturbation_curves(model, [question([10])], [torch.ones(1)], None)
+
+
+def test_texts_of_one_token_are_left_out_where_nothing_can_take_their_place():
+    model, tokenizer = tiny.model("gpt2"), tiny.tokenizer("bpe")
+    tokenizer._tokenizer.post_processor = None  # no special tokens around a text
+    tokenizer.mask_token = tokenizer.pad_token = None
+    metric = Sufficiency()
+    with pytest.warns(UserWarning, match="sufficiency leaves out 1 of 2 texts: they are one token"):
+        (example,) = metric.examples(Texts(model, tokenizer, ["a", "A gripping film"]))
+    assert metric.settings()["perturbation"] == "delete"
+    assert example.text == "A gripping film"
+    with pytest.raises(ValueError, match="comprehensiveness: every text is one token"):
+        Comprehensiveness().examples(Texts(model, tokenizer, ["a"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(Comprehensiveness("delete").examples(Texts(tiny.model(), tiny.tokenizer(), ["good"]))) == 1
 
 
 def test_language_models_and_tokenizers_without_a_mask():

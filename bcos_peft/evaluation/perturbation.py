@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,8 +151,8 @@ def perturbation_curves(
             if fill is None and len(tokens) == len(question):
                 if len(tokens) == 1:
                     raise ValueError(
-                        "perturbation='delete' would leave nothing of a text of one token and no special ones; use "
-                        "'mask' or 'pad', or leave the text out."
+                        f"questions[{i}] is one token and no special ones, and fill=None would leave nothing of it; "
+                        "leave the text out, or give the id of a mask or padding token."
                     )
                 tokens = tokens[:-1]  # a model cannot read an empty text: its lowest token stays
             rows.append(perturb(question, tokens, fill))
@@ -203,7 +204,7 @@ class _Perturbation(Metric):
             self.name, self.values = label, _values(label, not self._keep)
 
     def examples(self, texts: Texts) -> list[Example]:
-        """One for each text. Texts of special tokens only cannot be, as they are refused before."""
+        """One for each text; without texts of which deleting would leave nothing, with a warning."""
         ids = {way: getattr(texts.tokenizer, f"{way}_token_id") for way in ("mask", "pad")} | {"delete": None}
         known = [way for way in _WAYS if way == "delete" or ids[way] is not None]
         self._way = known[0] if self.perturbation is None else self.perturbation
@@ -213,7 +214,19 @@ class _Perturbation(Metric):
                 f"{', '.join(map(repr, known))}."
             )
         self._fill = ids[self._way]
-        return texts.examples()
+        examples = texts.examples()
+        if self._fill is not None:
+            return examples
+        found = [example for example in examples if len(example.questions[0]) > 1]
+        if not found:
+            raise ValueError(f"{self.name}: every text is one token, and perturbation='delete' would leave nothing.")
+        if len(found) < len(examples):
+            warnings.warn(
+                f"{self.name} leaves out {len(examples) - len(found)} of {len(examples)} texts: they are one token, "
+                "and perturbation='delete' would leave nothing of it.",
+                stacklevel=2,
+            )
+        return found
 
     def measure(
         self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
