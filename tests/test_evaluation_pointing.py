@@ -155,6 +155,45 @@ def test_random_order_has_its_chance():
     assert sum(found) / len(found) == pytest.approx(examples[0].chance["seqpg"], abs=0.05)
 
 
+def test_pairs_that_do_not_fit_are_named():
+    one = texts()
+    pairs = [SequencePair("Good film.", "dull " * 80, 1, 0), SequencePair("Good.", "Bad.", 1, 0)]
+    with pytest.warns(UserWarning, match="1 of 2 pairs are longer than the 64 tokens that the model reads"):
+        SequencePointingGame(pairs).examples(one)
+    one.truncation = False
+    with pytest.raises(ValueError, match=r"pairs\[0\] has"):
+        SequencePointingGame(pairs).examples(one)
+    one.truncation = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exact = SequencePair("dull", " ".join(["dull"] * (tiny.MAX_LENGTH - 3)), 1, 0)
+        (example,) = SequencePointingGame([exact]).examples(one)
+        assert len(example.questions[0]) == tiny.MAX_LENGTH
+
+
+def test_pairs_of_one_class_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="first_class and second_class are both 1"):
+        SequencePair("Good.", "Bad.", 1, 1)
+    save_pairs([SequencePair("Good.", "Bad.", 1, 0)], tmp_path / "pairs.json")
+    (tmp_path / "pairs.json").write_text((tmp_path / "pairs.json").read_text().replace(": 0", ": 1"))
+    with pytest.raises(ValueError, match="cannot load pairs.*both 1"):
+        load_pairs(tmp_path / "pairs.json")
+
+
+def test_what_chance_is_on_short_pairs():
+    """Any order of scores of which one is positive has one half; scores of random signs may have none."""
+    (example,) = SequencePointingGame([SequencePair("dull", "great", 1, 0)]).examples(texts())
+    where = example.questions[0].ranked
+    assert len(where) == 2
+    values = []
+    for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        scores = torch.zeros(len(example.questions[0]), dtype=torch.float64)
+        scores[where] = torch.tensor(signs, dtype=torch.float64)
+        values.append(SequencePointingGame().measure(None, [example], [[scores, scores]], None)[0]["seqpg"])
+    assert values == [0.5, 0.5, 0.5, 0.0]
+    assert sum(values) / 4 == 3 / 8
+
+
 def test_pairs_of_texts_are_refused():
     with pytest.raises(ValueError, match="joins single texts"):
         build_pairs(texts([("A film.", "Dull.")]))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.encoding import Encoding
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, as_text, key_of, unique_keys
 from bcos_peft.evaluation.question import max_length, probabilities
 from bcos_peft.files import write_text
@@ -34,6 +35,9 @@ class SequencePair:
         first_class (`int`): class of the first.
         second_class (`int`): class of the second.
 
+    Raises:
+        ValueError: the classes are the same.
+
     Example:
         >>> from bcos_peft.evaluation import SequencePair
         >>> SequencePair("A gripping film.", "Dull and overlong.", first_class=1, second_class=0).second
@@ -44,6 +48,13 @@ class SequencePair:
     second: str
     first_class: int
     second_class: int
+
+    def __post_init__(self) -> None:
+        if self.first_class == self.second_class:
+            raise ValueError(
+                f"first_class and second_class are both {self.first_class!r}; the pointing game needs texts of two "
+                "classes, so that only one of them speaks for each."
+            )
 
 
 def build_pairs(
@@ -189,7 +200,7 @@ class SequencePointingGame(Metric):
     """SeqPG: the share of the positive scores that falls on the text of the explained class. Larger is better.
 
     Each pair is joined into one text and explained twice, once for the class of each half; its value is the mean.
-    Under random order it is the halves' mean share of the tokens: one half.
+    Under random order it is the halves' mean share of the tokens: one half. Where no score is positive it is 0.
 
     Args:
         pairs (`Sequence[SequencePair]`, *optional*): from `build_pairs` or `load_pairs`. Default: made of the dataset
@@ -230,16 +241,25 @@ class SequencePointingGame(Metric):
         self.joiner, self.contrast = joiner, contrast
 
     def examples(self, texts: Texts) -> list[Example]:
-        """One for each pair, with two questions."""
+        """One for each pair, with two questions; a warning says how many pairs are longer than the model reads."""
         pairs = self._pairs
         if pairs is None:
             pairs = build_pairs(texts, self.count, self.confidence, seed=self.seed)
         keys = unique_keys([key_of((pair.first, pair.second)) for pair in pairs])
-        return [self._example(texts, pair, key) for pair, key in zip(pairs, keys, strict=True)]
+        wholes = [pair.first + self.joiner + pair.second for pair in pairs]
+        encodings = [texts.tokenize(whole, f"pairs[{i}]") for i, whole in enumerate(wholes)]
+        limit = max_length(texts.model, texts.tokenizer)
+        cut = sum(_is_cut(encoding, whole, limit) for encoding, whole in zip(encodings, wholes, strict=True))
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(pairs)} pairs are longer than the {limit} tokens that the model reads, and their "
+                "second text is cut. build_pairs makes pairs that fit.",
+                stacklevel=2,
+            )
+        rows = zip(pairs, keys, wholes, encodings, strict=True)
+        return [self._example(texts, *row) for row in rows]
 
-    def _example(self, texts: Texts, pair: SequencePair, key: str) -> Example:
-        whole = pair.first + self.joiner + pair.second
-        encoding = texts.tokenize(whole)
+    def _example(self, texts: Texts, pair: SequencePair, key: str, whole: str, encoding: Encoding) -> Example:
         places = [(0, len(pair.first)), (len(whole) - len(pair.second), len(whole))]
         classes = pair.first_class, pair.second_class
         foils = classes[::-1] if self.contrast else (None, None)
@@ -260,6 +280,11 @@ class SequencePointingGame(Metric):
             found = [positive_share(values, example.data[i], counted) for i, values in enumerate(both)]
             rows.append({"seqpg": sum(found) / 2, "shares": found})
         return rows
+
+
+def _is_cut(encoding: Encoding, text: str, limit: int | None) -> bool:
+    end = max(span[1] for span in encoding.offsets if span is not None)
+    return limit is not None and len(encoding.input_ids) >= limit and end < len(text.rstrip())
 
 
 def _check_options(count: int, confidence: float) -> None:
