@@ -168,6 +168,42 @@ def test_rows_by_name(tmp_path):
     assert load_rows(str(tmp_path / "data.json"))[0] == [("One.", "Two."), ("Three.", "Four.")]
 
 
+def test_files_as_spreadsheets_write_them(tmp_path):
+    bom, text = "\ufeff", "text,label\nOne.,1\nTwo.,0\n"
+    for name, content in {
+        "data.csv": bom + text,
+        "D.CSV": text,
+        "d.tsv": text.replace(",", "\t"),
+        "data.jsonl": bom + '{"text": "One.", "label": "1"}\n\n{"text": "Two.", "label": "0"}\n',
+        "data.json": bom + '[{"text": "One.", "label": "1"}, {"text": "Two.", "label": "0"}]',
+    }.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert load_rows(str(tmp_path / name), label_column="label") == (["One.", "Two."], ["1", "0"]), name
+    (tmp_path / "data.txt").write_text(bom + "One.\nTwo.\n", encoding="utf-8")
+    assert load_rows(str(tmp_path / "data.txt")) == (["One.", "Two."], None)
+
+
+def test_files_that_cannot_be_read_are_named(stock, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"text": "One\u2028more."}\n\n{"text": }\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"data.jsonl', line 3 is no valid JSON: Expecting value"):
+        load_rows(str(tmp_path / "data.jsonl"))
+    (tmp_path / "data.json").write_text("[")
+    with pytest.raises(ValueError, match=r"data.json' is no valid JSON"):
+        load_rows(str(tmp_path / "data.json"))
+    (tmp_path / "data.csv").write_text("text\ncafé\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"data.csv' is no UTF-8 text.*Save it as UTF-8"):
+        load_rows(str(tmp_path / "data.csv"))
+
+
+def test_columns_that_say_nothing(stock, texts, tmp_path):
+    out = ["--output", tmp_path / "out"]
+    assert "--label-column is 'label', but" in refused(stock, "--data", texts, "--label-column", "label", *out)
+    with pytest.raises(ValueError, match="--text-column is 'text', but 'ioi' has no columns"):
+        load_rows("ioi", text_column="text")
+    three = [option for name in "abc" for option in ("--text-column", name)]
+    assert "--text-column is given 3 times, a, b, c" in refused(stock, "--data", "data.csv", *three, *out)
+
+
 def test_refusals(stock, texts, tmp_path):
     out = ["--output", tmp_path / "out"]
     assert "There is no file" in refused(stock, "--data", "nothing.txt", *out)

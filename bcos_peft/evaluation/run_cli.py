@@ -24,7 +24,9 @@ def run(
     ],
     data: Annotated[
         str,
-        typer.Option(help="A file (.txt, .csv, .json, .jsonl), a data set of the hub, or ioi or planted, made ones."),
+        typer.Option(
+            help="A file (.txt, .csv, .tsv, .json, .jsonl), a data set of the hub, or ioi or planted (made)."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The folder for the results; an interrupted run goes on from there.")],
     method: Annotated[
@@ -66,7 +68,7 @@ def run(
 
         first = processes.index == 0
         device = device or _own_device()
-        columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column[:2])
+        columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column)
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]
         names = [name for name, *_ in loaded]

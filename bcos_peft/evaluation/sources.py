@@ -15,6 +15,8 @@ from bcos_peft.evaluation.reading import read_dataset
 
 __all__ = ["load_hub_data", "load_rows"]
 
+_ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+
 
 def load_rows(
     name: str,
@@ -28,9 +30,9 @@ def load_rows(
     """Texts or other rows, and their labels, from a name.
 
     Args:
-        name (`str`): a file (`.txt` with a text on each line; `.csv`, `.json` or `.jsonl` with columns; minimal pairs
-            as `.csv` with prefix, good, bad and evidence), `"ioi"` or `"planted"` for made sentences, or a data set of
-            the hub. BLiMP (`nyu-mll/blimp`) gives minimal pairs, HateXplain rationales.
+        name (`str`): a file (`.txt` with a text on each line; `.csv`, `.tsv`, `.json` or `.jsonl` with columns;
+            minimal pairs as `.csv` with prefix, good, bad and evidence), `"ioi"` or `"planted"` for made sentences, or
+            a data set of the hub. BLiMP (`nyu-mll/blimp`) gives minimal pairs, HateXplain rationales.
         config (`str`, *optional*): of a data set of the hub, such as BLiMP's phenomenon.
         split (`str`, defaults to `"test"`): of a data set of the hub.
         text_column (`str` or a pair, *optional*): the column with the texts. Default: "text".
@@ -39,7 +41,8 @@ def load_rows(
         seed (`int`, defaults to 0): of the draw.
 
     Raises:
-        ValueError: there is no such file or column, or nothing in it.
+        ValueError: there is no such file or column, nothing in it, or it cannot be read; or columns are named of data
+            that have none.
 
     Example:
         >>> from bcos_peft.evaluation.sources import load_rows
@@ -47,12 +50,19 @@ def load_rows(
         >>> len(rows), labels
         (2, None)
     """
+    if text_column is not None and not isinstance(text_column, str) and len(text_column) != 2:
+        raise ValueError(
+            f"--text-column is given {len(text_column)} times, {', '.join(text_column)}; it takes the column with the "
+            "texts, or the two with the texts of pairs."
+        )
+    if name in ("ioi", "planted"):
+        _refuse_columns(name, text_column, label_column)
     if name == "ioi":
         return ioi_pairs(count or 100, seed), None
     if name == "planted":
         return planted_answers(count or 100, seed=seed), None
     rows: Any
-    if Path(name).suffix in (".txt", ".csv", ".json", ".jsonl"):
+    if Path(name).suffix.lower() in _ENDINGS:
         rows = _file(Path(name))
     else:
         rows = load_hub_data(name, config, split=split)
@@ -64,6 +74,7 @@ def load_rows(
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         columns = list(dict.fromkeys(name for row in rows for name in row))
     if columns is None:
+        _refuse_columns(name, text_column, label_column)
         return read_dataset(rows, count=count, seed=seed)
     text_column = text_column or "text"
     missing = [one for one in ([text_column] if isinstance(text_column, str) else text_column) if one not in columns]
@@ -107,21 +118,46 @@ def load_hub_data(name: str, *arguments, **options):
         ) from error
 
 
+def _refuse_columns(name: str, text_column: str | tuple[str, str] | None, label_column: str | None) -> None:
+    for option, value in (("--text-column", text_column), ("--label-column", label_column)):
+        if value is not None:
+            raise ValueError(
+                f"{option} is {value!r}, but {name!r} has no columns; leave it away, or give a file that has them "
+                "(.csv, .tsv, .json or .jsonl)."
+            )
+
+
 def _file(path: Path) -> list:
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".txt":
+    ending = path.suffix.lower()
+    try:
+        # Spreadsheets write a mark (BOM) in front, which is no part of the first column's name.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is no UTF-8 text: {error}. Save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+        ) from error
+    if ending == ".txt":
         rows: list = [line for line in text.splitlines() if line.strip()]
-    elif path.suffix == ".json":
-        rows = json.loads(text)
-    elif path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    elif ending == ".json":
+        rows = _json(text, repr(str(path)))
+    elif ending == ".jsonl":
+        # Not splitlines, which also cuts at separators that JSON may have inside a text.
+        lines = enumerate(text.split("\n"), start=1)
+        rows = [_json(line, f"{str(path)!r}, line {i}") for i, line in lines if line.strip()]
     else:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and {"prefix", "good", "bad", "evidence"} <= rows[0].keys():
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ","))
+        if ending == ".csv" and rows and {"prefix", "good", "bad", "evidence"} <= rows[0].keys():
             return load_minimal_pairs(path)
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{str(path)!r} has no rows.")
     return rows
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is no valid JSON: {error}.") from error
