@@ -9,9 +9,10 @@ import tiny
 import torch
 from evaluation_toys import BagOfWords
 
-from bcos_peft.evaluation import Comprehensiveness, Question, Sufficiency, ask, probabilities
+from bcos_peft import BcosConfig, get_bcos_model
+from bcos_peft.evaluation import Comprehensiveness, Question, Sufficiency, ask, logits, probabilities
 from bcos_peft.evaluation.metric import Texts
-from bcos_peft.evaluation.perturbation import FRACTIONS, area, count_of, perturbation_curves
+from bcos_peft.evaluation.perturbation import FRACTIONS, area, count_of, perturb, perturbation_curves
 
 
 MASK = 4
@@ -115,6 +116,22 @@ def test_all_perturbed_is_all_masked():
     whole, gone = (probabilities(model, [asked], ids)[0, asked.target] for ids in (None, [masked]))
     (curve,) = perturbation_curves(model, [asked], [torch.rand(len(asked))], MASK, fractions=(0.5, 1.0))
     assert curve[-1] == pytest.approx(float(whole - gone), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("convert", [False, True])
+def test_words_keep_their_places_beside_padding_tokens(family, convert):
+    """RoBERTa counts positions from the ids, without padding tokens: those that take the place of words must count."""
+    model = tiny.model(family)
+    if convert:
+        model = get_bcos_model(model, BcosConfig())
+    pad = model.config.pad_token_id
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        table[300] = table[pad]  # a word that differs from the padding token by its id alone
+    asked = [question([2, 10, 11, 12, 13, 3]), question([2, 14, 3])]
+    padded, worded = ([perturb(one, torch.tensor([1]), fill) for one in asked] for fill in (pad, 300))
+    torch.testing.assert_close(logits(model, padded), logits(model, worded), rtol=1e-4, atol=1e-5)
 
 
 def test_few_forwards():

@@ -37,6 +37,9 @@ def forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]
     inputs["attention_mask"] = _padded([torch.ones_like(row) for row in rows], 0)
     for name in extras[0]:
         inputs[name] = _padded([extra[name] for extra in extras], 0)
+    positions = _positions(model, rows)
+    if positions is not None:
+        inputs["position_ids"] = positions
     inputs = {name: value.to(device) for name, value in inputs.items()}
     place = torch.tensor(lengths, device=device) - 1
     if next_token:
@@ -55,6 +58,20 @@ def forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]
     if values.dim() == 3:
         values = values[torch.arange(len(rows), device=device), place]
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _positions(model: nn.Module, rows: list[Tensor]) -> Tensor | None:
+    """Position ids for texts with padding tokens in them, from a model that counts positions without these.
+
+    RoBERTa and its kin do: where a word is replaced by the padding token, all that follow it would move up.
+    """
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    padding = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
+    if padding is None or not any(bool((row == padding).any()) for row in rows):
+        return None
+    if "position_ids" not in parameters_of(model):
+        return None
+    return _padded([torch.arange(padding + 1, padding + 1 + len(row)) for row in rows], padding)
 
 
 def _unused(rows: list[Tensor]) -> int:
