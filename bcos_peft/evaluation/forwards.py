@@ -101,6 +101,7 @@ def parameters_of(model: nn.Module) -> set[str]:
 
 
 def predicts_next_token(model: nn.Module) -> bool:
+    """Whether it is a causal language model."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = getattr(inner, "config", None)
     return bool(hasattr(inner, "can_generate") and inner.can_generate() and not config.is_encoder_decoder)
