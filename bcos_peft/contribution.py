@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -151,11 +152,14 @@ class Readings:
             `list[Contribution]`: One per span, in the order given; `index` counts the spans.
 
         Raises:
+            TypeError: If it is one span instead of a list.
             ValueError: If a span lies outside the text or is empty, two spans overlap, or a substring does not occur
                 exactly once.
         """
         if not 0 <= sequence_id < len(self.texts):
             raise ValueError(f"sequence_id={sequence_id} is no text; the number of texts is {len(self.texts)}.")
+        if isinstance(spans, str) or (len(spans) and isinstance(spans[0], Integral)):
+            raise TypeError(f"spans must be a list of spans or substrings; write [{spans!r}].")
         text = self.texts[sequence_id]
         places = [checked_span(text, span) for span in spans]
         refuse_overlap({f"span {i}": place for i, place in enumerate(places)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from bcos_peft.spelling import align, spell
@@ -185,6 +186,7 @@ def _extra(values: Mapping, keep: list[int]) -> dict[str, list[int]]:
         key: [int(value[i]) for i in keep]
         for key, value in values.items()
         if key not in _NO_INPUTS and isinstance(value, (list, tuple)) and len(value) >= length
+        if all(isinstance(value[i], Integral) for i in keep)  # and not the words that tokens are of, say
     }
 
 

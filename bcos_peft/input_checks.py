@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
 import torch
 from torch import Tensor, nn
+from transformers.utils import TransformersKwargs
+
+from bcos_peft.linear_map import forward_parameters
 
 
-__all__ = ["check_adapters", "check_inputs", "max_tokens", "refuses_padding"]
+__all__ = ["check_adapters", "check_inputs", "check_names", "max_tokens", "refuses_padding"]
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -31,6 +37,8 @@ def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> Non
             f"{tuple(input_ids.shape)}."
         )
     if attention_mask is not None:
+        if not isinstance(attention_mask, Tensor):
+            raise TypeError(f"attention_mask must be a tensor, got {type(attention_mask).__name__}.")
         if attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got "
@@ -50,6 +58,17 @@ def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> Non
             f"input_ids has {input_ids.shape[1]} tokens, but the model has position embeddings for {limit}. "
             "Truncate the text, or explain it in pieces."
         )
+
+
+def check_names(model, names: Iterable[str], own: Collection[str]) -> None:
+    """Refuses an argument that is neither one of `own` nor read by the model: forwards take any and say nothing."""
+    read = forward_parameters(type(model)) | forward_parameters(type(model.base_model))
+    known = {*own, *read, *TransformersKwargs.__annotations__} - {"self", "args", "kwargs"}
+    for name in names:
+        if name not in known:
+            (close, *_) = get_close_matches(name, known, n=1) or [None]
+            hint = f" Did you mean {close!r}?" if close else ""
+            raise TypeError(f"{name!r} is no argument, and no input of {type(model).__name__}.{hint}")
 
 
 def max_tokens(model) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
@@ -29,8 +30,9 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     elif isinstance(inputs, Mapping):
         items, single = _split_mapping(inputs)
         return [_item(item, f"inputs[{i}]") for i, item in enumerate(items)], single
-    elif hasattr(inputs, "column_names"):
-        raise ValueError(f"A dataset needs text_column=...; {_has(inputs.column_names)}. Or pass the column itself.")
+    elif hasattr(inputs, "column_names") or _is_frame(inputs):
+        names = list(inputs.columns) if _is_frame(inputs) else inputs.column_names
+        raise ValueError(f"A dataset needs text_column=...; {_has(names)}. Or pass the column itself.")
     else:
         inputs = plain(inputs)
         if isinstance(inputs, (str, bytes)) or _is_ids(inputs) or (isinstance(inputs, tuple) and _is_pair(inputs)):
@@ -41,6 +43,11 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     if not items:
         raise ValueError("inputs is empty: there is nothing to explain.")
     return items, False
+
+
+def _is_frame(value: Any) -> bool:
+    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
 def plain(value: Any) -> Any:
@@ -92,6 +99,8 @@ def _split_mapping(inputs: Mapping) -> tuple[list, bool]:
         texts = list(values["text"])
         if pairs is None:
             return texts, False
+        if isinstance(pairs, str):
+            raise TypeError(f"'text' is a list and 'text_pair' one text, {_shorten(repr(pairs))}; give one for each.")
         if len(list(pairs)) != len(texts):
             raise ValueError(f"'text' has {len(texts)} entries and 'text_pair' {len(pairs)}; they must be as many.")
         return list(zip(texts, pairs, strict=True)), False
@@ -135,7 +144,8 @@ def _column(dataset: Any, names: str | tuple[str, str]) -> Iterable:
         return (row[names] for row in dataset)  # a stream that does not know its columns beforehand
     if known is None or names not in known:
         raise ValueError(f"text_column={names!r} is no column of the dataset; {_has(known)}.")
-    return dataset[names]
+    column = dataset[names]
+    return [column] if isinstance(column, str) else column  # of a single row
 
 
 def _has(names) -> str:

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from bcos_peft.numerics import widest
 
 
-__all__ = ["contributions", "cut_head", "cut_inputs", "frozen", "keeps_logits", "named_outputs"]
+__all__ = [
+    "contributions",
+    "cut_head",
+    "cut_inputs",
+    "forward_parameters",
+    "frozen",
+    "keeps_logits",
+    "named_outputs",
+]
 
 
 @contextmanager
@@ -90,14 +98,14 @@ def keeps_logits(model) -> bool:
     """Whether a causal language model can be asked for the logits of some tokens only."""
     if not model.bcos_family.causal or model.get_output_embeddings() is None:
         return False
-    return _takes_logits_to_keep(type(model))
+    return "logits_to_keep" in forward_parameters(type(model))
 
 
 @lru_cache(maxsize=256)  # reading signatures takes as long as a layer of a small model
-def _takes_logits_to_keep(model_class: type) -> bool:
-    # A forward of a subclass may just pass everything on.
+def forward_parameters(model_class: type) -> frozenset[str]:
+    """The names that the forward of a class takes, and those of its base classes: it may just pass everything on."""
     forwards = (vars(cls)["forward"] for cls in model_class.__mro__ if "forward" in vars(cls))
-    return any("logits_to_keep" in inspect.signature(forward).parameters for forward in forwards)
+    return frozenset(name for forward in forwards for name in inspect.signature(forward).parameters)
 
 
 def contributions(gradient: Tensor, leaf: Tensor) -> Tensor:

@@ -274,3 +274,32 @@ def test_classifiers_without_a_padding_token_read_one_text_at_a_time(family):
     explainer = BcosExplainer(model, tiny.tokenizer("bpe"))
     for text, found in zip(TEXTS, explainer(TEXTS), strict=True):
         assert_same(found, explainer(text))
+
+
+def test_a_row_of_a_dataset_is_one_text(bert):
+    (found,) = bert({"review": TEXTS[0], "label": 1}, text_column="review")
+    assert_same(found, bert(TEXTS[0]))
+
+
+def test_columns_that_are_no_inputs_are_left_alone(bert):
+    ids = bert.tokenizer(TEXTS[0])["input_ids"]
+    row = {"input_ids": ids, "tokens": bert.tokenizer.convert_ids_to_tokens(ids), "nothing": [None] * len(ids)}
+    assert_same(bert(row), bert({"input_ids": ids}))
+
+
+def test_tables_of_pandas_need_a_column(bert):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"review": TEXTS, "label": [1, 0, 1]})
+    with pytest.raises(ValueError, match="A dataset needs text_column=.*'?review"):
+        bert(table)
+    for found, text in zip(bert(table, text_column="review"), TEXTS, strict=True):
+        assert_same(found, bert(text))
+
+
+def test_one_text_is_not_read_letter_by_letter(bert):
+    with pytest.raises(TypeError, match="'text' is a list and 'text_pair' one text, 'cd'"):
+        bert({"text": ["a film", "b film"], "text_pair": "cd"})
+    found = bert("a film")
+    for span in ("film", (2, 6)):
+        with pytest.raises(TypeError, match="spans must be a list"):
+            found.spans(span)

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from bcos_peft import BcosConfig, BcosExplainer, get_bcos_model
+from bcos_peft import BcosConfig, BcosExplainer, attribute, get_bcos_model
 
 
 TEXTS = ["An awful movie.", "We loved the music.", "It is not bad."]
@@ -160,3 +160,14 @@ def test_a_refusal_comes_before_any_work(bert, monkeypatch):
             BcosExplainer(bert.model, bert.tokenizer, batch_size=1)(TEXTS, **arguments)
     with pytest.raises(ValueError, match=r"inputs\[3\]"):
         BcosExplainer(bert.model, bert.tokenizer, batch_size=1)([*TEXTS, ""])
+
+
+@pytest.mark.parametrize(("name", "close"), [("targets", "target"), ("token_type", "token_type_ids"), ("foo", None)])
+def test_arguments_that_do_not_exist(name, close):
+    model = get_bcos_model(tiny.model(), BcosConfig())
+    with pytest.raises(TypeError, match=f"'{name}' is no argument.*" + (f"Did you mean '{close}'" if close else "")):
+        attribute(model, torch.tensor([[5, 6]]), **{name: 1})
+    wanted = attribute(model, torch.tensor([[5, 6]]))
+    assert torch.equal(attribute(model, torch.tensor([[5, 6]]), return_dict=False).scores, wanted.scores)
+    with pytest.raises(TypeError, match="attention_mask must be a tensor, got list"):
+        attribute(model, torch.tensor([[5, 6]]), [[1, 1]])
