@@ -400,7 +400,7 @@ def test_streams_that_do_not_know_their_columns():
 def test_a_missing_label_is_no_prediction(missing):
     rows = [{"text": "good", "label": 1}, {"text": "bad", "label": missing}]
     options = {"text_column": "text", "label_column": "label", "metrics": ["comprehensiveness"]}
-    with pytest.raises(ValueError, match=r"the label of dataset\[1\] is missing"):
+    with pytest.raises(ValueError, match=r"the label of dataset\[1\], 'bad', is missing"):
         run(texts=rows, target="label", **options)
     assert len(run(texts=rows, methods=[Noise()], **options).records) == 2, "nothing is asked of the labels here"
 

@@ -195,7 +195,8 @@ class Texts:
         """
         label, name = self.labels[index], f"the label of dataset[{index}]"
         if label is None or label == "" or label != label:  # a number that is missing is NaN in pandas
-            raise ValueError(f"{name} is missing ({label!r}): give it one, or leave the row out.")
+            begin = as_text(self.items[index])[:60]  # with count=... the number is that of a row drawn
+            raise ValueError(f"{name}, {begin!r}, is missing ({label!r}): give it one, or leave the row out.")
         labels = Labels(self.model, self.tokenizer)
         if isinstance(label, str) and label.isdecimal() and not labels.of_tokens and label not in labels:
             label = int(label)
