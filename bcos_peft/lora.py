@@ -1,6 +1,6 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-`lora_install` puts the first six functions around methods of peft and of transformers, which they get as `original`.
+`lora_install` puts the first seven functions around methods of peft and of transformers, which they get as `original`.
 Models without B-cos layers pass through untouched.
 """
 
@@ -27,6 +27,7 @@ from bcos_peft.models import BcosModel
 __all__ = [
     "auto_from_pretrained",
     "complete",
+    "init_for_task",
     "inject_adapter",
     "load_adapter",
     "load_into_transformers",
@@ -53,6 +54,16 @@ def inject_adapter(original, self, model, adapter_name, *args, **kwargs):
     """`BaseTuner.inject_adapter`."""
     self.peft_config[adapter_name] = prepare_injection(self, model, self.peft_config[adapter_name])
     return original(self, model, adapter_name, *args, **kwargs)
+
+
+def init_for_task(original, self, model, peft_config=None, *args, **kwargs):
+    """`__init__` of the `PeftModelFor…` that save a head: they write its name into the config that they were given.
+
+    Some do so after the adapter is in, when the config of `inject_adapter` would be another object than theirs.
+    """
+    if isinstance(model, BcosModel):
+        peft_config = with_base(peft_config, model)
+    original(self, model, peft_config, *args, **kwargs)
 
 
 def save_pretrained(original, self, save_directory, *args, **kwargs):

@@ -61,6 +61,7 @@ def with_base(config: PeftConfig, model: BcosModel) -> PeftConfig:
     if type(config) is not LoraConfig:
         return config
     config = copy.copy(config)
+    config.modules_to_save = copy.copy(config.modules_to_save)  # peft adds the head of the task to it
     config.__class__ = BcosLoraConfig
     config.bcos = {"config": current_config(model).to_dict(), "architecture": model.bcos_stock_class.__name__}
     return config

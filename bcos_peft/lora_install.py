@@ -2,7 +2,8 @@
 
 Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
 peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`. It is
-wrapped, and so are those that save and load adapters. The module `lora` has what the wrappers do.
+wrapped, and so are those that save and load adapters, and `__init__` of the models that save a head with theirs. The
+module `lora` has what the wrappers do.
 """
 
 from __future__ import annotations
@@ -29,13 +30,21 @@ def install() -> None:
         >>> BaseTuner.inject_adapter is method
         True
     """
-    from peft import AutoPeftModel, PeftModel
+    from peft import (
+        AutoPeftModel,
+        PeftModel,
+        PeftModelForQuestionAnswering,
+        PeftModelForSequenceClassification,
+        PeftModelForTokenClassification,
+    )
     from peft.tuners.tuners_utils import BaseTuner
     from transformers.integrations.peft import PeftAdapterMixin
 
     if hasattr(BaseTuner.inject_adapter, _MARK):
         return
     BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
+    for cls in (PeftModelForSequenceClassification, PeftModelForTokenClassification, PeftModelForQuestionAnswering):
+        cls.__init__ = _around(cls.__init__, "init_for_task")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
     PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")

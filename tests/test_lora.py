@@ -8,12 +8,13 @@ import peft
 import pytest
 import tiny
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from test_training import losses, rows, trainer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, explanation_mode, get_bcos_model
+from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, explanation_mode, get_bcos_model, load
 from bcos_peft.layers import BcosLayer, BcosLinear
 from bcos_peft.lora_layer import BcosLora
 from bcos_peft.models import BcosModel
@@ -417,6 +418,40 @@ def test_save_and_load_an_adapter(tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(again).__name__ == "BcosLlamaForCausalLM"
     assert distance(logits(again), after) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("task", "task_type", "head"),
+    [
+        ("SequenceClassification", "SEQ_CLS", "classifier"),
+        ("TokenClassification", "TOKEN_CLS", "classifier"),
+        ("QuestionAnswering", "QUESTION_ANS", "qa_outputs"),
+    ],
+)
+def test_a_task_type_saves_its_head_with_the_adapter(task, task_type, head, tmp_path):
+    cls = getattr(transformers, f"AutoModelFor{task}")
+    tiny.model("bert", task).save_pretrained(tmp_path / "stock")
+    model = get_bcos_model(cls.from_pretrained(tmp_path / "stock"), BcosConfig(b=1.5))
+    model.save_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type=task_type, target_modules=["query", "intermediate.dense"], modules_to_save=[])
+    with pytest.raises(ValueError, match="lora_bias=True"):
+        get_peft_model(model, LoraConfig(task_type=task_type, target_modules=["intermediate.dense"], lora_bias=True))
+    assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    assert not hasattr(model, "peft_config")
+
+    adapted = randomize(get_peft_model(model, config)).eval()
+    assert type(config) is LoraConfig
+    assert config.modules_to_save == [], "the config can serve again"
+    weight = adapted.get_submodule(f"base_model.model.{head}.modules_to_save.default").weight
+    assert weight.requires_grad
+    weight.data *= 1.5
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = adapted(**tiny.inputs()).to_tuple()
+    base = cls.from_pretrained(tmp_path / "base")
+    for loaded in (PeftModel.from_pretrained(base, tmp_path / "adapter"), load(tmp_path / "adapter")):
+        assert type(loaded) is type(adapted)
+        found = loaded.eval()(**tiny.inputs()).to_tuple()
+        assert all(distance(one, other) < 1e-6 for one, other in zip(found, expected, strict=True))
 
 
 def test_the_adapters_of_transformers():
