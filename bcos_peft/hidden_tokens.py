@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers.trainer_callback import TrainerCallback
 
 
@@ -57,8 +60,8 @@ class HideTokensCallback(TrainerCallback):
     """Hides some tokens of the training texts: `Trainer(callbacks=[HideTokensCallback(tokenizer)])`.
 
     Explanations are often judged by hiding tokens and looking at what the prediction does. A model that has never seen
-    such texts answers them by chance. Evaluation during the training sees whole texts: tokens are hidden only while
-    the model is in training mode.
+    such texts answers them by chance. Evaluation during the training sees whole texts: tokens are hidden only in the
+    batches of the training's own loader, and the model is left as it is.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): as for [`hide_tokens`].
@@ -66,7 +69,7 @@ class HideTokensCallback(TrainerCallback):
         token_id (`int`, *optional*): what hides them. Default: the mask token.
 
     Raises:
-        ValueError: as [`hide_tokens`]; while training, a batch without `input_ids`.
+        ValueError: as [`hide_tokens`]; while training, a batch without `input_ids`, or batches not of a `DataLoader`.
 
     Example:
         >>> from transformers import AutoTokenizer
@@ -78,26 +81,44 @@ class HideTokensCallback(TrainerCallback):
     def __init__(self, tokenizer, share: float = 0.1, token_id: int | None = None):
         hide_tokens(torch.zeros(1, 0, dtype=torch.long), tokenizer, share, token_id)  # refuses what it would refuse
         self.tokenizer, self.share, self.token_id = tokenizer, share, token_id
-        self._hook = None
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Begin to hide."""
-        self._remove()  # of a training that was interrupted
-        self._hook = model.register_forward_pre_hook(self._hide, with_kwargs=True)
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Begin to hide. The loader of this training does it, so that nothing stays behind if it is interrupted."""
+        loader = _collating(train_dataloader)
+        if not isinstance(loader, DataLoader):
+            raise ValueError(
+                f"HideTokensCallback hides tokens where a DataLoader collates them, and train_dataloader is a "
+                f"{type(loader).__name__}. Call hide_tokens on its batches instead, and leave the callback out."
+            )
+        loader.collate_fn = _Hiding(_whole(loader.collate_fn), self.tokenizer, self.share, self.token_id)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Hide no longer."""
-        self._remove()
+    def on_train_end(self, args, state, control, train_dataloader=None, **kwargs):
+        """Hide no longer, should the loader be used again."""
+        loader = _collating(train_dataloader)
+        loader.collate_fn = _whole(loader.collate_fn)
 
-    def _remove(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook = None
 
-    def _hide(self, module, args, kwargs):
-        if not module.training:
-            return None
-        if kwargs.get("input_ids") is None:
+class _Hiding:
+    """A collator, then [`hide_tokens`]. A class, since workers of a `DataLoader` may get it pickled."""
+
+    def __init__(self, collate, tokenizer, share: float, token_id: int | None):
+        self.collate, self.tokenizer, self.share, self.token_id = collate, tokenizer, share, token_id
+
+    def __call__(self, rows):
+        batch = self.collate(rows)
+        if not isinstance(batch, Mapping) or batch.get("input_ids") is None:
             raise ValueError("HideTokensCallback hides token ids, and this batch has no input_ids; leave it out.")
-        ids = hide_tokens(kwargs["input_ids"], self.tokenizer, self.share, self.token_id)
-        return args, {**kwargs, "input_ids": ids}
+        batch["input_ids"] = hide_tokens(batch["input_ids"], self.tokenizer, self.share, self.token_id)
+        return batch
+
+
+def _whole(collate):
+    """A collator without the hiding of a training that was interrupted."""
+    return collate.collate if isinstance(collate, _Hiding) else collate
+
+
+def _collating(loader):
+    """The loader that collates: accelerate's wraps another."""
+    from accelerate.data_loader import DataLoaderAdapter  # needed for training alone, as the Trainer needs it
+
+    return loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader

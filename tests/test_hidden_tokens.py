@@ -3,12 +3,14 @@
 import pytest
 import tiny
 import torch
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from bcos_peft import BcosConfig, HideTokensCallback, get_bcos_model, hide_tokens
 
 
 TEXTS = ["A gripping, beautifully shot film.", "Two hours that I shall not get back.", "Don't miss it!"]
+UNUSED = tiny.VOCAB_SIZE - 1  # an id that none of them has
 
 
 def test_a_share_of_the_tokens_is_hidden_and_no_special_one():
@@ -75,15 +77,51 @@ def test_training_sees_hidden_tokens_and_evaluation_whole_texts(tmp_path, rows):
     assert not seen[True][-1], "nothing is left on the model"
 
 
-def test_a_batch_without_ids_is_refused(tmp_path, rows):
-    class Embedded(torch.nn.Module):
-        def forward(self, **inputs):
-            return None
+def test_an_interrupted_training_leaves_nothing_behind(tmp_path, rows):
+    tokenizer = tiny.tokenizer()
+    model = get_bcos_model(tiny.model(num_labels=2), BcosConfig())
+    seen, stop = [], True
 
-    callback = HideTokensCallback(tiny.tokenizer())
-    module = Embedded()
-    callback.on_train_begin(None, None, None, model=module)
+    def watch(module, args):
+        seen.append(args[0])
+        if stop:
+            raise KeyboardInterrupt
+
+    model.get_input_embeddings().register_forward_pre_hook(watch)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, model, HideTokensCallback(tokenizer, share=0.5, token_id=UNUSED), rows)
+    assert (seen[-1] == UNUSED).any()
+    stop = False
+    ids = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    model.train()(**ids)
+    assert torch.equal(seen[-1], ids["input_ids"])
+    seen.clear()
+    train(tmp_path, model, HideTokensCallback(tokenizer, share=0.5), rows)
+    assert any((ids == tokenizer.mask_token_id).any() for ids in seen)
+    assert not any((ids == UNUSED).any() for ids in seen), "a new callback hides alone"
+
+
+def test_a_loader_used_again_hides_once(rows):
+    tokenizer = tiny.tokenizer()
+    collate = DataCollatorWithPadding(tokenizer)
+    loader = DataLoader(rows, batch_size=3, collate_fn=collate)
+    HideTokensCallback(tokenizer, share=0.5, token_id=UNUSED).on_train_begin(None, None, None, train_dataloader=loader)
+    callback = HideTokensCallback(tokenizer, share=0.5)
+    callback.on_train_begin(None, None, None, train_dataloader=loader)
+    hidden = next(iter(loader))["input_ids"]
+    assert (hidden == tokenizer.mask_token_id).any()
+    assert not (hidden == UNUSED).any()
+    callback.on_train_end(None, None, None, train_dataloader=loader)
+    assert loader.collate_fn is collate
+
+
+def test_a_batch_without_ids_is_refused():
+    loader = DataLoader([torch.zeros(2, 4)], collate_fn=lambda rows: {"inputs_embeds": torch.stack(rows)})
+    HideTokensCallback(tiny.tokenizer()).on_train_begin(None, None, None, train_dataloader=loader)
     with pytest.raises(ValueError, match="no input_ids"):
-        module.train()(inputs_embeds=torch.zeros(1, 2, 4))
-    callback.on_train_end(None, None, None)
-    module(inputs_embeds=torch.zeros(1, 2, 4))
+        next(iter(loader))
+
+
+def test_batches_of_no_loader_are_refused():
+    with pytest.raises(ValueError, match=r"train_dataloader is a list\. Call hide_tokens"):
+        HideTokensCallback(tiny.tokenizer()).on_train_begin(None, None, None, train_dataloader=[])
