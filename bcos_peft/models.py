@@ -24,7 +24,7 @@ from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
-from bcos_peft.structure import apply_plan, plan_base_model, plan_conversion
+from bcos_peft.structure import apply_plan, plan_stored
 from bcos_peft.summary import ConversionSummary, summarize
 
 
@@ -63,8 +63,7 @@ class BcosModel(BcosHubMixin):
         if _building.get():  # the body of a classifier, which many models ask AutoModel for: converted with the whole
             self.__class__ = self.bcos_stock_class
             return
-        plan = plan_base_model if self.base_model is self else plan_conversion
-        apply_plan(self, plan(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
+        apply_plan(self, plan_stored(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
         for module in self.base_model.modules():
             if isinstance(module, BcosLayerNorm):
                 # Every checkpoint has its weight; GPT-2 of transformers 5.0 would look for a bias to initialise.

@@ -21,7 +21,7 @@ from bcos_peft.patterns import matches_modules, matches_pattern
 from bcos_peft.quantization import quantized_class
 
 
-__all__ = ["Plan", "apply_plan", "exponent", "is_activation", "plan_base_model", "plan_conversion", "sub_plan"]
+__all__ = ["Plan", "apply_plan", "exponent", "is_activation", "plan_conversion", "plan_stored", "sub_plan"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -87,11 +87,14 @@ def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfi
     return plan
 
 
-def plan_base_model(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
-    """The same for a model without a head, whose config was made for a model with one.
+def plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    """The same for a model that is built to be loaded, whose config may come from one with another head.
 
-    The config's patterns see the names that the modules have in the model with the head, and may match nothing here.
+    The config's patterns may match nothing here. Of a model without a head they see the names that its modules have in
+    one with a head.
     """
+    if model.base_model is not model:
+        return _plan_modules(model, stock_class, config, family)
     whole = nn.Module()
     whole._modules[model.base_model_prefix] = model
     plan = _plan_modules(whole, stock_class, config, family)

@@ -77,6 +77,21 @@ def test_a_model_comes_back_as_it_was(family, task, tmp_path, notices):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_patterns_that_name_a_head_do_not_keep_another_from_loading(tmp_path):
+    model = converted("bert", "MaskedLM", BcosConfig(b=1.5, b_pattern={"predictions.transform.dense": 1.0}))
+    model.save_pretrained(tmp_path / "words")
+    other = AutoModelForSequenceClassification.from_pretrained(tmp_path / "words")
+    assert {module.b for module in other.modules() if isinstance(module, BcosLayer)} - {None} == {1.5}
+    model = converted(config=BcosConfig(b=1.5, exclude_modules=["pooler.dense"]))
+    model.classifier.b = 1.0
+    model.save_pretrained(tmp_path / "classes")
+    other = auto("MaskedLM").from_pretrained(tmp_path / "classes")
+    other.save_pretrained(tmp_path / "words again")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "words again")
+    assert again.classifier.b == 1.0, "the pattern is kept for the head that it names"
+    assert not isinstance(again.bert.pooler.dense, BcosLinear)
+
+
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if not find_family(family).causal])
 def test_its_encoder_comes_back_alone(family, tmp_path):
     config = BcosConfig(
