@@ -6,6 +6,8 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,8 +123,7 @@ class BcosHubMixin:
             with tempfile.TemporaryDirectory() as nowhere:
                 super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
-        _prepare_config(self, push_to_hub or remote_code)
-        with staged(directory, _stale_weights) as staging:
+        with _prepared_config(self, push_to_hub or remote_code), staged(directory, _stale_weights) as staging:
             _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs)
             if (staging / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, staging)
@@ -165,8 +166,7 @@ class BcosHubMixin:
         Returns:
             [`~huggingface_hub.CommitInfo`]: the commit.
         """
-        _prepare_config(self, remote_code=True)
-        with tempfile.TemporaryDirectory() as folder:
+        with _prepared_config(self, remote_code=True), tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
             _save_with_adapters(self, super().save_pretrained, directory, repo_id, {"max_shard_size": max_shard_size})
             if (directory / "config.json").exists():  # else only an adapter was saved
@@ -215,6 +215,21 @@ def _auto_classes_of(model) -> list[str]:
     config, cls = type(model.config), type(model)
     names = [auto.__name__ for auto in auto_model_classes() if auto._model_mapping.get(config, None) is cls]
     return sorted(names, key=lambda name: (not cls.__name__.endswith(name.removeprefix("Auto")[5:]), "Pre" in name))
+
+
+@contextmanager
+def _prepared_config(model, remote_code: bool | None) -> Iterator[None]:
+    """[`_prepare_config`], undone if what is done with it fails: the next save is not to follow that choice."""
+    before = dict(model.config.__dict__)
+    try:
+        _prepare_config(model, remote_code)
+        yield
+    except BaseException:
+        for name in ("bcos", "auto_map"):
+            model.config.__dict__.pop(name, None)
+            if name in before:
+                setattr(model.config, name, before[name])
+        raise
 
 
 def _prepare_config(model, remote_code: bool | None) -> None:

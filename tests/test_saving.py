@@ -371,6 +371,24 @@ def test_a_save_that_fails_leaves_the_old_files(where, tmp_path, monkeypatch):
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).bcos_config.b == 1.5
 
 
+def test_a_save_that_fails_does_not_choose_for_the_next(tmp_path):
+    model = converted()
+    model.classifier.b = 2.0
+    before = model.config.bcos
+    with pytest.raises(ValueError, match="foo"):
+        model.save_pretrained(tmp_path, max_shard_size="foo", remote_code=True)
+    with pytest.raises(ValueError, match="foo"):
+        model.push_to_hub("me/model", max_shard_size="foo")
+    assert (model.config.bcos, model.config.auto_map) == (before, {})
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "modeling_bcos.py").exists()
+    model.save_pretrained(tmp_path, remote_code=True)
+    chosen = model.config.auto_map
+    with pytest.raises(ValueError, match="foo"):
+        model.save_pretrained(tmp_path, max_shard_size="foo", remote_code=False)
+    assert model.config.auto_map == chosen
+
+
 def test_only_the_main_process_writes(tmp_path):
     converted().save_pretrained(tmp_path, is_main_process=False)
     assert not os.listdir(tmp_path)
