@@ -140,6 +140,7 @@ def explain(
         from bcos_peft.generation_attribution import is_causal_lm
         from bcos_peft.visualize import render_html
 
+        _check_device(device)
         loaded = _load_bcos(model, revision).to(device)
         tokenizer = load_tokenizer(model, revision)
         if tokenizer is None:
@@ -230,11 +231,22 @@ def _load_bcos(name: str, revision: str | None):
     return cls.from_pretrained(name, revision=revision).eval()
 
 
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
 def _read_lines(file: str) -> list[str]:
     if file == "-":
         return [line.rstrip("\n") for line in sys.stdin if line.strip()]
     try:
-        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Not splitlines(), which cuts within texts too; Windows puts a mark in front.
+        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+        return [line for line in lines if line.strip()]
     except UnicodeDecodeError:
         raise ValueError(f"{file!r} is not UTF-8 text.") from None
 

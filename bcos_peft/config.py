@@ -291,6 +291,10 @@ class BcosConfig:
                 if values is None:
                     break
             return cls.from_dict(values)
+        if os.path.isfile(os.path.join(where, "adapter_config.json")):
+            raise ValueError(f"{where!r} is an adapter, not a model: load it with bcos_peft.load({where!r}).")
+        if where.startswith((".", os.sep)) and not os.path.exists(where):
+            raise ValueError(f"{where!r} is not a B-cos model: there is no such folder.")
         raise ValueError(
             f"{where!r} is not a B-cos model: it has no {CONFIG_NAME} and no 'bcos' entry in a config.json. Convert "
             "a model with get_bcos_model(model, BcosConfig(...)) and save it with save_pretrained."
@@ -304,9 +308,11 @@ def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
     if os.path.exists(where) or where.startswith((".", os.sep)):
         return None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return hf_hub_download(where, file_name, **hub_kwargs)
+    except LocalEntryNotFoundError:  # the hub could not be asked
+        raise
     except EntryNotFoundError:
         return None

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,13 +87,13 @@ def get_bcos_model(
     config = BcosConfig() if config is None else config
     if not isinstance(config, BcosConfig):
         raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
+    config = replace(copy.deepcopy(config))  # which checks its fields, should they have been changed
     family = _check_model(model, family)
     refuse_tensor_parallel(model)
     refuse_shards(model)
     stock = type(model)
     with _plain_arithmetic(model):
         plan = plan_conversion(model, stock, config, family)
-        config = copy.deepcopy(config)
         config.base_model_name_or_path = model.config._name_or_path or None
         config.bcos_version = __version__
         calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)

@@ -14,6 +14,8 @@ from pathlib import Path
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file through a neighbour that then takes its place, so a failure leaves the old file as it was."""
     target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {os.fspath(path)!r}: there is no folder {str(target.parent)!r}.")
     data = text.encode("utf-8")
     neighbour = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:

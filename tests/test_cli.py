@@ -217,3 +217,27 @@ def test_generate_refusals(language_model, converted):
     html = refused("explain", language_model, TEXT, "b", "--generate", 2, "--html", "no.html")
     assert "takes a single text" in html
     assert "is none" in refused("explain", converted, TEXT, "--generate", 2)
+
+
+def test_a_file_has_a_text_on_each_line_whatever_else_is_in_it(converted, tmp_path):
+    lines = tmp_path / "texts.txt"
+    lines.write_bytes("\ufeffa film\r\nanother\u2028one\n".encode())
+    assert run("explain", converted, "--file", lines, "--json", tmp_path / "found.json").exit_code == 0
+    assert [one.text.strip() for one in explanations_in(tmp_path / "found.json")] == ["a film", "another\u2028one"]
+
+
+def test_a_device_that_is_not_there(converted):
+    assert "--device nonsense cannot be used here" in refused("explain", converted, TEXT, "--device", "nonsense")
+
+
+def test_what_is_no_model_is_told_apart(tmp_path, monkeypatch):
+    assert "there is no such folder" in refused("info", tmp_path / "nothing")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "is an adapter, not a model: load it with bcos_peft.load" in refused("info", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "is not a B-cos model" not in refused("info", "someone/something")
+
+
+def test_a_file_in_no_folder(converted, tmp_path):
+    wanted = tmp_path / "nowhere" / "found.json"
+    assert f"there is no folder '{wanted.parent}'" in refused("explain", converted, TEXT, "--json", wanted)

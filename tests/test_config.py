@@ -7,9 +7,10 @@ import stat
 
 import numpy
 import pytest
+import tiny
 from transformers import BertConfig
 
-from bcos_peft import BcosConfig, files
+from bcos_peft import BcosConfig, files, get_bcos_model
 from bcos_peft.config import CONFIG_NAME
 from bcos_peft.patterns import matches_modules, matches_pattern
 
@@ -240,3 +241,11 @@ def test_others_can_read_the_saved_file(tmp_path):
 def test_numbers_of_numpy_are_numbers():
     config = BcosConfig(b=numpy.float32(1.5), b_pattern={"x": numpy.int64(2)})
     assert BcosConfig.from_dict(json.loads(config.to_json_string())) == config
+
+
+def test_fields_that_were_changed_are_checked_before_a_conversion():
+    config, model = BcosConfig(), tiny.model()
+    config.b = 0.2
+    with pytest.raises(ValueError, match=r"b must be .*0\.2"):
+        get_bcos_model(model, config, verify=False)
+    assert type(model).__name__ == "BertForSequenceClassification"
