@@ -18,14 +18,16 @@ _DARK = {"ground": (44, 46, 52), "for": (36, 99, 222), "against": (182, 78, 0), 
 _LIGHT = {"ground": (244, 244, 242), "for": (96, 162, 255), "against": (255, 158, 66), "ink": (24, 24, 27)}
 _FAINT = 0.03  # strengths below this are left uncoloured
 _HALF_BAR = 12  # columns on either side of the axis
+_WIDTH_FOR_BARS = 56  # in narrower terminals they would leave the words no place
 
 
-def render(view: View, console: Console) -> RenderableType:
+def render(view: View, console: Console, width: int | None = None) -> RenderableType:
     """Everything about one explanation, for `console.print`.
 
     Args:
         view (`View`): The explanation, laid out.
         console (`rich.console.Console`): Where it will be printed: without colour, numbers stand in the text.
+        width (`int`, *optional*): Columns to use; the console's by default.
 
     Returns:
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
@@ -40,7 +42,8 @@ def render(view: View, console: Console) -> RenderableType:
     if coloured and view.rows:
         parts += [_legend(view, palette), Text()]
     if view.rows:
-        parts += [_table(view, palette, plain=console.options.ascii_only), Text()]
+        bars = (width or console.width) >= _WIDTH_FOR_BARS
+        parts += [_table(view, palette, plain=console.options.ascii_only, bars=bars), Text()]
     parts.append(_sum(view, plain=console.options.ascii_only))
     if view.parts:
         sums = ", ".join(f"{row.label} {view.number(row.score)}" for row in view.parts)
@@ -101,7 +104,7 @@ def _legend(view: View, palette: dict) -> Text:
     return text.append(f" {view.number(view.scale)} for {view.target}", style="dim")
 
 
-def _table(view: View, palette: dict, plain: bool) -> Table:
+def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(overflow="fold", max_width=40)
     table.add_column(justify="right", no_wrap=True)
@@ -109,7 +112,8 @@ def _table(view: View, palette: dict, plain: bool) -> Table:
     for row in view.rows:
         style = "" if row.kind == "top" else "dim"
         label = Text(row.label, style=style)
-        table.add_row(ascii_text(label) if plain else label, view.number(row.score), bar(row.strength, palette, plain))
+        drawn = [bar(row.strength, palette, plain)] if bars else []
+        table.add_row(ascii_text(label) if plain else label, view.number(row.score), *drawn)
     return table
 
 

@@ -47,7 +47,7 @@ def show(
 
     console = Console() if console is None else console
     view = layout(explanation, words=words, hide_special=hide_special, top=top)
-    console.print(render(view, console), width=width, highlight=False)
+    console.print(render(view, console, width), width=width, highlight=False)
 
 
 def export_svg(

@@ -376,6 +376,9 @@ def test_narrow_terminals_lose_nothing():
     output = plain(review(), width=30)
     assert max(map(len, output.splitlines())) <= 30
     assert "gripping[+2.00]" in output
+    table = [line.split() for line in output.splitlines()]
+    assert ["gripping", "+2.00"] in table, "the words of the table, for which bars leave no place"
+    assert ["gripping", "+2.00"] not in [line.split() for line in plain(review(), width=60).splitlines()]
 
 
 def test_show_method_and_default_console(capsys):
