@@ -49,14 +49,15 @@ class Labels:
         """The name of an output."""
         if self.of_tokens:
             return self.tokenizer.decode([index])
-        return {number: name for name, number in self._numbers().items()}.get(index, str(index))
+        return self._names().get(index, str(index))
 
     def index(self, value: Any, argument: str) -> int:
         """The number of an output, from its number or its name.
 
         Raises:
             TypeError: it is neither.
-            ValueError: there is no such output; the message names the argument, and what there is.
+            ValueError: there is no such output, or several have that name; the message names the argument, and what
+                there is.
         """
         if isinstance(value, str):
             return self._token(value, argument) if self.of_tokens else self._label(value, argument)
@@ -67,18 +68,24 @@ class Labels:
         return int(value)
 
     def __contains__(self, name: str) -> bool:
-        return not self.of_tokens and name in self._numbers()
+        return not self.of_tokens and name in self._names().values()
 
-    def _numbers(self) -> dict[str, int]:
+    def _names(self) -> dict[int, str]:
         if self.of_answers:
-            return {"start": 0, "end": 1}
-        return {str(label): int(number) for number, label in self.model.config.id2label.items()}
+            return {0: "start", 1: "end"}
+        return {int(number): str(label) for number, label in self.model.config.id2label.items()}
 
     def _label(self, value: str, argument: str) -> int:
-        numbers = self._numbers()
-        if value in numbers:
-            return numbers[value]
-        known = [repr(label) for label in numbers][:_SHOWN] + ["..."] * (len(numbers) > _SHOWN)
+        names = self._names()
+        numbers = [number for number, name in names.items() if name == value]
+        if len(numbers) == 1:
+            return numbers[0]
+        if numbers:
+            raise ValueError(
+                f"{argument}={value!r} is the label of outputs {', '.join(map(str, numbers))}; pass the number."
+            )
+        distinct = list(dict.fromkeys(names.values()))
+        known = [repr(label) for label in distinct][:_SHOWN] + ["..."] * (len(distinct) > _SHOWN)
         hint = " 'all' stands for itself, not in a list." if value == "all" else ""
         raise ValueError(f"{argument}={value!r} is not a label of the model; it has {', '.join(known)}.{hint}")
 

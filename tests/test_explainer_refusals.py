@@ -117,6 +117,16 @@ def test_refused_choices(bert, choice, error, message):
         bert(TEXTS, **choice)
 
 
+def test_a_label_of_two_classes_is_shown_but_is_no_choice(bert, monkeypatch):
+    monkeypatch.setattr(bert.model.config, "id2label", {0: "A", 1: "A", 2: "B"})
+    for choice in ("target", "foil"):
+        with pytest.raises(ValueError, match=f"{choice}='A' is the label of outputs 0, 1; pass the number"):
+            bert(TEXTS, **{choice: "A"})
+    with pytest.raises(ValueError, match="it has 'A', 'B'"):
+        bert(TEXTS, target="C")
+    assert [bert("Dull!", target=i).target_label for i in (0, 1, "B")] == ["A", "A", "B"]
+
+
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
