@@ -12,7 +12,7 @@ import typer
 from bcos_peft.cli_errors import clean_errors
 from bcos_peft.evaluation.cli import app as evaluate_app
 from bcos_peft.evaluation.loading import load_tokenizer
-from bcos_peft.files import write_text
+from bcos_peft.files import check_target, write_text
 from bcos_peft.version import __version__
 
 
@@ -134,6 +134,9 @@ def explain(
         inputs: list = [*(texts or []), *(_read_lines(file) if file else [])]
         if not inputs:
             raise ValueError("There is no text: give one or more, or --file.")
+        for path in (html, None if json_file == "-" else json_file):
+            if path is not None:
+                check_target(path)
         if pair is not None:
             inputs = [(text, pair) for text in inputs]
         from bcos_peft import BcosExplainer

@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a file through a neighbour that then takes its place, so a failure leaves the old file as it was."""
+def check_target(path: str | os.PathLike) -> None:
+    """Refuses a path that no file can be written to, so that it is known before there is something to write."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {os.fspath(path)!r}: there is no folder {str(target.parent)!r}.")
+    if target.is_dir():
+        raise IsADirectoryError(f"Cannot write {os.fspath(path)!r}: it is a folder; name a file in it.")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a file through a neighbour that then takes its place, so a failure leaves the old file as it was."""
+    check_target(path)
+    target = Path(os.path.realpath(path))
     data = text.encode("utf-8")
     neighbour = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:

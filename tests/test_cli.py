@@ -241,3 +241,12 @@ def test_what_is_no_model_is_told_apart(tmp_path, monkeypatch):
 def test_a_file_in_no_folder(converted, tmp_path):
     wanted = tmp_path / "nowhere" / "found.json"
     assert f"there is no folder '{wanted.parent}'" in refused("explain", converted, TEXT, "--json", wanted)
+
+
+def test_all_files_can_be_written_or_none_is(converted, tmp_path):
+    page = tmp_path / "page.html"
+    nowhere = refused("explain", converted, TEXT, "--html", page, "--json", tmp_path / "nowhere" / "found.json")
+    assert "there is no folder" in nowhere
+    assert f"'{tmp_path}': it is a folder" in refused("explain", converted, TEXT, "--html", page, "--json", tmp_path)
+    assert not page.exists()
+    assert "there is no folder" in refused("explain", "no/model", TEXT, "--html", tmp_path / "nowhere" / "page.html")

@@ -11,7 +11,7 @@ import typer
 
 from bcos_peft.cli_errors import clean_errors
 from bcos_peft.evaluation.loading import load_model
-from bcos_peft.files import write_text
+from bcos_peft.files import check_target, write_text
 
 
 __all__ = ["app"]
@@ -40,6 +40,7 @@ def explain(
         from bcos_peft.evaluation.human_explain import explain_with
         from bcos_peft.evaluation.methods import get_method
 
+        check_target(output)
         texts = _read_lines(file)
         loaded, tokenizer = load_model(model, revision)
         options = {} if baseline is None else {"baseline": baseline}
