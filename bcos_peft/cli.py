@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
+from bcos_peft.cli_inputs import check_device, read_lines
 from bcos_peft.evaluation.cli import app as evaluate_app
 from bcos_peft.evaluation.loading import load_tokenizer
 from bcos_peft.files import check_target, write_text
@@ -131,7 +132,7 @@ def explain(
 ) -> None:
     """Explain what a B-cos model predicts for texts."""
     with clean_errors():
-        inputs: list = [*(texts or []), *(_read_lines(file) if file else [])]
+        inputs: list = [*(texts or []), *(read_lines(file) if file else [])]
         if not inputs:
             raise ValueError("There is no text: give one or more, or --file.")
         for path in (html, None if json_file == "-" else json_file):
@@ -143,7 +144,7 @@ def explain(
         from bcos_peft.generation_attribution import is_causal_lm
         from bcos_peft.visualize import render_html
 
-        _check_device(device)
+        check_device(device)
         loaded = _load_bcos(model, revision).to(device)
         tokenizer = load_tokenizer(model, revision)
         if tokenizer is None:
@@ -232,26 +233,6 @@ def _load_bcos(name: str, revision: str | None):
             "A family of your own is known in Python only, after register_family."
         )
     return cls.from_pretrained(name, revision=revision).eval()
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
-def _read_lines(file: str) -> list[str]:
-    if file == "-":
-        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    try:
-        # Not splitlines(), which cuts within texts too; Windows puts a mark in front.
-        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-        return [line for line in lines if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{file!r} is not UTF-8 text.") from None
 
 
 def _b_of_pattern(text: str) -> tuple[str, float]:

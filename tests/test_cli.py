@@ -223,7 +223,10 @@ def test_a_file_has_a_text_on_each_line_whatever_else_is_in_it(converted, tmp_pa
     lines = tmp_path / "texts.txt"
     lines.write_bytes("\ufeffa film\r\nanother\u2028one\n".encode())
     assert run("explain", converted, "--file", lines, "--json", tmp_path / "found.json").exit_code == 0
-    assert [one.text.strip() for one in explanations_in(tmp_path / "found.json")] == ["a film", "another\u2028one"]
+    texts = [one.text for one in explanations_in(tmp_path / "found.json")]
+    assert texts == ["a film", "another\u2028one"]
+    piped = run("explain", converted, "--file", "-", "--json", "-", input=lines.read_bytes())
+    assert [values["text"] for values in json.loads(piped.stdout)] == texts
 
 
 def test_a_device_that_is_not_there(converted):

@@ -179,8 +179,8 @@ def test_files_as_spreadsheets_write_them(tmp_path):
     }.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert load_rows(str(tmp_path / name), label_column="label") == (["One.", "Two."], ["1", "0"]), name
-    (tmp_path / "data.txt").write_text(bom + "One.\nTwo.\n", encoding="utf-8")
-    assert load_rows(str(tmp_path / "data.txt")) == (["One.", "Two."], None)
+    (tmp_path / "data.txt").write_text(bom + "One.\nTwo\u2028more.\n", encoding="utf-8")
+    assert load_rows(str(tmp_path / "data.txt")) == (["One.", "Two\u2028more."], None)
 
 
 def test_files_that_cannot_be_read_are_named(stock, tmp_path):
@@ -207,6 +207,7 @@ def test_columns_that_say_nothing(stock, texts, tmp_path):
 def test_refusals(stock, texts, tmp_path):
     out = ["--output", tmp_path / "out"]
     assert "There is no file" in refused(stock, "--data", "nothing.txt", *out)
+    assert "--device nonsense cannot be used" in refused(stock, "--data", texts, "--device", "nonsense", *out)
     assert "There is no metric 'x'" in refused(stock, "--data", texts, "--metric", "x", *out)
     assert "There is no method 'x'" in refused(stock, "--data", texts, "--method", "x", *out)
     assert "needs a converted model" in refused(stock, "--data", texts, "--method", "bcos", *out)

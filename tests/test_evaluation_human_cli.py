@@ -74,6 +74,7 @@ def test_refusals(folder, tmp_path):
     assert "not a label of the model" in refused(*explain, "--method", "random", "--target", "good")
     assert "get_bcos_model" in refused(*explain, "--method", "bcos")
     assert not (tmp_path / "x.json").exists()
+    assert "--device nonsense cannot be used" in refused(*explain, "--method", "random", "--device", "nonsense")
     lost = (*kit, "explain", "no/model", tmp_path / "nowhere" / "x.json", "--file", folder / "texts.txt")
     assert "there is no folder" in refused(*lost, "--method", "random")
     tiny.model("bert", "MaskedLM").save_pretrained(tmp_path / "mlm")

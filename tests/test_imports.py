@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # a subpackage share the line of the subpackage.
 ORDER = [
     {"cli_errors", "config_checks", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "patterns"},
-    {"alignment", "held", "linear_map", "spelling", "version", "words"},
+    {"alignment", "cli_inputs", "held", "linear_map", "spelling", "version", "words"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
     {"families", "quantized_layers"},

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bcos_peft.cli_errors import clean_errors
+from bcos_peft.cli_inputs import check_device, read_lines
 from bcos_peft.evaluation.loading import load_model
 from bcos_peft.files import check_target, write_text
 
@@ -41,7 +41,10 @@ def explain(
         from bcos_peft.evaluation.methods import get_method
 
         check_target(output)
-        texts = _read_lines(file)
+        texts = read_lines(file)
+        if not texts:
+            raise ValueError(f"--file {file!r} has no text.")
+        check_device(device)
         loaded, tokenizer = load_model(model, revision)
         options = {} if baseline is None else {"baseline": baseline}
         found = explain_with(
@@ -103,14 +106,6 @@ def analyse(
         if json_file is not None:
             write_text(json_file, json.dumps(result.to_dict(), ensure_ascii=False, indent=1) + "\n")
     typer.echo(result.table())
-
-
-def _read_lines(file: str) -> list[str]:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"--file {file!r} has no text.")
-    return lines
 
 
 def _named_file(entry: str) -> tuple[str, list]:

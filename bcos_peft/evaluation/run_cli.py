@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
+from bcos_peft.cli_inputs import check_device
 from bcos_peft.evaluation.loading import load_model
 from bcos_peft.evaluation.processes import Processes, launched
 from bcos_peft.models import BcosModel
@@ -68,6 +69,7 @@ def run(
 
         first = processes.index == 0
         device = device or _own_device()
+        check_device(device)
         columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column)
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]

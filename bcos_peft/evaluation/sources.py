@@ -139,11 +139,11 @@ def _file(path: Path) -> list:
             f"{str(path)!r} is no UTF-8 text: {error}. Save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')."
         ) from error
     if ending == ".txt":
-        rows: list = [line for line in text.splitlines() if line.strip()]
+        # Not splitlines, here and below: it also cuts at separators inside a text.
+        rows: list = [line for line in text.split("\n") if line.strip()]
     elif ending == ".json":
         rows = _json(text, repr(str(path)))
     elif ending == ".jsonl":
-        # Not splitlines, which also cuts at separators that JSON may have inside a text.
         lines = enumerate(text.split("\n"), start=1)
         rows = [_json(line, f"{str(path)!r}, line {i}") for i, line in lines if line.strip()]
     else:
