@@ -265,7 +265,8 @@ class BcosConfig:
             **hub_kwargs: passed on to `huggingface_hub.hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            ValueError: if there is no config, or it is not valid JSON, or it is not that of a B-cos model.
+            ValueError: if there is no config, or it is not valid JSON, or it is not that of a B-cos model, or it is
+                not in the cache and the hub cannot be reached.
 
         Example:
             >>> import tempfile
@@ -275,9 +276,15 @@ class BcosConfig:
             ...     BcosConfig.from_pretrained(directory).b
             1.1
         """
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
         where = str(pretrained_model_name_or_path)
+        unreachable = None
         for file_name in (CONFIG_NAME, "config.json"):
-            path = _find_file(where, file_name, hub_kwargs)
+            try:
+                path = _find_file(where, file_name, hub_kwargs)
+            except LocalEntryNotFoundError as error:  # the hub could not be asked; the other file may be in the cache
+                path, unreachable = None, error
             if path is None:
                 continue
             try:
@@ -291,6 +298,12 @@ class BcosConfig:
                 if values is None:
                     break
             return cls.from_dict(values)
+        else:
+            if unreachable is not None:
+                raise ValueError(
+                    f"{where!r} is not in the cache, and the hub cannot be reached: check the network and "
+                    "HF_HUB_OFFLINE. If it is a directory, there is none of this name here."
+                ) from unreachable
         if os.path.isfile(os.path.join(where, "adapter_config.json")):
             raise ValueError(f"{where!r} is an adapter, not a model: load it with bcos_peft.load({where!r}).")
         if where.startswith((".", os.sep)) and not os.path.exists(where):
@@ -312,7 +325,7 @@ def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
 
     try:
         return hf_hub_download(where, file_name, **hub_kwargs)
-    except LocalEntryNotFoundError:  # the hub could not be asked
+    except LocalEntryNotFoundError:  # an EntryNotFoundError too, but says nothing about the repository
         raise
     except EntryNotFoundError:
         return None

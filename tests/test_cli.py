@@ -238,7 +238,7 @@ def test_what_is_no_model_is_told_apart(tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is an adapter, not a model: load it with bcos_peft.load" in refused("info", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "is not a B-cos model" not in refused("info", "someone/something")
+    assert "is not in the cache, and the hub cannot be reached" in refused("info", "someone/something")
 
 
 def test_a_file_in_no_folder(converted, tmp_path):

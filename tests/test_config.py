@@ -243,6 +243,24 @@ def test_numbers_of_numpy_are_numbers():
     assert BcosConfig.from_dict(json.loads(config.to_json_string())) == config
 
 
+def test_offline_what_is_in_the_cache_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = "'me/model' is not in the cache, and the hub cannot be reached"
+    with pytest.raises(ValueError, match=message):
+        BcosConfig.from_pretrained("me/model", cache_dir=tmp_path)
+    repository = tmp_path / "models--me--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    # All that transformers fetches of a model's configs.
+    (snapshot / "config.json").write_text(json.dumps({"bcos": BcosConfig(b=1.5).to_dict()}))
+    assert BcosConfig.from_pretrained("me/model", cache_dir=tmp_path).b == 1.5
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="'me/model' is not a B-cos model"):
+        BcosConfig.from_pretrained("me/model", cache_dir=tmp_path)
+
+
 def test_fields_that_were_changed_are_checked_before_a_conversion():
     config, model = BcosConfig(), tiny.model()
     config.b = 0.2
