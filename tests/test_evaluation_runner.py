@@ -445,7 +445,7 @@ def test_refusals():
         with pytest.raises(error, match=message):
             run(**options)
     with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
-        evaluate(stock(), None, TEXTS)
+        evaluate(stock(), None, TEXTS, [Noise()])
     with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
         explain_with(stock(), None, TEXTS, Noise())
     for name in ("comprehensiveness", "completeness", "contrastive_evidence", "passage_attribution"):
