@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.config_checks import valid_count
-from bcos_peft.encoding import special_ids
 from bcos_peft.evaluation.forwards import predicts_next_token
 from bcos_peft.evaluation.metric import Example, Method, Metric, Texts, Value, key_of, unique_keys
 from bcos_peft.evaluation.minimal_pairs import MinimalPair
 from bcos_peft.evaluation.question import Question, max_length, probabilities
 from bcos_peft.evaluation.ranking import expected_reciprocal_rank
+from bcos_peft.generation_prompts import special_ids
 from bcos_peft.segments import shares
 
 
