@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from numbers import Integral
@@ -18,6 +17,7 @@ from bcos_peft.generation import GenerationExplainer
 from bcos_peft.input_checks import max_tokens, refuses_padding
 from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.labels import Labels
+from bcos_peft.linear_map import forward_parameters
 from bcos_peft.models import find_bcos_model
 
 
@@ -197,7 +197,7 @@ class BcosExplainer(GenerationExplainer):
         known = (getattr(self.bcos_model.config, "pad_token_id", None), self.tokenizer.pad_token_id, 0)
         pad = next(token for token in known if token is not None and token >= 0)
         # A tokenizer may give more than its model takes (token types, to a model without).
-        taken = inspect.signature(type(self.bcos_model).forward).parameters
+        taken = forward_parameters(type(self.bcos_model))
         rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
         for encoding in encodings:
             missing = length - len(encoding.input_ids)

@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_target(path: str | os.PathLike) -> None:
-    """Refuses a path that no file can be written to, so that it is known before there is something to write."""
+def check_target(path: str | os.PathLike) -> Path:
+    """Where a file is to be written, through links. Refuses what cannot be, before there is something to write."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {os.fspath(path)!r}: there is no folder {str(target.parent)!r}.")
     if target.is_dir():
         raise IsADirectoryError(f"Cannot write {os.fspath(path)!r}: it is a folder; name a file in it.")
+    return target
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file through a neighbour that then takes its place, so a failure leaves the old file as it was."""
-    check_target(path)
-    target = Path(os.path.realpath(path))
+    target = check_target(path)
     data = text.encode("utf-8")
     neighbour = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:

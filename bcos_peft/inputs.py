@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any
 
 
-__all__ = ["plain", "split_inputs"]
+__all__ = ["is_frame", "plain", "split_inputs"]
 
 _WANTED = (
     "text, a pair (tuple) of texts, token ids, a BatchEncoding, a dict with 'text' or 'input_ids', or a list of these"
@@ -30,8 +30,8 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     elif isinstance(inputs, Mapping):
         items, single = _split_mapping(inputs)
         return [_item(item, f"inputs[{i}]") for i, item in enumerate(items)], single
-    elif hasattr(inputs, "column_names") or _is_frame(inputs):
-        names = list(inputs.columns) if _is_frame(inputs) else inputs.column_names
+    elif hasattr(inputs, "column_names") or is_frame(inputs):
+        names = list(inputs.columns) if is_frame(inputs) else inputs.column_names
         raise ValueError(f"A dataset needs text_column=...; {_has(names)}. Or pass the column itself.")
     else:
         inputs = plain(inputs)
@@ -45,7 +45,8 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     return items, False
 
 
-def _is_frame(value: Any) -> bool:
+def is_frame(value: Any) -> bool:
+    """Whether it is a DataFrame of pandas."""
     pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
     return pandas is not None and isinstance(value, pandas.DataFrame)
 

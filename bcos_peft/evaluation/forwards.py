@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from bcos_peft.linear_map import forward_parameters
 
 
 __all__ = ["forward", "parameters_of", "predicts_next_token"]
@@ -93,11 +94,10 @@ def _padded(rows: list[Tensor], value: int) -> Tensor:
     return nn.utils.rnn.pad_sequence([row.cpu() for row in rows], batch_first=True, padding_value=value)
 
 
-def parameters_of(model: nn.Module) -> set[str]:
+def parameters_of(model: nn.Module) -> frozenset[str]:
     """Names that the model's forward takes; those of the model inside, where a wrapper passes everything on."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    forwards = (vars(cls)["forward"] for cls in type(inner).__mro__ if "forward" in vars(cls))
-    return {name for forward in forwards for name in inspect.signature(forward).parameters}
+    return forward_parameters(type(inner))
 
 
 def predicts_next_token(model: nn.Module) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import torch
 
-from bcos_peft.inputs import plain, split_inputs
+from bcos_peft.inputs import is_frame, plain, split_inputs
 
 
 __all__ = ["read_dataset"]
@@ -64,8 +63,7 @@ def read_dataset(
 
 def _rows_or_columns(dataset: Iterable, text_column: str | tuple[str, str] | None) -> Any:
     """A list of rows, or what has columns: a mapping, or a `datasets.Dataset`."""
-    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
-    if pandas is not None and isinstance(dataset, pandas.DataFrame):
+    if is_frame(dataset):
         return dataset.to_dict("list")
     if isinstance(dataset, Mapping):
         return dataset
