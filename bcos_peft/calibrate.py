@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bcos_peft.application import apply_plan
 from bcos_peft.calibration_blocks import Capture, Stage, find_blocks, modes, repairs, run_block, wait_for
 from bcos_peft.calibration_distill import Distillation
 from bcos_peft.calibration_passes import Passes
@@ -28,7 +29,7 @@ from bcos_peft.layers import BcosLayer
 from bcos_peft.least_squares import Fit, Layer, fit_experts, fit_layers
 from bcos_peft.linear_map import named_outputs
 from bcos_peft.quantization import is_quantized, quantized_class
-from bcos_peft.structure import Plan, apply_plan, matches_any, sub_plan
+from bcos_peft.structure import Plan, matches_any, sub_plan
 
 
 __all__ = ["Calibration"]

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bcos_peft.config_checks import valid_b, valid_count, valid_modules, valid_regex
+from bcos_peft.config_files import CONFIG_NAME, stored_values
 from bcos_peft.files import write_text
 from bcos_peft.patterns import matches_pattern
 
 
 __all__ = ["CONFIG_NAME", "BcosConfig"]
-
-CONFIG_NAME = "bcos_config.json"
 
 
 @dataclass
@@ -276,56 +275,4 @@ class BcosConfig:
             ...     BcosConfig.from_pretrained(directory).b
             1.1
         """
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        where = str(pretrained_model_name_or_path)
-        unreachable = None
-        for file_name in (CONFIG_NAME, "config.json"):
-            try:
-                path = _find_file(where, file_name, hub_kwargs)
-            except LocalEntryNotFoundError as error:  # the hub could not be asked; the other file may be in the cache
-                path, unreachable = None, error
-            if path is None:
-                continue
-            try:
-                values = json.loads(Path(path).read_text(encoding="utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(
-                    f"{file_name} in {where!r} is not valid JSON ({error}). Save the model again."
-                ) from error
-            if file_name == "config.json":
-                values = values.get("bcos") if isinstance(values, dict) else None
-                if values is None:
-                    break
-            return cls.from_dict(values)
-        else:
-            if unreachable is not None:
-                raise ValueError(
-                    f"{where!r} is not in the cache, and the hub cannot be reached: check the network and "
-                    "HF_HUB_OFFLINE. If it is a directory, there is none of this name here."
-                ) from unreachable
-        if os.path.isfile(os.path.join(where, "adapter_config.json")):
-            raise ValueError(f"{where!r} is an adapter, not a model: load it with bcos_peft.load({where!r}).")
-        if where.startswith((".", os.sep)) and not os.path.exists(where):
-            raise ValueError(f"{where!r} is not a B-cos model: there is no such folder.")
-        raise ValueError(
-            f"{where!r} is not a B-cos model: it has no {CONFIG_NAME} and no 'bcos' entry in a config.json. Convert "
-            "a model with get_bcos_model(model, BcosConfig(...)) and save it with save_pretrained."
-        )
-
-
-def _find_file(where: str, file_name: str, hub_kwargs: dict) -> str | None:
-    if os.path.isdir(where):
-        path = os.path.join(where, file_name)
-        return path if os.path.isfile(path) else None
-    if os.path.exists(where) or where.startswith((".", os.sep)):
-        return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return hf_hub_download(where, file_name, **hub_kwargs)
-    except LocalEntryNotFoundError:  # an EntryNotFoundError too, but says nothing about the repository
-        raise
-    except EntryNotFoundError:
-        return None
+        return cls.from_dict(stored_values(str(pretrained_model_name_or_path), hub_kwargs))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from bcos_peft.application import apply_plan
 from bcos_peft.calibrate import Calibration
 from bcos_peft.calibration_data import calibration_rows
 from bcos_peft.config import BcosConfig
@@ -19,7 +20,7 @@ from bcos_peft.families.base import Family, families, find_family, register_fami
 from bcos_peft.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
 from bcos_peft.hooks import is_hooked, set_class
 from bcos_peft.models import BcosModel, config_class, keep_class, model_class
-from bcos_peft.structure import apply_plan, plan_conversion
+from bcos_peft.structure import plan_conversion
 from bcos_peft.verify import probe_residual, tolerance
 from bcos_peft.version import __version__
 

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from .generation_view import GenerationView, Step, Unit
 from .terminal import ascii_text, bar, choose_palette, colour, encodable
-from .view import Row, format_residual
+from .view import Row
+from .view_text import format_residual
 
 
 _NAMED = 3  # sources that the line of a token names

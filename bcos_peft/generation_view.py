@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .generation_explanation import GenerationExplanation
-from .view import Row, format_score, label_text, printable, visible
+from .view import Row
+from .view_text import format_score, label_text, printable, visible
 from .words import Span, group_tokens, strip_span
 
 

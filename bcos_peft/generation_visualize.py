@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .generation_explanation import GenerationExplanation
 from .generation_view import GenerationView, Step, layout_generation
-from .view import Row, format_residual
+from .view import Row
+from .view_text import format_residual
 from .visualize import load_template
 from .words import Span
 

@@ -11,18 +11,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import CommitInfo
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.files import staged
+from bcos_peft.hub_upload import is_written_by_hand, stale_weights, upload
 from bcos_peft.layers import BcosLayer
-from bcos_peft.model_card import CARD_NAME, base_licence, is_generated, render_card
+from bcos_peft.model_card import CARD_NAME, base_licence, render_card
 from bcos_peft.patterns import matches_pattern
 
 
-__all__ = ["BcosHubMixin", "auto_model_classes", "current_config", "upload"]
+__all__ = ["BcosHubMixin", "auto_model_classes", "current_config"]
 
 STUB = "modeling_bcos"
 _STUB_TEXT = '''\
@@ -37,7 +38,6 @@ except ImportError as error:
 
 __all__ = {quoted}
 '''
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
@@ -123,11 +123,11 @@ class BcosHubMixin:
             with tempfile.TemporaryDirectory() as nowhere:
                 super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
-        with _prepared_config(self, push_to_hub or remote_code), staged(directory, _stale_weights) as staging:
+        with _prepared_config(self, push_to_hub or remote_code), staged(directory, stale_weights) as staging:
             _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs)
             if (staging / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, staging)
-                if not _is_written_by_hand(directory / CARD_NAME):
+                if not is_written_by_hand(directory / CARD_NAME):
                     _add_card(self, staging, repo_id, push.get("tags"), online=push_to_hub)
             written = sorted(path.name for path in staging.iterdir())
         if push_to_hub:
@@ -282,59 +282,3 @@ def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, onl
         licence=base_licence(config.base_model_name_or_path, online),
     )
     (directory / CARD_NAME).write_text(card, encoding="utf-8")
-
-
-def _is_written_by_hand(card: Path) -> bool:
-    return card.exists() and not is_generated(card.read_text(encoding="utf-8", errors="replace"))
-
-
-def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
-    """Which of the existing files hold, or list, weights that the written ones replace."""
-    stale = set()
-    for name in written:
-        if name.endswith(".safetensors"):
-            whole = _SHARD.sub("", name)
-            head, *variant = whole.removesuffix(".safetensors").split(".", 1)
-            index = ".".join([head, "safetensors.index", *variant, "json"])
-            stale |= {other for other in existing if other == index or _SHARD.sub("", other) == whole}
-    return sorted(stale - set(written))
-
-
-def upload(
-    directory: Path,
-    names: list[str],
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    token: bool | str | None = None,
-    revision: str | None = None,
-    tags: list[str] | None = None,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
-    create_pr: bool = False,
-) -> CommitInfo:
-    """Commit files of a folder to the hub, and delete weights that they make stale; a card written by hand stays."""
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    existing = api.list_repo_files(repo_id, revision=revision)
-    content: dict[str, Path | bytes] = {name: directory / name for name in names}
-    if CARD_NAME in existing:
-        theirs = Path(hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token))
-        if _is_written_by_hand(theirs):
-            content.pop(CARD_NAME, None)
-            if tags:
-                card = ModelCard.load(theirs)
-                card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-                content[CARD_NAME] = str(card).encode()
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=value) for name, value in content.items()]
-    operations += [CommitOperationDelete(path_in_repo=name) for name in _stale_weights(names, existing)]
-    return api.create_commit(
-        repo_id,
-        operations,
-        commit_message=commit_message or "Upload model",
-        commit_description=commit_description,
-        revision=revision,
-        create_pr=create_pr,
-    )

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.hub import upload
+from bcos_peft.hub_upload import upload
 from bcos_peft.layers import BcosLayer
 from bcos_peft.lora_beside import load_beside, save_beside
 from bcos_peft.lora_config import BcosLoraConfig, check_base, with_base

@@ -17,6 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.models.auto import tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from bcos_peft.application import apply_plan
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, after_registration, families
 from bcos_peft.guards import check_forward, refuse_liger, refuse_tensor_parallel
@@ -24,7 +25,7 @@ from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin, auto_model_classes
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
-from bcos_peft.structure import apply_plan, plan_stored
+from bcos_peft.structure import plan_stored
 from bcos_peft.summary import ConversionSummary, summarize
 
 

@@ -1,8 +1,7 @@
-"""From a stock model to B-cos layers: first a plan, which may refuse, then the changes, which can be undone."""
+"""From a stock model to B-cos layers: the plan, which may refuse. `application` carries it out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,14 +13,13 @@ from transformers.pytorch_utils import Conv1D
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.families.conv1d import BcosConv1D
-from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.hooks import forget_parameters, is_patched, set_class
+from bcos_peft.hooks import is_patched
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, BcosLinear
 from bcos_peft.patterns import matches_modules, matches_pattern
 from bcos_peft.quantization import quantized_class
 
 
-__all__ = ["Plan", "apply_plan", "exponent", "is_activation", "plan_conversion", "plan_stored", "sub_plan"]
+__all__ = ["Plan", "exponent", "is_activation", "plan_conversion", "plan_stored", "sub_plan"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -252,73 +250,3 @@ def _check_patterns(plan: Plan, config: BcosConfig, family: Family) -> None:
 def _unmatched(argument: str, entry: str, what: str, names: list[str]) -> str:
     endings = sorted({name.rsplit(".", 1)[-1] for name in names})
     return f"{argument}: {entry!r} matches no {what} of the model. Names end with: {', '.join(endings)}."
-
-
-def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callable[[], None]:
-    """Carry a plan out, in place.
-
-    Returns:
-        A function that puts the model back as it was.
-    """
-    undo: list[Callable[[], None]] = []
-
-    def restore() -> None:
-        for step in reversed(undo):
-            step()
-
-    try:
-        for name, cls in plan.swaps.items():
-            if name:  # the model itself gets a generated class
-                undo.append(_swap(model.get_submodule(name), cls, plan.bcos.get(name), config))
-        for name in plan.dropped_activations:
-            undo.append(_replace(model, name, nn.Identity()))
-        for name in plan.biases:
-            undo.append(_drop_parameter(model, name))
-        undo.append(forget_parameters(model, plan.biases))
-        if issubclass(plan.swaps.get("", type(model)), FunctionalActivation):
-            undo.append(lambda: model.__dict__.pop("pooler_activation"))
-            model.pooler_activation = config.pooler_activation
-    except BaseException:
-        restore()
-        raise
-    return restore
-
-
-def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> Callable[[], None]:
-    old_class, old_state = type(module), dict(module.__dict__)
-    set_class(module, cls)
-    if isinstance(module, BcosLayer):
-        module.b, module.normalize_weights = b, config.normalize_weights
-    if isinstance(module, FunctionalActivation):
-        module.pooler_activation = config.pooler_activation
-
-    def restore() -> None:
-        module.__class__ = old_class
-        module.__dict__.clear()
-        module.__dict__.update(old_state)
-
-    return restore
-
-
-def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
-    parent = model.get_submodule(name.rpartition(".")[0])
-    child = name.rpartition(".")[2]
-    old = parent._modules[child]
-    parent._modules[child] = new.train(old.training)
-    return lambda: parent._modules.__setitem__(child, old)
-
-
-def _drop_parameter(model: nn.Module, name: str) -> Callable[[], None]:
-    owner = model.get_submodule(name.rpartition(".")[0])
-    parameter = name.rpartition(".")[2]
-    old = dict(owner._parameters)
-    if isinstance(getattr(type(owner), parameter, None), property):
-        del owner._parameters[parameter]
-    else:
-        owner._parameters[parameter] = None
-
-    def restore() -> None:  # in the old order, which an optimiser's state goes by
-        owner._parameters.clear()
-        owner._parameters.update(old)
-
-    return restore

@@ -9,7 +9,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from .view import Piece, View, format_residual
+from .view import Piece, View
+from .view_text import format_residual
 
 
 # Blue speaks for the target, orange against it: a pair that colour-blind readers tell apart. A colour runs from the

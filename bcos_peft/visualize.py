@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from .explanation import Explanation
 from .files import write_text
-from .view import View, format_residual, layout
+from .view import View, layout
+from .view_text import format_residual
 
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # a subpackage share the line of the subpackage.
 ORDER = [
     {"cli_errors", "config_checks", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "patterns"},
-    {"alignment", "cli_inputs", "held", "linear_map", "spelling", "version", "words"},
+    {"alignment", "cli_inputs", "config_files", "held", "linear_map", "spelling", "version", "view_text", "words"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
     {"families", "quantized_layers"},
     {"quantization"},
     {"structure"},
+    {"application"},
     {"calibration_blocks", "calibration_report", "calibration_variations", "calibration_weights"},
     {"calibration_data", "calibration_head", "calibration_learn"},
     {"calibration_passes", "calibration_texts"},
@@ -32,6 +33,7 @@ ORDER = [
     {"calibrate"},
     {"quantized_loading", "summary"},
     {"model_card"},
+    {"hub_upload"},
     {"hub"},
     {"models"},
     {"choice", "input_checks", "mode"},
@@ -93,7 +95,7 @@ OUTSIDE = {
     "visualize": {"jinja2", "rich"},
 }
 EXPLANATION_SIDE = {
-    "files", "words", "segments", "explanation_checks", "contribution", "explanation", "view", "terminal",
+    "files", "words", "segments", "explanation_checks", "contribution", "explanation", "view", "view_text", "terminal",
     "visualize", "generation_checks", "generation_explanation", "generation_view", "generation_terminal",
     "generation_visualize",
 }  # fmt: skip
@@ -186,7 +188,7 @@ def test_the_explanation_side_knows_no_model_code():
 
 
 def test_config_imports_nothing_of_the_package_that_knows_models():
-    assert inside(MODULES["config"]) <= {"config_checks", "files", "patterns"}
+    assert inside(MODULES["config"]) <= {"config_checks", "config_files", "files", "patterns"}
 
 
 def test_a_family_imports_no_other_family():

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bcos_peft import terminal
 from bcos_peft.explanation import Explanation
-from bcos_peft.view import format_residual, format_score, layout, printable, visible
+from bcos_peft.view import layout
+from bcos_peft.view_text import format_residual, format_score, printable, visible
 from bcos_peft.visualize import export_svg, render_fragment, render_html, show
 
 

@@ -2,6 +2,7 @@
 
 from bcos_peft.evaluation.completeness import Completeness, completeness_gaps
 from bcos_peft.evaluation.contrastive import ContrastiveEvidence
+from bcos_peft.evaluation.curves import perturbation_curves
 from bcos_peft.evaluation.human import HumanKit
 from bcos_peft.evaluation.human_analysis import HumanResult, analyse_answers
 from bcos_peft.evaluation.human_explain import explain_with
@@ -11,10 +12,11 @@ from bcos_peft.evaluation.methods_cost import Cost, Metered
 from bcos_peft.evaluation.metric import Example, Metric, Texts, Value
 from bcos_peft.evaluation.metrics import METRICS, get_metric
 from bcos_peft.evaluation.minimal_pairs import MinimalPair, blimp_pairs, ioi_pairs, load_minimal_pairs
+from bcos_peft.evaluation.pairs import SequencePair, build_pairs, load_pairs, save_pairs
 from bcos_peft.evaluation.passages import PassageAttribution, PlantedAnswer, planted_answers
-from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency, perturbation_curves
+from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency
 from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplain_rationales
-from bcos_peft.evaluation.pointing import SequencePair, SequencePointingGame, build_pairs, load_pairs, save_pairs
+from bcos_peft.evaluation.pointing import SequencePointingGame
 from bcos_peft.evaluation.precomputed import PrecomputedScores
 from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
 from bcos_peft.evaluation.reading import read_dataset

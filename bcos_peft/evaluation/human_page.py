@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from bcos_peft.explanation import Explanation
-from bcos_peft.view import Piece, View, label_text, layout
+from bcos_peft.view import Piece, View, layout
+from bcos_peft.view_text import label_text
 from bcos_peft.visualize import load_template
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from bcos_peft.evaluation.question import Question
 
 
-__all__ = ["Cost", "Metered"]
+__all__ = ["Cost", "Metered", "add_costs"]
 
 
 @dataclass
@@ -171,3 +171,10 @@ class _LiveBytes(TorchDispatchMode):
 
     def _drop(self, size: int) -> None:
         self.now -= size
+
+
+def add_costs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two costs as `Cost.to_dict` gives them, added."""
+    names = [one.name for one in fields(Cost)]
+    one, two = (Cost(**{name: cost[name] for name in names if name in cost}) for cost in (first, second))
+    return (one + two).to_dict()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bcos_peft.evaluation.methods_cost import Cost
+from bcos_peft.evaluation.methods_cost import add_costs
 from bcos_peft.evaluation.metric import Value
 from bcos_peft.evaluation.record import Record, find_row
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
@@ -163,7 +161,7 @@ class EvaluationResult:
             merged.values |= result.values
             merged.texts |= result.texts
             for row, cost in result.costs.items():
-                merged.costs[row] = _both(merged.costs[row], cost) if row in merged.costs else cost
+                merged.costs[row] = add_costs(merged.costs[row], cost) if row in merged.costs else cost
             merged.settings += result.settings
         merged.records = list(records.values())
         return merged
@@ -248,15 +246,9 @@ class EvaluationResult:
 
     def csv(self) -> str:
         """The per-example table: a line for each number, with model, method, metric, example and text."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "method", "metric", "example", "value", "number", "chance", "text"])
-        for record in self.records:
-            for name, number in record.values.items():
-                text = self.texts.get(record.example, "")
-                chance = record.chance.get(name, "")
-                writer.writerow([*record.row, record.metric, record.example, name, repr(number), chance, text])
-        return file.getvalue()
+        from bcos_peft.evaluation.result_view import csv_table
+
+        return csv_table(self)
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
@@ -324,10 +316,3 @@ class EvaluationResult:
             f"EvaluationResult({len(self.rows)} rows, {len(self.values)} values, "
             f"{len({record.example for record in self.records})} examples)\n{self.table(intervals=False)}"
         )
-
-
-def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """What two parts of a row cost together."""
-    names = [one.name for one in fields(Cost)]
-    one, two = (Cost(**{name: cost[name] for name in names if name in cost}) for cost in (first, second))
-    return (one + two).to_dict()

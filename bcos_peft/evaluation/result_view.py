@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from bcos_peft.evaluation.statistics import Interval, format_number
 if TYPE_CHECKING:
     from bcos_peft.evaluation.result import EvaluationResult
 
-__all__ = ["markdown_page", "markdown_table", "print_table", "shown_values"]
+__all__ = ["csv_table", "markdown_page", "markdown_table", "print_table", "shown_values"]
 
 _CHANCE = "random order, expected"
 
@@ -147,3 +149,16 @@ def _cost_table(costs: dict[str, dict[str, Any]]) -> str:
 
 def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def csv_table(result: EvaluationResult) -> str:
+    """A line for each number of each example."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["model", "method", "metric", "example", "value", "number", "chance", "text"])
+    for record in result.records:
+        for name, number in record.values.items():
+            text = result.texts.get(record.example, "")
+            chance = record.chance.get(name, "")
+            writer.writerow([*record.row, record.metric, record.example, name, repr(number), chance, text])
+    return file.getvalue()

@@ -125,7 +125,7 @@ def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device, fir
     """Metrics with their options; the pointing game has pairs that all models are sure of, so that they compare."""
     from bcos_peft.evaluation.metric import Texts
     from bcos_peft.evaluation.metrics import get_metric
-    from bcos_peft.evaluation.pointing import build_pairs, load_pairs, save_pairs
+    from bcos_peft.evaluation.pairs import build_pairs, load_pairs, save_pairs
 
     perturbing = ("comprehensiveness", "sufficiency")
     if not names and perturbation is None and pairs is None:
