@@ -135,6 +135,8 @@ def explain(
         inputs: list = [*(texts or []), *(read_lines(file) if file else [])]
         if not inputs:
             raise ValueError("There is no text: give one or more, or --file.")
+        if html is not None and generate is not None and len(inputs) > 1:
+            raise ValueError(f"--html with --generate takes a single text, got {len(inputs)}: the page is one answer's.")
         for path in (html, None if json_file == "-" else json_file):
             if path is not None:
                 check_target(path)
@@ -169,8 +171,6 @@ def explain(
             found = explainer(inputs, position=position, truncation=truncation, **chosen)
         explanations = [one for entry in found for one in (entry if isinstance(entry, list) else [entry])]
         if html is not None and generate is not None:
-            if len(explanations) > 1:
-                raise ValueError("--html with --generate takes a single text: the page is one answer's.")
             write_text(html, explanations[0].to_html(title=model, top=top))
         elif html is not None:
             write_text(html, render_html(explanations, title=model, words=not tokens, top=top))

@@ -18,6 +18,8 @@ def check_target(path: str | os.PathLike) -> Path:
         raise FileNotFoundError(f"Cannot write {os.fspath(path)!r}: there is no folder {str(target.parent)!r}.")
     if target.is_dir():
         raise IsADirectoryError(f"Cannot write {os.fspath(path)!r}: it is a folder; name a file in it.")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"Cannot write {os.fspath(path)!r}: no file can be made in {str(target.parent)!r}.")
     return target
 
 

@@ -214,7 +214,7 @@ def test_generate(language_model, tmp_path):
 def test_generate_refusals(language_model, converted):
     assert "--foil cannot go with --generate" in refused("explain", language_model, TEXT, "--generate", 2, "--foil", 3)
     assert "--pair cannot go with --chat" in refused("explain", language_model, TEXT, "--chat", "--pair", "b")
-    html = refused("explain", language_model, TEXT, "b", "--generate", 2, "--html", "no.html")
+    html = refused("explain", "no/model", TEXT, "b", "--generate", 2, "--html", "no.html")  # before anything is read
     assert "takes a single text" in html
     assert "is none" in refused("explain", converted, TEXT, "--generate", 2)
 
@@ -244,6 +244,12 @@ def test_what_is_no_model_is_told_apart(tmp_path, monkeypatch):
 def test_a_file_in_no_folder(converted, tmp_path):
     wanted = tmp_path / "nowhere" / "found.json"
     assert f"there is no folder '{wanted.parent}'" in refused("explain", converted, TEXT, "--json", wanted)
+
+
+def test_a_folder_that_cannot_be_written_to(converted, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))
+    page = tmp_path / "page.html"
+    assert f"no file can be made in '{tmp_path}'" in refused("explain", converted, TEXT, "--html", page)
 
 
 def test_all_files_can_be_written_or_none_is(converted, tmp_path):
