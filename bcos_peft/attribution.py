@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import arrange, looks_ahead, roll
 from bcos_peft.choice import Choice, next_token_position, read_logits
-from bcos_peft.input_checks import check_adapters, check_inputs, check_names
+from bcos_peft.input_checks import check_adapters, check_inputs, check_names, spread
 from bcos_peft.linear_map import contributions, cut_inputs, frozen, keeps_logits, named_outputs
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
@@ -118,6 +118,7 @@ def attribute(
     check_adapters(model)
     check_inputs(bcos_model, input_ids, attention_mask)
     check_names(bcos_model, inputs, ("target", "foil", "position", "split", "return_dict"))
+    inputs = spread(inputs, input_ids.shape)
     inputs.pop("return_dict", None)  # outputs are read by name
     causal = bcos_model.bcos_family.causal
     if causal:

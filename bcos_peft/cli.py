@@ -136,7 +136,7 @@ def explain(
         if not inputs:
             raise ValueError("There is no text: give one or more, or --file.")
         if html is not None and generate is not None and len(inputs) > 1:
-            raise ValueError(f"--html with --generate takes a single text, got {len(inputs)}: the page is one answer's.")
+            raise ValueError(f"--html with --generate takes a single text, got {len(inputs)}: a page is one answer's.")
         for path in (html, None if json_file == "-" else json_file):
             if path is not None:
                 check_target(path)

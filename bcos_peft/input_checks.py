@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from transformers.utils import TransformersKwargs
 from bcos_peft.linear_map import forward_parameters
 
 
-__all__ = ["check_adapters", "check_inputs", "check_names", "max_tokens", "refuses_padding"]
+__all__ = ["check_adapters", "check_inputs", "check_names", "max_tokens", "refuses_padding", "spread"]
+
+_PER_TOKEN = ("token_type_ids", "position_ids")
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -69,6 +72,23 @@ def check_names(model, names: Iterable[str], own: Collection[str]) -> None:
             (close, *_) = get_close_matches(name, known, n=1) or [None]
             hint = f" Did you mean {close!r}?" if close else ""
             raise TypeError(f"{name!r} is no argument, and no input of {type(model).__name__}.{hint}")
+
+
+def spread(inputs: dict[str, Any], shape: torch.Size) -> dict[str, Any]:
+    """Inputs of which those that say something of every token are `(batch, sequence)`: a single row is that of all.
+
+    Raises `ValueError` for those of another shape.
+    """
+    found = dict(inputs)
+    for name in _PER_TOKEN:
+        value = found.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or value.shape not in (shape, (1, shape[1])):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a tensor of the shape of input_ids, {tuple(shape)}, got {got}.")
+        found[name] = value.expand(shape)
+    return found
 
 
 def max_tokens(model) -> int | None:

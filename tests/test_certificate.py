@@ -373,6 +373,11 @@ def test_further_inputs_reach_the_model():
     check(model, typed, inputs)
     alone = attribute(model, inputs["input_ids"][2:, 6:], target=1, token_type_ids=types[2:, 6:])
     torch.testing.assert_close(typed.scores[2, 6:], alone.scores[0])
+    one_row = attribute(model, **inputs, target=1, token_type_ids=types[:1])  # rolled row by row, too
+    assert torch.equal(one_row.scores, typed.scores)
+    for wrong in (types[:2], types[:, 1:], types.tolist()):
+        with pytest.raises(ValueError, match=r"token_type_ids must be .* the shape of input_ids, \(3, 9\), got"):
+            attribute(model, **inputs, token_type_ids=wrong)
 
 
 def test_a_model_that_returns_tuples():
