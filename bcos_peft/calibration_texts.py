@@ -68,12 +68,12 @@ def gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> Te
         _add(texts, [row for i, row in enumerate(own) if i % 5], chooses=False)
         _add(texts, own[::5], chooses=True)
     elif more:
-        embeddings = model.get_input_embeddings().weight
+        vocabulary = model.get_input_embeddings().num_embeddings
         kept = {getattr(model.config, "pad_token_id", None)} - {None}
         parts = [[i for i in fitted if (i in texts.chooses) == chooses] for chooses in (False, True)]
         for chooses, part in enumerate(parts):
             share = round(more * len(part) / (len(parts[0]) + len(parts[1])))
-            made = variations([rows[i] for i in part], share, embeddings, kept)
+            made = variations([rows[i] for i in part], share, vocabulary, kept)
             _add(texts, made, chooses=bool(chooses))
     return texts
 

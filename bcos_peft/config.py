@@ -70,7 +70,7 @@ class BcosConfig:
         calibration_replay (`int`, defaults to 16,384):
             How many tokens the model is calibrated on beside the data, 0 for none. Causal language models write them
             themselves before the conversion, from random first tokens: that keeps abilities that the data says nothing
-            about. Other models read variations of the data: half of the words become others whose embeddings are near.
+            about. Other models read variations of the data, with words in other places and random ones between them.
         calibration_epochs (`int`, *optional*):
             How often `"auto"` goes over the texts to refine what was fitted, by gradient; 0 for not at all. Causal
             language models learn corrections of low rank, of all layers together, towards what the stock model
