@@ -93,7 +93,7 @@ def attribute(
             models the last token.
         split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
             embeddings apart.
-        **inputs: further inputs of the model, such as `token_type_ids`.
+        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all.
 
     Returns:
         [`Attribution`]
