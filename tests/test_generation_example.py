@@ -38,6 +38,7 @@ assert (options.model, options.texts) == ("HuggingFaceTB/SmolLM2-135M-Instruct",
     assert "How tall is the Eiffel Tower?" in written
 
 
+@pytest.mark.usefixtures("smollm2_folder")
 def test_a_real_answer_comes_from_the_passage_that_has_it():
     """SmolLM2 at B = 1, where only its norms and gates are held: it copies the number out of one of three passages."""
     from bundled import smollm2

@@ -1,12 +1,9 @@
 """LoRA on a real language model, SmolLM2-135M, in float32 and over 4-bit weights."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
 
@@ -14,18 +11,11 @@ from bcos_peft import BcosConfig, attribute, get_bcos_model
 pytestmark = [pytest.mark.slow, pytest.mark.newest]
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
+@pytest.fixture
+def smollm2(smollm2_folder):
     """The folder of a plain checkpoint in float32, and some text in ids."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-    try:
-        from bundled import smollm2
-    finally:
-        sys.path.pop(0)
-    model, tokenizer = smollm2()
-    folder = tmp_path_factory.mktemp("smollm2")
-    model.float().save_pretrained(folder)
-    return folder, tokenizer("The capital of France is", return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder)
+    return smollm2_folder, tokenizer("The capital of France is", return_tensors="pt")
 
 
 def trained_a_little(model, batch):

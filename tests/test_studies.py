@@ -191,10 +191,8 @@ def test_quick_studies_of_classifiers(study, tiny_bert, tmp_path):
 
 
 @pytest.mark.slow
-def test_quick_study_of_language_models(tmp_path):
-    import bundled
-
-    _, tokenizer = bundled.smollm2()
+def test_quick_study_of_language_models(smollm2_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder)
     tokenizer.save_pretrained(tmp_path / "llama")
     model = tiny.model("llama", "CausalLM", vocab_size=len(tokenizer), max_position_embeddings=1024)
     model.save_pretrained(tmp_path / "llama")
