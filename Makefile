@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 DEMO_ARGS ?=
-TEST_ARGS ?= -n 2
-OLDEST_ARGS ?= -n 2 -m "not slow and not newest"
+# Neighbours stay in one process, and share what the fixtures of their file make.
+TEST_ARGS ?= -n 2 --dist worksteal
+OLDEST_ARGS ?= -n 2 --dist worksteal -m "not slow and not newest"
 BENCH_ARGS ?=
 STUDY_ARGS ?=
 STUDY_PROCESSES ?= 2
