@@ -94,9 +94,18 @@ def alone(folder):
     return get
 
 
-@pytest.mark.parametrize("way", [(), ("--lora",)], ids=["all weights", "lora"])
-@pytest.mark.parametrize("task", ["sft", "classifier"])
-@pytest.mark.parametrize("spread", [(), ("--fsdp", "2")], ids=["data parallel", "fsdp2"])
+# The other ways of a language model are in the tests below, each with an option besides.
+@pytest.mark.parametrize(
+    ("task", "way", "spread"),
+    [
+        ("sft", ("--lora",), ("--fsdp", "2")),
+        ("classifier", (), ()),
+        ("classifier", ("--lora",), ()),
+        ("classifier", (), ("--fsdp", "2")),
+        ("classifier", ("--lora",), ("--fsdp", "2")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
+)
 def test_two_processes_learn_what_one_does(task, way, spread, folder, alone):
     one = alone(task, *way)
     two = example(folder, "-".join(["two", task, *way, *spread]), task, *way, *spread)
