@@ -3,7 +3,6 @@ predictions."""
 
 from typing import TYPE_CHECKING
 
-from bcos_peft import models as _models
 from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.config import BcosConfig
 from bcos_peft.contribution import Contribution
@@ -14,6 +13,7 @@ from bcos_peft.families import Family, register_family
 from bcos_peft.generation_explanation import GenerationExplanation
 from bcos_peft.imports import after_import as _after_import
 from bcos_peft.mode import explanation_mode
+from bcos_peft.registration import register_all as _register_all
 from bcos_peft.trainable import merge_gains, train_only
 from bcos_peft.version import __version__
 
@@ -45,7 +45,7 @@ __all__ = [
     "train_only",
 ]
 
-_models.register_all()
+_register_all()
 
 
 def _install_lora() -> None:

@@ -1,4 +1,4 @@
-"""B-cos model classes, generated from the stock ones, and their registration with the Auto classes.
+"""B-cos model classes, generated from the stock ones.
 
 `BertForSequenceClassification` becomes `BcosBertForSequenceClassification` with `model_type="bcos_bert"`:
 parameter names stay those of the stock model, a plain `AutoModelFor….from_pretrained` loads it once `bcos_peft` is
@@ -12,17 +12,15 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import tokenization_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.application import apply_plan
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family, after_registration, families
+from bcos_peft.families.base import Family
 from bcos_peft.guards import check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.hooks import set_class
-from bcos_peft.hub import BcosHubMixin, auto_model_classes
+from bcos_peft.hub import BcosHubMixin
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
 from bcos_peft.structure import plan_stored
@@ -244,7 +242,7 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
     if name.endswith(_OWN_LOSS):
         # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.
         body["accepts_loss_kwargs"] = False
-    _convert_checkpoints_alike(stock.__name__, name)
+    convert_checkpoints_alike(stock.__name__, name)
     return type(name, (BcosModel, base), body)
 
 
@@ -268,41 +266,8 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
-def register(family: Family) -> None:
-    """Make the Auto classes know the B-cos models of a family, if they know its stock models."""
-    if family.model_type not in CONFIG_MAPPING:
-        return
-    stock_config = CONFIG_MAPPING[family.model_type]
-    bcos_type = PREFIX + family.model_type
-    generated_config = config_class(stock_config)
-    AutoConfig.register(bcos_type, generated_config, exist_ok=True)
-    _register_tokenizer(family.model_type, bcos_type)
-    _convert_checkpoints_alike(family.model_type, bcos_type)
-    for auto_class in auto_model_classes():
-        stock = auto_class._model_mapping.get(stock_config, None)
-        # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
-        if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
-            auto_class.register(generated_config, keep_class(model_class(stock, family)), exist_ok=True)
-
-
-def _convert_checkpoints_alike(stock: str, bcos: str) -> None:
+def convert_checkpoints_alike(stock: str, bcos: str) -> None:
     """What transformers renames or merges when it loads a type or class of models, and reverses when it saves it."""
     conversion = get_checkpoint_conversion_mapping(stock)
     if conversion is not None:
         register_checkpoint_conversion_mapping(bcos, conversion, overwrite=True)
-
-
-def _register_tokenizer(model_type: str, bcos_type: str) -> None:
-    names = tokenization_auto.TOKENIZER_MAPPING_NAMES
-    if names.get(model_type) is not None:
-        names.setdefault(bcos_type, names[model_type])
-    wrong_on_hub = getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", set())
-    if model_type in wrong_on_hub:
-        wrong_on_hub.add(bcos_type)
-
-
-def register_all() -> None:
-    """Register every known family, and each that comes later; done once, when `bcos_peft` is imported."""
-    for family in families():
-        register(family)
-    after_registration.append(register)

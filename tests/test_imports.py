@@ -36,6 +36,7 @@ ORDER = [
     {"hub_upload"},
     {"hub"},
     {"models"},
+    {"registration"},
     {"choice", "input_checks", "mode"},
     {"attribution", "encoding", "generation_attribution"},
     {"verify"},
