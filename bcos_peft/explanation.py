@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +12,15 @@ import numpy as np
 from .contribution import Readings
 from .explanation_checks import checked_fields
 from .files import write_text
+from .keeping import Kept
 
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_FORMAT, _VERSION = "bcos_peft.explanation", 1
-
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Explanation(Readings):
+class Explanation(Readings, Kept):
     """The contribution of every token of one text to one logit.
 
     The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`. For a converted model
@@ -107,8 +103,9 @@ class Explanation(Readings):
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values, ready for `json.dumps`; `from_dict` reverses it exactly."""
+    _format, _version, _name, _indent = "bcos_peft.explanation", 1, "explanation", 1
+
+    def _plain(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["scores"] = self.scores.tolist()
         values["offsets"] = [None if span is None else list(span) for span in self.offsets]
@@ -117,53 +114,7 @@ class Explanation(Readings):
         if self.segments is not None:
             values["segments"] = {name: list(span) for name, span in self.segments.items()}
         optional = ("segments", "target_ids", "foil_ids")
-        values = {name: value for name, value in values.items() if value is not None or name not in optional}
-        return {"format": _FORMAT, "version": _VERSION, **values}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Explanation:
-        """Makes an explanation from what `to_dict` gave.
-
-        Args:
-            values (`Mapping[str, Any]`): The dictionary.
-
-        Raises:
-            ValueError: If it is not the dictionary of an explanation, comes from a newer version, or does not hold.
-        """
-        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
-            raise ValueError(f"this is not an explanation: it has no 'format': {_FORMAT!r} entry.")
-        if values.get("version") != _VERSION:
-            raise ValueError(f"unknown version {values.get('version')!r} (known: {_VERSION}); upgrade bcos_peft.")
-        given = {name: value for name, value in values.items() if name not in ("format", "version")}
-        if isinstance(given.get("text"), list):
-            given["text"] = tuple(given["text"])
-        try:
-            return cls(**given)
-        except (TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"the explanation is incomplete or damaged: {error}") from error
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the explanation as JSON. The file changes whole or not at all.
-
-        Args:
-            path (`str` or `os.PathLike`): Where to; an existing file is replaced.
-        """
-        write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Explanation:
-        """Reads an explanation written by `save`.
-
-        Args:
-            path (`str` or `os.PathLike`): The file.
-
-        Raises:
-            ValueError: If the file is not JSON, or not an explanation; the message names the file.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
-            raise ValueError(f"cannot load an explanation from {os.fspath(path)!r}: {error}") from error
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
@@ -199,11 +150,6 @@ class Explanation(Readings):
         from .visualize import render_fragment
 
         return render_fragment(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self.to_dict() == other.to_dict() if isinstance(other, Explanation) else NotImplemented
-
-    __hash__ = None
 
     def __repr__(self) -> str:
         foil = "" if self.foil is None else f", foil={self.foil_label!r}"

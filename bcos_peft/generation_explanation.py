@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from .explanation import Explanation
 from .files import write_text
 from .generation_checks import checked_generation
+from .keeping import Kept
 from .segments import known_segments, sum_segments
 
 
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ANSWER = "answer"  # the segment of the generated text
-_FORMAT, _VERSION = "bcos_peft.generation", 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class GenerationExplanation:
+class GenerationExplanation(Kept):
     """A text that a language model went on with: for each generated token, the contributions of all before it.
 
     Row `i` of `scores` and `residuals[i]` add up to `logits[i]`. With foils (the default: the runner-up of each step)
@@ -236,8 +234,9 @@ class GenerationExplanation:
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values, ready for `json.dumps`; `from_dict` reverses it exactly."""
+    _format, _version, _name, _indent = "bcos_peft.generation", 1, "explained generation", None
+
+    def _plain(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         rows = enumerate(self.scores.tolist())
         values["scores"] = [row[: self.prompt_length + i] for i, row in rows]  # what comes after is 0
@@ -247,42 +246,7 @@ class GenerationExplanation:
         values["labels"] = {str(number): label for number, label in self.labels.items()}
         if self.segments is not None:
             values["segments"] = {name: list(place) for name, place in self.segments.items()}
-        return {"format": _FORMAT, "version": _VERSION, **values}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GenerationExplanation:
-        """Makes an explanation from what `to_dict` gave.
-
-        Args:
-            values (`Mapping[str, Any]`): The dictionary.
-
-        Raises:
-            ValueError: If it is not the dictionary of a generation, comes from a newer version, or does not hold.
-        """
-        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
-            raise ValueError(f"this is not an explained generation: it has no 'format': {_FORMAT!r} entry.")
-        if values.get("version") != _VERSION:
-            raise ValueError(f"unknown version {values.get('version')!r} (known: {_VERSION}); upgrade bcos_peft.")
-        try:
-            return cls(**{name: value for name, value in values.items() if name not in ("format", "version")})
-        except (TypeError, IndexError, KeyError, AttributeError) as error:
-            raise ValueError(f"the explanation is incomplete or damaged: {error}") from error
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the explanation as JSON. The file changes whole or not at all."""
-        write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> GenerationExplanation:
-        """Reads an explanation written by `save`.
-
-        Raises:
-            ValueError: If the file is not JSON, or not an explained generation; the message names the file.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
-            raise ValueError(f"cannot load a generation from {os.fspath(path)!r}: {error}") from error
+        return values
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
@@ -306,11 +270,6 @@ class GenerationExplanation:
         from .generation_visualize import render_generation_frame
 
         return render_generation_frame(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self.to_dict() == other.to_dict() if isinstance(other, GenerationExplanation) else NotImplemented
-
-    __hash__ = None
 
     def __repr__(self) -> str:
         worst = float(np.abs(self.residuals).max())

@@ -19,7 +19,8 @@ PACKAGE = Path(__file__).parent.parent / "bcos_peft"
 # a subpackage share the line of the subpackage.
 ORDER = [
     {"cli_errors", "config_checks", "files", "hidden_tokens", "hooks", "imports", "inputs", "numerics", "patterns"},
-    {"alignment", "cli_inputs", "config_files", "held", "linear_map", "spelling", "version", "view_text", "words"},
+    {"version", "view_text", "words"},
+    {"alignment", "cli_inputs", "config_files", "held", "keeping", "linear_map", "spelling"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
     {"families", "quantized_layers"},
@@ -73,6 +74,7 @@ OUTSIDE = {
     "config": {"huggingface_hub"},
     "config_checks": set(),
     "files": set(),
+    "keeping": set(),
     "words": set(),
     "functional": {"torch"},
     "held": {"torch"},
@@ -96,8 +98,8 @@ OUTSIDE = {
     "visualize": {"jinja2", "rich"},
 }
 EXPLANATION_SIDE = {
-    "files", "words", "segments", "explanation_checks", "contribution", "explanation", "view", "view_text", "terminal",
-    "visualize", "generation_checks", "generation_explanation", "generation_view", "generation_terminal",
+    "files", "keeping", "words", "segments", "explanation_checks", "contribution", "explanation", "view", "view_text",
+    "terminal", "visualize", "generation_checks", "generation_explanation", "generation_view", "generation_terminal",
     "generation_visualize",
 }  # fmt: skip
 OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
