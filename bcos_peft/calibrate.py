@@ -14,22 +14,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.application import apply_plan
-from bcos_peft.calibration_blocks import Capture, Stage, find_blocks, modes, repairs, run_block, wait_for
+from bcos_peft.calibration_blocks import (
+    Capture,
+    Stage,
+    find_blocks,
+    layers_outside,
+    modes,
+    repairs,
+    run_block,
+    wait_for,
+)
 from bcos_peft.calibration_distill import Distillation
+from bcos_peft.calibration_fit import LayerFits, is_trained
 from bcos_peft.calibration_passes import Passes
 from bcos_peft.calibration_refine import Batch, refine
 from bcos_peft.calibration_report import is_language_model, predictions, report
 from bcos_peft.calibration_scale import PredictionScale
 from bcos_peft.calibration_texts import gather
-from bcos_peft.calibration_weights import Weights, matrix
+from bcos_peft.calibration_weights import Weights
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.families.moe import BcosExperts
-from bcos_peft.layers import BcosLayer
-from bcos_peft.least_squares import Fit, Layer, fit_experts, fit_layers
+from bcos_peft.least_squares import fit_experts
 from bcos_peft.linear_map import named_outputs
-from bcos_peft.quantization import is_quantized, quantized_class
-from bcos_peft.structure import Plan, matches_any, sub_plan
+from bcos_peft.quantization import quantized_class
+from bcos_peft.structure import Plan, sub_plan
 
 
 __all__ = ["Calibration"]
@@ -73,9 +82,8 @@ class Calibration:
         self.texts = gather(model, rows, config.calibration_replay)
         self.passes = Passes(model, family, self.texts.rows)
         self.batches = self.passes.batches(self.texts.fitted)
-        self.outside = self._outside()
+        self.outside = layers_outside(model, plan, self.blocks, family)
         self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
-        self.fits: dict[str, Fit] = {}
         self.refined: list[float] = []
         language = is_language_model(model)
         epochs = config.epochs(language) if config.calibration == "auto" else 0
@@ -84,30 +92,10 @@ class Calibration:
         self.distillation = Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
         self.progress = progress
         self.weights = Weights(model)
+        self.layers = LayerFits(model, self.weights, config.calibration, self.dtype)
         # Adapters of quantised models carry gains, and no norms.
         quantised = any(map(quantized_class, model.modules()))
         self.scale = PredictionScale(model) if language and not quantised else None
-
-    def _outside(self) -> list[str]:
-        """Linear layers that are in no block, but for language-modelling heads, which are never fitted."""
-        embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
-        return [
-            name
-            for name in (*self.plan.bcos, *self.plan.plain)
-            if not any(name.startswith(block + ".") for block in self.blocks)
-            and not matches_any(self.family.lm_heads, name)
-            and id(getattr(self.model.get_submodule(name), "weight", None)) not in embedded
-        ]
-
-    def _held_out(self, counts: list[int]) -> Tensor:
-        """Which of the tokens belong to texts that choose, in the order of `Passes.flat` over all batches."""
-        flags: list[Tensor] = []
-        for members, count in zip(self.batches, counts, strict=True):
-            chooses = torch.tensor([i in self.texts.chooses for i in members])
-            mask = self.passes.mask(members).cpu()
-            tokens = chooses[:, None].expand_as(mask)[mask]
-            flags.append(tokens if len(tokens) == count else chooses)
-        return torch.cat(flags)
 
     def convert_blocks(self) -> list[Callable[[], None]]:
         """Convert and fit everything up to the last block.
@@ -147,10 +135,10 @@ class Calibration:
         try:
             self.model.eval()
             with torch.no_grad(), named_outputs(self.model.config):
-                self._fit_outside([name for name in self.outside if name not in self.fits])
+                self._fit_outside([name for name in self.outside if name not in self.layers.found])
                 if self.distillation:
-                    modules = map(self.model.get_submodule, self.fits)
-                    layers = [module for module in modules if _is_trained(module)]
+                    modules = map(self.model.get_submodule, self.layers.found)
+                    layers = [module for module in modules if is_trained(module)]
                     self.refined.append(self.distillation.learn(layers, self.progress))
                 factor = self._fit_scale()
                 after = self._told_predictions()
@@ -161,7 +149,9 @@ class Calibration:
         read["replayed_tokens"] = self.texts.tokens(given, count)
         if self.refined:
             read["refinement"] = sum(self.refined) / len(self.refined)
-        self.config.calibration_report = report(self.config.calibration, read, self.before, after, self.fits, factor)
+        self.config.calibration_report = report(
+            self.config.calibration, read, self.before, after, self.layers.found, factor
+        )
 
     def _fit_scale(self) -> float | None:
         if self.scale is None:
@@ -174,6 +164,9 @@ class Calibration:
         self.weights.save({name: module for name, module in self.model.named_modules() if module is norm})
         norm.scale_output(factor)
         return factor
+
+    def _chooses(self, counts: list[int]) -> Tensor:
+        return self.passes.tokens_of(self.texts.chooses, self.batches, counts)
 
     def _told_batches(self) -> list[list[int]]:
         return self.passes.batches(sorted(self.texts.told))
@@ -258,12 +251,12 @@ class Calibration:
                     importance = importance / importance.mean()
                     target = target - torch.cat(streamed[path]).to(self.dtype)
                 layers[path] = target, importance
-            self._fit(x, layers, self._held_out(counts).to(x.device))
+            self.layers.fit(x, layers, self._chooses(counts).to(x.device))
 
     def _refine(self, name: str, paths: list[str], stock: Stage, mine: Stage) -> None:
         """Train the layers that were fitted, together, where they have weights of their own."""
         modules = {path: self.model.get_submodule(path) for path in paths}
-        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if _is_trained(module)]
+        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if is_trained(module)]
         if not names:
             return
         batches = []
@@ -293,23 +286,7 @@ class Calibration:
                     target = self.activations[parent](target)
                 targets[name] = target, None
             x = torch.cat(x).to(self.dtype)
-            self._fit(x, targets, self._held_out(counts).to(x.device))
-
-    def _fit(self, x: Tensor, targets: dict[str, tuple[Tensor, Tensor | None]], held_out: Tensor) -> None:
-        modules = {name: self.model.get_submodule(name) for name in targets}
-        layers = []
-        for name, (target, importance) in targets.items():
-            module = modules[name]
-            bias = getattr(module, "bias", None)
-            b = module.b if isinstance(module, BcosLayer) else None
-            target = target if bias is None else target - bias.to(target)
-            layers.append(Layer(matrix(module).to(self.dtype), b, target, importance))
-        self.weights.save(modules)
-        quantised = any(map(is_quantized, modules.values()))
-        fits = fit_layers(x, layers, held_out, "rows" if quantised else self.config.calibration)
-        for (name, module), fit in zip(modules.items(), fits, strict=True):
-            self.fits[name] = fit
-            self.weights.write(module, fit.weight)
+            self.layers.fit(x, targets, self._chooses(counts).to(x.device))
 
     def close(self) -> None:
         """Forget the old weights."""
@@ -321,8 +298,3 @@ class Calibration:
         from tqdm.auto import tqdm
 
         return tqdm(blocks, desc="Calibrating", unit="block")
-
-
-def _is_trained(module: nn.Module) -> bool:
-    """Whether a layer has a weight of its own that can be trained."""
-    return not is_quantized(module) and not isinstance(module, BcosExperts)

@@ -12,8 +12,11 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bcos_peft.families.base import Family
+from bcos_peft.structure import Plan, matches_any
 
-__all__ = ["Call", "Capture", "Stage", "find_blocks", "modes", "repairs", "run_block", "wait_for"]
+
+__all__ = ["Call", "Capture", "Stage", "find_blocks", "layers_outside", "modes", "repairs", "run_block", "wait_for"]
 
 Call = tuple[tuple, dict[str, Any]]
 
@@ -38,6 +41,18 @@ def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
             "transformers' GradientCheckpointingLayer). Convert it without calibration_data."
         )
     return blocks
+
+
+def layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Module], family: Family) -> list[str]:
+    """Linear layers that are in no block, but for language-modelling heads, which are never fitted."""
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [
+        name
+        for name in (*plan.bcos, *plan.plain)
+        if not any(name.startswith(block + ".") for block in blocks)
+        and not matches_any(family.lm_heads, name)
+        and id(getattr(model.get_submodule(name), "weight", None)) not in embedded
+    ]
 
 
 def modes(model: nn.Module) -> Callable[[], None]:

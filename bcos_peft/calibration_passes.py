@@ -60,3 +60,19 @@ class Passes:
         if value.dim() == 2 and value.shape[0] == mask.numel() and mask.shape[1] > 1:
             return value[mask.flatten().to(value.device)]
         return value.reshape(-1, value.shape[-1])
+
+    def tokens_of(self, members: set[int], batches: list[list[int]], counts: list[int]) -> Tensor:
+        """Which of all tokens belong to some texts: bool, in the order of `flat` over all batches.
+
+        Args:
+            members (`set[int]`): the texts.
+            batches (`list[list[int]]`): what was read.
+            counts (`list[int]`): how many values `flat` gave for each; one for each text, perhaps, not for each token.
+        """
+        flags: list[Tensor] = []
+        for batch, count in zip(batches, counts, strict=True):
+            wanted = torch.tensor([i in members for i in batch])
+            mask = self.mask(batch).cpu()
+            tokens = wanted[:, None].expand_as(mask)[mask]
+            flags.append(tokens if len(tokens) == count else wanted)
+        return torch.cat(flags)

@@ -30,7 +30,7 @@ ORDER = [
     {"calibration_blocks", "calibration_report", "calibration_variations", "calibration_weights"},
     {"calibration_data", "calibration_head", "calibration_learn"},
     {"calibration_passes", "calibration_texts"},
-    {"calibration_distill", "calibration_refine", "calibration_scale"},
+    {"calibration_distill", "calibration_fit", "calibration_refine", "calibration_scale"},
     {"calibrate"},
     {"quantized_loading", "summary"},
     {"model_card"},
