@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bcos_peft.evaluation.methods_cost import add_costs
 from bcos_peft.evaluation.metric import Value
 from bcos_peft.evaluation.record import Record, find_row
+from bcos_peft.evaluation.result_data import fields, plain
 from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 from bcos_peft.files import write_text
 
 
 __all__ = ["EvaluationResult"]
-
-_FORMAT, _VERSION = "bcos_peft.evaluation", 1
 
 
 @dataclass(eq=False, repr=False)
@@ -202,23 +201,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the means for readers that do not compute them."""
-        means = [
-            {"model": model, "method": method, "value": name, **asdict(interval)}
-            for (model, method), numbers in self.summary().items()
-            for name, interval in numbers.items()
-        ]
-        return {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "settings": self.settings,
-            "confidence": self.confidence,
-            "values": {name: asdict(value) for name, value in self.values.items()},
-            "means": [{key: None if entry != entry else entry for key, entry in row.items()} for row in means],
-            "chance": self.chance(),
-            "costs": self.costs,
-            "texts": self.texts,
-            "records": [asdict(record) for record in self.records],
-        }
+        return plain(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EvaluationResult:
@@ -230,19 +213,7 @@ class EvaluationResult:
         Raises:
             ValueError: it is something else.
         """
-        if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("version") != _VERSION:
-            raise ValueError("it is no file that EvaluationResult.save of this version wrote")
-        try:
-            return cls(
-                records=[Record(**record) for record in data["records"]],
-                values={name: Value(**value) for name, value in data["values"].items()},
-                texts=data["texts"],
-                costs=data["costs"],
-                settings=data["settings"],
-                confidence=data["confidence"],
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"it is damaged: a part is missing or is something else ({error})") from None
+        return cls(**fields(data))
 
     def csv(self) -> str:
         """The per-example table: a line for each number, with model, method, metric, example and text."""
