@@ -18,8 +18,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+from launching import start
 
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +149,6 @@ def environment(hub: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), "."]),
-        "PYTHONWARNINGS": "error::DeprecationWarning:__main__,error::FutureWarning:__main__",
     }
 
 
@@ -162,9 +164,8 @@ def run_docstrings(folder: Path, package: str = "bcos_peft", timeout: float = 28
 
 def run_inside(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess:
     (work := folder / "work").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).resolve()), "--inside", *arguments]
-    env = environment(folder / "hub")
-    return subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=timeout)
+    command = [Path(__file__).resolve(), "--inside", *arguments]
+    return start(command, environment(folder / "hub"), cwd=work, seconds=timeout)
 
 
 # What follows runs inside that process.
@@ -298,6 +299,8 @@ def docstrings_inside(package: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--inside":
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("error", category=category, module="__main__")
         kind, argument = sys.argv[2:]
         page_inside(Path(argument)) if kind == "page" else docstrings_inside(argument)
     else:

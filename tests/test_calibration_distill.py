@@ -97,6 +97,7 @@ def test_after_a_failure_the_weights_are_what_they_were():
         assert torch.equal(value, now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.DECODERS)
 def test_predictions_on_other_texts_come_closer_than_by_the_fit_alone(family):
     """On texts that nothing was fitted on, for every decoder; contributions still sum."""

@@ -1,12 +1,11 @@
 """The command `bcos-peft`."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tiny
+from launching import start
 from typer.testing import CliRunner
 
 import bcos_peft
@@ -62,7 +61,7 @@ def test_version():
 def test_the_console_script_is_installed():
     code = "import sys; from importlib.metadata import entry_points as e; sys.argv = ['bcos-peft', '--version']; "
     code += "next(p for p in e(group='console_scripts') if p.name == 'bcos-peft').load()()"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = start(["-c", code])
     assert (run.returncode, run.stdout) == (0, f"bcos-peft {bcos_peft.__version__}\n")
 
 

@@ -1,14 +1,13 @@
 """A family that a user brings: passed in, corrected after a refusal, saved and loaded."""
 
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from launching import start
 from transformers import AutoModelForSequenceClassification, MPNetConfig, MPNetForSequenceClassification
 from transformers.models.mpnet import modeling_mpnet
 
@@ -119,8 +118,7 @@ def test_a_new_process_loads_it_after_registration(tmp_path):
         "model = t.AutoModelForSequenceClassification.from_pretrained(sys.argv[2])\n"
         "print(type(model).__name__, float(t.attribute(model, **t.tiny.inputs()).residual.abs().max()) < 1e-4)"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    run = start(["-c", code, Path(__file__).parent, tmp_path])
     assert run.stdout.split() == ["BcosMPNetForSequenceClassification", "True"], run.stderr
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from docs_env import run_page
+from launching import start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -23,8 +24,7 @@ pytestmark = [pytest.mark.newest, pytest.mark.timeout(900)]
 def run(script, *arguments, **variables):
     fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
     environment = {**os.environ, **fixed, **variables}
-    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
+    finished = start([ROOT / "examples" / script, *arguments], environment, seconds=850)
     assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
     return finished.stdout, finished.stderr
 

@@ -6,8 +6,6 @@ Pushing runs the real huggingface_hub, in processes of their own, against a loca
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import tiny
 import yaml
 from fake_hub import FakeHub
+from launching import start
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.model_card import base_licence
@@ -45,10 +44,7 @@ def run(code, cwd, env=None, ok=True):
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         **(env or {}),
     }
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
-    )
+    done = start(["-c", textwrap.dedent(code)], env, cwd)
     assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout if ok else done.stderr
 

@@ -1,14 +1,14 @@
 """LoRA inside the B-cos layer, through every way that peft and transformers offer."""
 
 import copy
-import subprocess
-import sys
+from pathlib import Path
 
 import peft
 import pytest
 import tiny
 import torch
 import transformers
+from launching import start
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from test_training import losses, rows, trainer
@@ -489,9 +489,7 @@ model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj"]))
 print(type(model.base_model.model.model.layers[0].mlp.up_proj).__name__)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.__file__.rpartition("/")[0]
-    )
+    run = start(["-c", code], cwd=Path(__file__).parent)
     assert run.stdout.split()[-1:] == ["BcosLora"], run.stderr
 
 
@@ -512,7 +510,7 @@ from peft.tuners.tuners_utils import BaseTuner
 left = ["bcos_peft.imports" in repr(finder) for finder in sys.meta_path].count(True)
 print(hasattr(BaseTuner.inject_adapter, "_bcos_peft"), left)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = start(["-c", code])
     assert run.stdout.splitlines()[0] == "not today", run.stderr
     assert run.stdout.splitlines()[-1] == "True 0", run.stderr
 
@@ -530,9 +528,7 @@ try:
 except ImportError as error:
     print("pip install" in str(error))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.__file__.rpartition("/")[0]
-    )
+    run = start(["-c", code], cwd=Path(__file__).parent)
     assert run.stdout.split()[-2:] == ["True", "True"], run.stderr
 
 

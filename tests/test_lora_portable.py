@@ -3,13 +3,12 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 
 import peft
 import pytest
 import tiny
 import torch
+from launching import start
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, PeftModel
 from safetensors.torch import load_file
 from test_lora import adapted, distance, logits, randomize, residual
@@ -175,7 +174,7 @@ for load in loads:
     except Exception as error:
         print("BCOS_LORA" in repr(error))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    run = start(["-c", code], cwd=tmp_path)
     assert run.stdout.split() == ["True"] * 3, run.stdout + run.stderr
 
 

@@ -2,12 +2,12 @@
 
 import copy
 import functools
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from launching import start
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from test_functional import gradients, reference
 from test_lora import adapted, distance, logits, residual
@@ -339,8 +339,7 @@ model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 attribute(peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")), **tiny.inputs())
 print("bcos_peft.quantized_layers" in sys.modules)
 """
-    folder = tiny.__file__.rpartition("/")[0]
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    run = start(["-c", code], cwd=Path(__file__).parent)
     assert run.stdout.split()[-1:] == ["False"], run.stderr
 
 

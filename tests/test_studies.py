@@ -4,13 +4,13 @@ import csv
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from launching import start
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 
@@ -25,8 +25,7 @@ SIZES = "--b 1.25 --steps 6 --batch 4 --train 48 --test 24 --rows 3 --pairs 2 --
 
 def run(script, *arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
+    finished = start([ROOT / "benchmarks" / script, *arguments], environment, seconds=850)
     assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
     return finished.stdout
 
