@@ -15,7 +15,7 @@ NO_RUN: dict[tuple[str, str], str] = {
     (
         "docs/guides/human_evaluation.md",
         'result = analyse_answers(HumanKit.load("kit"), ["answers-1.json", "answers-2.json"])',
-    ): "files that people returned; tests/test_evaluation_human.py simulates some",
+    ): "files that people returned; tests/test_evaluation_human_analysis.py simulates some",
     (_SHARING, 'model.push_to_hub("me/bcos-bert-reviews")'): "the hub; tests/test_hub.py pushes to a stand-in",
     (_SHARING, "import bcos_peft  # with the import nothing has to be trusted: the file is not run"): "the hub",
     (_SHARING, "# Where the import cannot be added, in a tool that only takes a name:"): "the hub",

@@ -5,7 +5,8 @@ import json
 import pytest
 import tiny
 from test_cli import refused, run
-from test_evaluation_human import TEXTS, prefer, simulated
+from test_evaluation_human import TEXTS
+from test_evaluation_human_analysis import prefer, simulated
 
 from bcos_peft import BcosConfig, Explanation, get_bcos_model
 from bcos_peft.evaluation import HumanKit

@@ -1,13 +1,10 @@
-"""`evaluate` and its result: tables, comparison, merging, saving, and going on after an interruption."""
+"""`evaluate` and its result: tables, comparison, merging and saving."""
 
 import csv
 import json
-from dataclasses import replace
 
 import pytest
 import tiny
-import torch
-from datasets import Dataset
 from evaluation_toys import Gradient, Noise
 
 from bcos_peft import BcosConfig, get_bcos_model
@@ -15,22 +12,14 @@ from bcos_peft.evaluation import (
     Comprehensiveness,
     EvaluationResult,
     Metered,
-    PrecomputedScores,
     Record,
-    SequencePair,
-    SequencePointingGame,
     Sufficiency,
     Texts,
     Value,
-    ask,
     evaluate,
-    explain_with,
-    get_metric,
     ioi_pairs,
-    logits,
     planted_answers,
 )
-from bcos_peft.evaluation.reading import read_dataset
 
 
 TEXTS = [
@@ -227,111 +216,6 @@ def test_saving(tmp_path):
         EvaluationResult.load(tmp_path / "run")
 
 
-class Flaky(Gradient):
-    """Fails after some calls."""
-
-    def __init__(self, left):
-        self.left, self.calls = left, 0
-
-    def __call__(self, model, question):
-        if self.calls == self.left:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return super().__call__(model, question)
-
-
-def test_an_interrupted_run_goes_on(tmp_path):
-    file = tmp_path / "run.jsonl"
-    many = [f"{text} {word}" for text in TEXTS for word in ("film", "music", "story")]
-    whole = run(texts=many, methods=[Gradient()])
-    with pytest.raises(KeyboardInterrupt):
-        run(texts=many, methods=[Metered(Flaky(18), 0)], checkpoint=file)
-    with open(file, "a", encoding="utf-8") as half:
-        half.write('{"run": "abc')
-    second = Flaky(100)
-    with pytest.warns(UserWarning, match="32 records of 'gradient' are those that .* no dict of settings"):
-        result = run(texts=many, methods=[Metered(second, 0)], checkpoint=file)
-    assert second.calls == len(many) - 16, "both metrics had their records of the first sixteen"
-    assert result.table() == whole.table()
-    third = Flaky(0)
-    with pytest.warns(UserWarning, match="42 records of 'gradient' are those that .* no dict of settings"):
-        assert run(texts=many, methods=[Metered(third, 0)], checkpoint=file).table() == whole.table()
-    assert result.costs["conventional + gradient"]["examples"] >= len(many)
-
-
-def test_a_checkpoint_of_another_model_or_metric_is_not_used(tmp_path):
-    file = tmp_path / "run.jsonl"
-    run(checkpoint=file)
-    other = stock()
-    with torch.no_grad():
-        other.classifier.weight *= 2
-    assert run(other, checkpoint=file).table() == run(other).table()
-    metrics = [Sufficiency(perturb_special=True)]
-    assert run(metrics=metrics, checkpoint=file).table() == run(metrics=metrics).table()
-
-
-def resumed_equals_new(tmp_path, before, after, **options):
-    """Whether a run on the file of another one gives what it gives by itself."""
-    file = tmp_path / "asked.jsonl"
-    first = run(**options | before, checkpoint=file)
-    found, expected = run(**options | after, checkpoint=file), run(**options | after)
-    assert expected.to_dict()["records"] != first.to_dict()["records"], "the test would show nothing"
-    return found.to_dict()["records"] == expected.to_dict()["records"]
-
-
-@pytest.mark.filterwarnings("error:.*no dict of settings")
-def test_a_checkpoint_of_other_questions_or_scores_is_not_used(tmp_path):
-    rows = [{"text": text, "a": 0, "b": 1} for text in TEXTS]
-    options = {"texts": rows, "text_column": "text", "target": "label"}
-    assert resumed_equals_new(tmp_path, {"label_column": "a"}, {"label_column": "b"}, **options)
-    pair = SequencePair("A gripping film.", "The story isn't good.", 1, 0)
-    games = [[SequencePointingGame([one])] for one in (pair, replace(pair, first_class=2))]
-    assert resumed_equals_new(tmp_path, {"metrics": games[0]}, {"metrics": games[1]}, model=tiny.model())
-    questions = [ask(stock(), tiny.tokenizer(), text) for text in TEXTS]
-    scores = [Noise()(None, question) for question in questions]
-    mine = [PrecomputedScores("mine", questions, given) for given in (scores, [-one for one in scores])]
-    assert resumed_equals_new(tmp_path, {"methods": mine[:1]}, {"methods": mine[1:]})
-    cut = {"texts": ["film music story good " * 4], "metrics": ["sufficiency"]}
-    tokenizers = tiny.tokenizer(), tiny.tokenizer()
-    tokenizers[1].model_max_length = 10
-    assert resumed_equals_new(tmp_path, *({"tokenizer": one} for one in tokenizers), **cut)
-
-
-def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    file = tmp_path / "reviews.jsonl"
-    for content in ('{"text": "A film.", "label": 1}\n', "text,label\n", "[]"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match=r"line 1 of checkpoint='.*reviews\.jsonl' is none that evaluate wrote"):
-            run(checkpoint=file)
-        assert file.read_text() == content
-
-
-def test_half_a_letter_and_separators_of_lines_in_a_checkpoint(tmp_path):
-    file = tmp_path / "run.jsonl"
-    options = {"methods": [Gradient()], "checkpoint": file, "label": "a\u2028b"}
-    expected = run(**options)
-    with open(file, "ab") as half:
-        half.write('{"run": "ä'.encode()[:-1])
-    with pytest.warns(UserWarning, match="14 records of 'gradient'"):
-        assert run(**options).table() == expected.table()
-    file.write_text('{"run": "5f", "records": [{"example": "3f"}], "row": [], "cost": {}}\n')
-    assert run(checkpoint=file).table() == run().table(), "a line of an older version"
-
-
-def test_costs_of_the_same_method_with_other_options_stay_apart(tmp_path):
-    class Stepped(Gradient):
-        def __init__(self, steps):
-            self.settings = {"steps": steps}
-
-        def __call__(self, model, question):
-            return sum(super(Stepped, self).__call__(model, question) for _ in range(self.settings["steps"]))
-
-    for steps in (2, 3, 2):
-        result = run(methods=[Metered(Stepped(steps), 0)], metrics=["comprehensiveness"], checkpoint=tmp_path / "run")
-        cost = result.costs["conventional + gradient"]
-        assert (cost["examples"], cost["forward_rows_per_example"]) == (len(TEXTS), steps)
-
-
 def test_two_kinds_of_one_metric():
     metrics = [Sufficiency(), Sufficiency(perturb_special=True, label="sufficiency_reference")]
     result = run(metrics=metrics)
@@ -345,149 +229,6 @@ def test_two_kinds_of_one_metric():
         run(metrics=[Comprehensiveness(), twin])
     with pytest.raises(ValueError, match="both have a number 'comprehensiveness_aopc'"):
         run(metrics=[Comprehensiveness()]) + run(metrics=[twin])
-
-
-def test_datasets():
-    rows = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
-    for dataset in (rows, Dataset.from_list(rows)):
-        assert read_dataset(dataset, "text", "label") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
-        some, labels = read_dataset(dataset, "text", "label", count=3, seed=1)
-        assert len(some) == 3
-        assert [TEXTS.index(text) % 2 for text in some] == labels
-    pairs = read_dataset(Dataset.from_list([{"a": "One.", "b": "Two."}]), ("a", "b"))[0]
-    assert pairs == [("One.", "Two.")]
-    result = run(texts=rows, text_column="text", label_column="label", target="label", metrics=["completeness"])
-    assert len(result.records) == 2 * len(TEXTS)
-    with pytest.raises(ValueError, match="label_column='class' is no column"):
-        read_dataset(rows, "text", "class")
-    with pytest.raises(ValueError, match="empty"):
-        read_dataset([])
-    with pytest.raises(TypeError, match="single text"):
-        read_dataset("A film.")
-
-
-def test_pandas_tables():
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"review": TEXTS, "stars": [i % 2 for i in range(len(TEXTS))]})
-    assert read_dataset(table, "review", "stars") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
-    with pytest.raises(ValueError, match="text_column"):
-        read_dataset(table)
-    assert read_dataset(table.rename(columns={"review": "text"}))[0] == TEXTS
-    assert read_dataset(table["review"])[0] == TEXTS
-
-
-def test_rows_with_optional_fields():
-    rows = [{"note": "x", "text": "One."}, {"text": "Two.", "label": 1}]
-    assert read_dataset(rows, "text") == (["One.", "Two."], None)
-    assert read_dataset(rows, "text", "label") == (["One.", "Two."], [None, 1])
-    assert read_dataset(rows, label_column="label") == (["One.", "Two."], [None, 1])
-    with pytest.raises(ValueError, match=r"dataset\[1\] has no text_column='note'; it has \['text', 'label'\]"):
-        read_dataset(rows, "note")
-    with pytest.raises(ValueError, match=r"label_column='class' is no column of the dataset; it has \['note', 'text'"):
-        read_dataset(rows, "text", "class")
-
-
-def test_streams_that_do_not_know_their_columns():
-    rows = [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)]
-    stream = Dataset.from_list(rows).to_iterable_dataset().map(lambda row: row)
-    assert stream.column_names is None
-    assert read_dataset(stream, "text", "label") == (TEXTS, [i % 2 for i in range(len(TEXTS))])
-    with pytest.raises(ValueError, match="needs text_column"):
-        read_dataset(stream)
-
-
-@pytest.mark.parametrize("missing", [None, "", float("nan")])
-def test_a_missing_label_is_no_prediction(missing):
-    rows = [{"text": "good", "label": 1}, {"text": "bad", "label": missing}]
-    options = {"text_column": "text", "label_column": "label", "metrics": ["comprehensiveness"]}
-    with pytest.raises(ValueError, match=r"the label of dataset\[1\], 'bad', is missing"):
-        run(texts=rows, target="label", **options)
-    assert len(run(texts=rows, methods=[Noise()], **options).records) == 2, "nothing is asked of the labels here"
-
-
-def test_labels_as_text_and_as_floats():
-    def targets(labels, model=None):
-        texts = Texts(model or stock(), tiny.tokenizer(), TEXTS[: len(labels)], labels, target="label")
-        return [example.questions[0].target for example in texts.examples()]
-
-    assert targets(["1", "0", 1.0, "LABEL_0", 1]) == [1, 0, 1, 0, 1]
-    stars = tiny.model(num_labels=2, id2label={0: "1", 1: "2"}, label2id={"1": 0, "2": 1})
-    assert targets(["1", "2"], stars) == [0, 1], "a name comes before a number"
-    with pytest.raises(ValueError, match=r"the label of dataset\[1\]='good' is not a label of the model"):
-        targets(["1", "good"])
-    with pytest.raises(ValueError, match=r"the label of dataset\[1\] must be between 0 and 1, got 7"):
-        targets(["1", "7"])
-
-
-def test_texts_twice_and_texts_too_long():
-    result = run(texts=["A film."] * 2 + ["film " * 100])
-    assert len(result.examples("sufficiency", "noise")) == 3
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="There is no metric 'faith'"):
-        run(metrics=["faith"])
-    with pytest.raises(ValueError, match="There is no method 'magic'"):
-        run(methods=["magic"])
-    with pytest.raises(TypeError, match="with a name"):
-        run(methods=[lambda model, question: question.input_ids])
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        get_metric("sufficiency", colour="red")
-
-    for options, error, message in [
-        ({"methods": "random"}, TypeError, "methods must be a list, got 'random'; write methods="),
-        ({"methods": Noise()}, TypeError, "methods must be a list, got <"),
-        ({"methods": ()}, ValueError, "methods is empty"),
-        ({"metrics": "comprehensiveness"}, TypeError, "metrics must be a list, got 'comprehensiveness'"),
-        ({"metrics": Sufficiency()}, TypeError, "metrics must be a list, got <"),
-        ({"metrics": []}, ValueError, "metrics is empty"),
-    ]:
-        with pytest.raises(error, match=message):
-            run(**options)
-    with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
-        evaluate(stock(), None, TEXTS, [Noise()])
-    with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
-        explain_with(stock(), None, TEXTS, Noise())
-    for name in ("comprehensiveness", "completeness", "contrastive_evidence", "passage_attribution"):
-        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-            get_metric(name, batch_size=0)
-    questions = [ask(stock(), tiny.tokenizer(), "A film.")]
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        logits(stock(), questions, batch_size=0)
-
-    class Wrong(Noise):
-        def __call__(self, model, question):
-            return super().__call__(model, question)[1:]
-
-    with pytest.raises(ValueError, match="The scores of 'noise' must have the shape"):
-        run(methods=[Wrong()])
-
-
-class Given:
-    """A method that gives its scores in some form."""
-
-    name = "given"
-
-    def __init__(self, form):
-        self.form = form
-
-    def __call__(self, model, question):
-        return self.form(question.input_ids)
-
-
-@pytest.mark.parametrize("form", [lambda ids: ids.numpy(), lambda ids: ids.tolist(), lambda ids: ids[None].float()])
-def test_scores_may_be_arrays_or_lists(form):
-    metrics = ["comprehensiveness", "parameter_randomization"]
-    expected = run(methods=[Given(lambda ids: ids.float())], metrics=metrics, texts=TEXTS[:2])
-    found = run(methods=[Given(form)], metrics=metrics, texts=TEXTS[:2])
-    assert found.to_dict()["records"] == expected.to_dict()["records"]
-    explained = explain_with(stock(), tiny.tokenizer(), TEXTS[:1], Given(form))[0]
-    assert explained.scores.tolist() == explained.token_ids
-
-
-def test_scores_that_are_no_numbers():
-    with pytest.raises(TypeError, match="The scores of 'given' must be one number for each token, got 'words'"):
-        run(methods=[Given(lambda ids: "words")])
 
 
 def test_result_is_valid_json(tmp_path):
