@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from docs_env import run_page
-from launching import start
+from launching import HUGGING_FACE, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.newest, pytest.mark.timeout(900)]
 def run(script, *arguments, **variables):
     fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
     environment = {**os.environ, **fixed, **variables}
-    finished = start([ROOT / "examples" / script, *arguments], environment, seconds=850)
+    finished = start([ROOT / "examples" / script, *arguments], environment, seconds=850, imported=HUGGING_FACE)
     assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
     return finished.stdout, finished.stderr
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from launching import start
+from launching import HUGGING_FACE, start
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 
@@ -25,7 +25,7 @@ SIZES = "--b 1.25 --steps 6 --batch 4 --train 48 --test 24 --rows 3 --pairs 2 --
 
 def run(script, *arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    finished = start([ROOT / "benchmarks" / script, *arguments], environment, seconds=850)
+    finished = start([ROOT / "benchmarks" / script, *arguments], environment, seconds=850, imported=HUGGING_FACE)
     assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-5000:]}"
     return finished.stdout
 
