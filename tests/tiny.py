@@ -6,6 +6,7 @@ Weights are large and biases are not zero, so that logits and what is done about
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import torch
@@ -127,6 +128,7 @@ def model(
     return stock.to(dtype).eval()
 
 
+@functools.cache
 def pad_token_id(family: str) -> int:
     return config(family).pad_token_id
 
