@@ -51,8 +51,13 @@ def start(
     with TemporaryDirectory() as folder:
         task |= {"cwd": str(os.getcwd() if cwd is None else cwd), "folder": folder}
         copies = _copies(imported)
-        print(json.dumps(task), file=copies.stdin, flush=True)
-        code = int(copies.stdout.readline())
+        try:
+            print(json.dumps(task), file=copies.stdin, flush=True)
+            code = int(copies.stdout.readline())
+        except BaseException:  # a test that took too long, say: the next task must not get this one's answer
+            copies.kill()
+            _copies.cache_clear()
+            raise
         said = [path.read_text() if (path := Path(folder, name)).exists() else "" for name in ("out", "err")]
     return subprocess.CompletedProcess(command, code, *said)
 
