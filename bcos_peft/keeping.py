@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Kept"]
 
 
-class Kept:
+class Kept(ABC):
     """What can be written down and read again: an [`Explanation`], an explained generation.
 
     A class that derives from it has `_format` and `_version`, which every file names, `_name`, by which messages call
@@ -48,8 +49,9 @@ class Kept:
     _name: str
     _indent: int | None
 
+    @abstractmethod
     def _plain(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The fields as plain values, which `from_dict` passes on to the class."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for `json.dumps`; `from_dict` reverses it exactly."""
