@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import arrange, looks_ahead, roll
 from bcos_peft.choice import Choice, next_token_position, read_logits
-from bcos_peft.input_checks import check_adapters, check_inputs, check_names, spread
-from bcos_peft.linear_map import contributions, cut_inputs, frozen, keeps_logits, named_outputs
+from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs, check_names, spread
+from bcos_peft.linear_map import contributions_of, cut_inputs, frozen, keeps_logits, named_outputs
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
 from bcos_peft.numerics import widest
@@ -28,7 +28,7 @@ class Attribution:
         scores (`torch.Tensor`): `(batch, sequence)`, each token's contribution to the logit, in logit units; 0 for
             padding.
         logit (`torch.Tensor`): `(batch,)`, the target's logit, or target minus foil.
-        residual (`torch.Tensor`): `(batch,)`, `logit − Σ scores`: zero to rounding.
+        residual (`torch.Tensor`): `(batch,)`, `logit − Σ scores − baseline`: zero to rounding.
         target (`torch.Tensor`): `(batch,)`, the output that was explained.
         foil (`torch.Tensor`, *optional*): `(batch,)`, the output it was contrasted with.
         position (`torch.Tensor`, *optional*): `(batch,)`, the token whose output was explained, for token-level tasks.
@@ -37,6 +37,7 @@ class Attribution:
         logits (`torch.Tensor`): `(batch, classes)`, all logits (at `position`).
         parts (`dict[str, torch.Tensor]`, *optional*): with `split=True`, the scores of word, position and
             token-type embeddings; they sum to `scores`.
+        baseline (`torch.Tensor`, *optional*): `(batch,)`, with `baseline="average"`: what average words would give.
 
     Example:
         >>> import torch
@@ -55,6 +56,7 @@ class Attribution:
     foil: Tensor | None = None
     position: Tensor | None = None
     parts: dict[str, Tensor] | None = None
+    baseline: Tensor | None = None
 
 
 def attribute(
@@ -66,6 +68,7 @@ def attribute(
     foil: int | Tensor | None = None,
     position: int | Tensor | None = None,
     split: bool = False,
+    baseline: str = "zero",
     **inputs,
 ) -> Attribution:
     r"""Contribution of every input token to a logit of a B-cos model.
@@ -93,6 +96,11 @@ def attribute(
             models the last token.
         split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
             embeddings apart.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`):
+            What a word's embedding is compared with. `"average"` compares it with the mean embedding of the
+            vocabulary, and gives what that makes in the place of every word as `Attribution.baseline`: `Σ scores +
+            baseline = logit`. What any word would get in that place is then no contribution of *this* word. That
+            matters where one place gets much for nothing, as the first token of a language model's text does.
         **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all.
 
     Returns:
@@ -117,7 +125,8 @@ def attribute(
     bcos_model = find_bcos_model(model)
     check_adapters(model)
     check_inputs(bcos_model, input_ids, attention_mask)
-    check_names(bcos_model, inputs, ("target", "foil", "position", "split", "return_dict"))
+    check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
+    check_baseline(baseline)
     inputs = spread(inputs, input_ids.shape)
     inputs.pop("return_dict", None)  # outputs are read by name
     causal = bcos_model.bcos_family.causal
@@ -136,7 +145,8 @@ def attribute(
         per_token["logits_to_keep"] = kept
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
         leaves: dict[str, Tensor] = {}
-        with cut_inputs(bcos_model, split, len(input_ids), leaves):
+        references: dict[str, Tensor] | None = {} if baseline == "average" else None
+        with cut_inputs(bcos_model, split, len(input_ids), leaves, references):
             # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
             output = (model.module if isinstance(model, nn.DataParallel) else model)(**per_token)
         logits, probabilities = read_logits(output, per_token.get("attention_mask"))
@@ -154,17 +164,19 @@ def attribute(
             torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=index < last)
             for index, value in enumerate(values)
         ]
-    parts = {}
-    for index, (name, leaf) in enumerate(leaves.items()):
-        scores = torch.stack([contributions(gradients[index], leaf) for gradients in maps], dim=1)
-        parts[name] = scores if shift is None else roll(scores, shift[:, None])
-    return _result(chosen, sum(parts.values()), parts if split else None)
+    found, averages = zip(*(contributions_of(leaves, gradients, references or {}) for gradients in maps), strict=True)
+    parts = {name: torch.stack([one[name] for one in found], dim=1) for name in leaves}
+    if shift is not None:
+        parts = {name: roll(scores, shift[:, None]) for name, scores in parts.items()}
+    average = torch.stack(averages, dim=1) if references else None
+    return _result(chosen, sum(parts.values()), parts if split else None, average)
 
 
-def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None) -> Attribution:
+def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
     logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
     wide = widest(scores)
-    residual = (logit.to(wide) - scores.to(wide).sum(-1)).to(scores.dtype)
+    residual = logit.to(wide) - scores.to(wide).sum(-1)
+    residual = (residual if baseline is None else residual - baseline.to(wide)).to(scores.dtype)
 
     def select(value: Tensor) -> Tensor:
         return value if chosen.all else value[:, 0]
@@ -179,4 +191,5 @@ def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None) -> 
         foil=chosen.foil,
         position=chosen.position,
         parts=None if parts is None else {name: select(value) for name, value in parts.items()},
+        baseline=None if baseline is None else select(baseline),
     )

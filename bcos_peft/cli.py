@@ -120,6 +120,9 @@ def explain(
     contrast: Annotated[
         bool, typer.Option(help="Language models: explain a token against its runner-up, where no foil is given.")
     ] = True,
+    baseline: Annotated[
+        str, typer.Option(help="What words are compared with: zero, or average (the vocabulary's mean embedding).")
+    ] = "zero",
     tokens: Annotated[bool, typer.Option("--tokens", help="Show tokens instead of words.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page.")] = None,
     json_file: Annotated[
@@ -144,16 +147,18 @@ def explain(
             inputs = [(text, pair) for text in inputs]
         from bcos_peft import BcosExplainer
         from bcos_peft.generation_attribution import is_causal_lm
+        from bcos_peft.input_checks import check_baseline
         from bcos_peft.visualize import render_html
 
         check_device(device)
+        check_baseline(baseline)
         loaded = _load_bcos(model, revision).to(device)
         tokenizer = load_tokenizer(model, revision)
         if tokenizer is None:
             raise ValueError(
                 f"{model!r} has no tokenizer; save the base model's beside it (tokenizer.save_pretrained)."
             )
-        explainer = BcosExplainer(loaded, tokenizer, batch_size=batch_size)
+        explainer = BcosExplainer(loaded, tokenizer, batch_size=batch_size, baseline=baseline)
         prompts = (
             {"messages": [[{"role": "user", "content": text}] for text in inputs]} if chat else {"prompt": inputs}
         )

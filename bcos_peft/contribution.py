@@ -85,8 +85,8 @@ class Readings:
 
     @property
     def total(self) -> float:
-        """Sum of all contributions, in logit units; `total + residual` is the logit."""
-        return float(self.scores.sum())
+        """Sum of all contributions and the baseline, in logit units; `total + residual` is the logit."""
+        return float(self.scores.sum()) + (self.baseline or 0.0)
 
     @property
     def special_score(self) -> float:
@@ -183,17 +183,19 @@ class Readings:
                 By name, a character span of `text` or a substring that occurs once. Default: the messages of a chat.
 
         Returns:
-            `dict[str, float]`: In the order given, then `"rest"`, which holds every other token. The values sum to
-            `total`, which is the logit less `residual`.
+            `dict[str, float]`: In the order given, then `"rest"`, which holds every other token, and `"baseline"`, if
+            there is one. The values sum to `total`, which is the logit less `residual`.
 
         Raises:
             TypeError: If `segments` is no dict from names to spans or substrings.
             ValueError: If a substring is missing or ambiguous, a span is empty or lies outside the text, segments
-                overlap, one is called "rest", or none are given and there are no messages.
+                overlap, one is called "rest" (or "baseline", if there is one), or none are given and there are no
+                messages.
         """
         if not isinstance(self.text, str):
             raise ValueError("by_segment needs one text, and this is a pair; spans(..., sequence_id=1) reads a pair.")
-        sums = sum_segments(self.text, self.offsets, self.scores, known_segments(segments, self.segments))
+        places = known_segments(segments, self.segments)
+        sums = sum_segments(self.text, self.offsets, self.scores, places, baseline=self.baseline)
         return {name: float(value) for name, value in sums.items()}
 
     def merge(self, indices: Sequence[int], index: int) -> Contribution:

@@ -14,7 +14,7 @@ from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.encoding import Encoding, encode
 from bcos_peft.explanation import Explanation
 from bcos_peft.generation import GenerationExplainer
-from bcos_peft.input_checks import max_tokens, refuses_padding
+from bcos_peft.input_checks import check_baseline, max_tokens, refuses_padding
 from bcos_peft.inputs import plain, split_inputs
 from bcos_peft.labels import Labels
 from bcos_peft.linear_map import forward_parameters
@@ -38,10 +38,14 @@ class BcosExplainer(GenerationExplainer):
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the model's tokenizer.
         batch_size (`int`, defaults to 16): texts explained at once. Scores do not depend on it.
         progress (`bool`, *optional*): show a progress bar; default: when there are more than 4 batches.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`):
+            What words are compared with. With `"average"` a score says what a word adds to what the vocabulary's mean
+            embedding would give in its place, and `Explanation.baseline` what that gives in all places together:
+            `sum(scores) + baseline + residual == logit`.
 
     Raises:
         TypeError: `model` or `tokenizer` is of the wrong kind.
-        ValueError: the model is not converted.
+        ValueError: the model is not converted, or `batch_size` or `baseline` is no possible value.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -56,17 +60,26 @@ class BcosExplainer(GenerationExplainer):
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, batch_size: int = 16, progress: bool | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        batch_size: int = 16,
+        progress: bool | None = None,
+        baseline: str = "zero",
+    ):
         self.bcos_model = find_bcos_model(model)
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+        check_baseline(baseline)
         self.model = model
         self.tokenizer = tokenizer
         self.labels = Labels(self.bcos_model, tokenizer)
         self.batch_size = batch_size
         self.progress = progress
+        self.baseline = baseline
 
     def __call__(
         self,
@@ -145,6 +158,7 @@ class BcosExplainer(GenerationExplainer):
                 foil=self._tensor([foils[i] for i in batch]),
                 position=self._tensor([positions[i] for i in batch]),
                 split=split,
+                baseline=self.baseline,
             )
             for row, i in enumerate(batch):
                 places = [(row, t) for t in range(results.target.shape[1])] if every else [(row,)]
@@ -235,6 +249,7 @@ class BcosExplainer(GenerationExplainer):
             foil_label=None if foil is None else self.labels.name(foil),
             position=None if result.position is None else int(result.position[row]),
             parts=parts or None,
+            baseline=None if result.baseline is None else float(result.baseline[at]),
         )
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Explanation(Readings, Kept):
     """The contribution of every token of one text to one logit.
 
-    The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`. For a converted model
+    The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`, with a `baseline`
+    where words were compared with an average one: `sum(scores) + baseline + residual == logit`. For a converted model
     the residual is rounding error (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992,
     section 3).
 
@@ -43,13 +44,16 @@ class Explanation(Readings, Kept):
         probability (`float`, *optional*): Probability of the target, 0 to 1; `None` where there is none (regression).
         foil (`int`, *optional*): The class that the target is compared with.
         foil_label (`str`, *optional*): Its name.
-        residual (`float`, *optional*): `logit - sum(scores)`, in logit units; computed when not given.
+        residual (`float`, *optional*): `logit - sum(scores)`, less the baseline, in logit units; computed when not
+            given.
         position (`int`, *optional*): The token whose output is explained (token-level tasks).
         parts (`dict[str, np.ndarray]`, *optional*): Each token's score by source (word, position, token type).
         word_ids (`list[int | None]`, *optional*): Word of each token; made from `text` and `offsets` when not given.
         segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of the text, such as the messages of a chat.
         target_ids (`list[int]`, *optional*): All explained tokens, where there are several: their logits add.
         foil_ids (`list[int]`, *optional*): All foils, where there are several: their mean is subtracted.
+        baseline (`float`, *optional*): What average words would give in the place of all these, in logit units; `None`
+            where scores are not relative to them.
 
     Raises:
         ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
@@ -95,6 +99,7 @@ class Explanation(Readings, Kept):
     segments: dict[str, tuple[int, int]] | None = None
     target_ids: list[int] | None = None
     foil_ids: list[int] | None = None
+    baseline: float | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -113,7 +118,7 @@ class Explanation(Readings, Kept):
         values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
         if self.segments is not None:
             values["segments"] = {name: list(span) for name, span in self.segments.items()}
-        optional = ("segments", "target_ids", "foil_ids")
+        optional = ("segments", "target_ids", "foil_ids", "baseline")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     # ---- showing ----------------------------------------------------------------------------------------------------

@@ -61,7 +61,11 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         fields["segments"] = place_segments(texts[0], given["segments"])
 
     fields["logit"] = _checked_number("logit", given["logit"])
-    residual = fields["logit"] - fields["scores"].sum() if given["residual"] is None else given["residual"]
+    total = fields["scores"].sum()
+    if given["baseline"] is not None:
+        fields["baseline"] = _checked_number("baseline", given["baseline"])
+        total += fields["baseline"]
+    residual = fields["logit"] - total if given["residual"] is None else given["residual"]
     fields["residual"] = _checked_number("residual", residual)
     if given["probability"] is not None:
         probability = fields["probability"] = _checked_number("probability", given["probability"])

@@ -228,13 +228,10 @@ class GenerationExplainer:
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
-    def _tensor_of(self, ids: list[int]) -> torch.Tensor:
-        return torch.tensor(ids, device=self.bcos_model.device)
-
     def _next_token(self, prompt: Prompt, targets: list[int] | None, foils: Any) -> Explanation:
         encoding = prompt.encoding
-        ids, last = self._tensor_of(encoding.input_ids), len(encoding.input_ids) - 1
-        result = attribute_sequence(self.model, ids, [last], [targets], foils)
+        ids, last = torch.tensor(encoding.input_ids, device=self.bcos_model.device), len(encoding.input_ids) - 1
+        result = attribute_sequence(self.model, ids, [last], [targets], foils, baseline=self.baseline)
         targets, foils = result.targets[0], result.foils[0]
         predicted = int(result.predicted[0])
         return Explanation(
@@ -257,6 +254,7 @@ class GenerationExplainer:
             segments=prompt.segments or None,  # of messages without text there are none
             target_ids=targets if len(targets) > 1 else None,
             foil_ids=foils if len(foils) > 1 else None,
+            baseline=None if result.baseline is None else float(result.baseline[0]),
         )
 
     def _names(self, tokens: list[int]) -> str:
@@ -267,11 +265,12 @@ class GenerationExplainer:
         ids = [*before, *answer]
         result = attribute_sequence(
             self.model,
-            self._tensor_of(ids[:-1]),
+            torch.tensor(ids[:-1], device=self.bcos_model.device),
             range(len(before) - 1, len(ids) - 1),
             [[token] for token in answer],
             foils,
             self.batch_size,
+            self.baseline,
         )
         text, spans = spell_on(before, answer, self.tokenizer)
         start = len(prompt.text)
@@ -282,7 +281,6 @@ class GenerationExplainer:
             segments[ANSWER] = (start + shown[0][0], start + shown[-1][1])
         predicted = result.predicted.tolist()
         foils = [row[0] for row in result.foils] if all(result.foils) else None
-        rows = result.scores.cpu().double().numpy()
         return GenerationExplanation(
             text=prompt.text + text,
             tokens=self.tokenizer.convert_ids_to_tokens(ids),
@@ -290,11 +288,12 @@ class GenerationExplainer:
             offsets=[*prompt.encoding.offsets, *((low + start, high + start) for low, high in spans)],
             special=[*prompt.encoding.special, *(token in special for token in answer)],
             prompt_length=len(before),
-            scores=[row[: len(before) + i] for i, row in enumerate(rows)],
+            scores=[row[: len(before) + i] for i, row in enumerate(result.scores.cpu().double().numpy())],
             logits=result.logit.cpu().double().numpy(),
             probabilities=result.probability.cpu().double().numpy(),
             predicted=predicted,
             labels={token: self.labels.name(token) for token in {*answer, *predicted, *(foils or [])}},
             foils=foils,
             segments=segments or None,
+            baselines=None if result.baseline is None else result.baseline.cpu().double().numpy(),
         )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.alignment import looks_ahead
-from bcos_peft.input_checks import check_adapters, check_inputs
-from bcos_peft.linear_map import contributions, cut_head, cut_inputs, frozen, keeps_logits, named_outputs
+from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs
+from bcos_peft.linear_map import contributions_of, cut_head, cut_inputs, frozen, keeps_logits, named_outputs
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
 from bcos_peft.numerics import widest
@@ -31,11 +31,12 @@ class SequenceAttribution:
     Args:
         scores (`torch.Tensor`): `(places, sequence)`, in logit units; 0 for tokens after the place.
         logit (`torch.Tensor`): `(places,)`, the explained value.
-        residual (`torch.Tensor`): `(places,)`, `logit − Σ scores`: zero to rounding.
+        residual (`torch.Tensor`): `(places,)`, `logit − Σ scores − baseline`: zero to rounding.
         probability (`torch.Tensor`): `(places,)`, of the targets together, 0 to 1.
         predicted (`torch.Tensor`): `(places,)`, the token with the largest logit.
         targets (`list[list[int]]`): what was explained at each place.
         foils (`list[list[int]]`): what it was contrasted with; empty lists for no contrast.
+        baseline (`torch.Tensor`, *optional*): `(places,)`, with `baseline="average"`: what average words would give.
 
     Example:
         >>> import torch
@@ -52,6 +53,7 @@ class SequenceAttribution:
     predicted: Tensor
     targets: list[list[int]]
     foils: list[list[int]]
+    baseline: Tensor | None = None
 
 
 def attribute_sequence(
@@ -61,6 +63,7 @@ def attribute_sequence(
     targets: Sequence[Sequence[int] | None],
     foils: Sequence[Sequence[int]] | str | None = "runner_up",
     at_once: int = 16,
+    baseline: str = "zero",
 ) -> SequenceAttribution:
     r"""Contributions of every token to what a causal language model says after some of them.
 
@@ -80,6 +83,7 @@ def attribute_sequence(
         foils (`Sequence[Sequence[int]]` or `"runner_up"`, *optional*): for each place the ids to compare with; the
             largest logit that is no target; or `None` for no contrast.
         at_once (`int`, defaults to 16): at most how many places share a backward pass; fewer on long sequences.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`): what words are compared with, as in `attribute`.
 
     Returns:
         [`SequenceAttribution`]
@@ -106,6 +110,7 @@ def attribute_sequence(
     if not is_causal_lm(bcos_model):
         raise ValueError(f"{type(bcos_model).__name__} is no causal language model: it generates no text.")
     check_inputs(bcos_model, input_ids[None], None)
+    check_baseline(baseline)
     places = torch.tensor(list(positions))
     # A mask, or transformers takes some tokens for forgotten padding.
     inputs = {"input_ids": input_ids[None], "attention_mask": torch.ones_like(input_ids[None]), "use_cache": False}
@@ -113,9 +118,10 @@ def attribute_sequence(
     if keeps:
         inputs["logits_to_keep"] = places
     leaves: dict[str, Tensor] = {}
+    references: dict[str, Tensor] | None = {} if baseline == "average" else None
     head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        with cut_inputs(bcos_model, False, 1, leaves), cut_head(bcos_model, head):
+        with cut_inputs(bcos_model, False, 1, leaves, references), cut_head(bcos_model, head):
             logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits[0]
         logits = logits if keeps else logits[places]
         chosen = _Chosen(logits, targets, foils)
@@ -123,17 +129,19 @@ def attribute_sequence(
         # Which row of what enters the head belongs to which place.
         rows = torch.arange(len(places)) if keeps else places
         chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // len(input_ids)))
-        scores = _in_batches(head["below"], list(leaves.values()), gradient, rows, chunk)
+        scores, average = _in_batches(head["below"], leaves, references or {}, gradient, rows, chunk)
     logit = chosen.values.detach().to(scores.dtype)
     wide = widest(scores)
+    residual = logit.to(wide) - scores.to(wide).sum(-1)
     return SequenceAttribution(
         scores=scores,
         logit=logit,
-        residual=(logit.to(wide) - scores.to(wide).sum(-1)).to(scores.dtype),
+        residual=(residual if average is None else residual - average.to(wide)).to(scores.dtype),
         probability=chosen.probability,
         predicted=chosen.predicted,
         targets=chosen.targets,
         foils=chosen.foils,
+        baseline=average,
     )
 
 
@@ -184,17 +192,29 @@ def _tokens_at_once(device: torch.device) -> int:
     return _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE_ELSEWHERE)
 
 
-def _in_batches(output: Tensor, leaves: list[Tensor], gradient: Tensor, rows: Tensor, chunk: int) -> Tensor:
-    """Contributions of the leaves, `(places, sequence)`, where `gradient` holds each place's own in its row."""
-    found = []
+def _in_batches(
+    output: Tensor,
+    leaves: dict[str, Tensor],
+    references: dict[str, Tensor],
+    gradient: Tensor,
+    rows: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Contributions of the leaves, `(places, sequence)`, and what the references give, `(places,)`.
+
+    `gradient` holds each place's own in its row.
+    """
+    found, averages = [], []
     for start in range(0, len(rows), chunk):
         some = rows[start : start + chunk]
         each = gradient.new_zeros(len(some), *gradient.shape)
         each[torch.arange(len(some)), 0, some] = gradient[0, some]
         # The last backward pass frees the graph as it goes.
-        maps = _backward(output, leaves, each, retain_graph=start + chunk < len(rows))
-        found.append(sum(contributions(one, leaf)[:, 0] for one, leaf in zip(maps, leaves, strict=True)))
-    return torch.cat(found)
+        maps = _backward(output, list(leaves.values()), each, retain_graph=start + chunk < len(rows))
+        parts, average = contributions_of(leaves, maps, references)
+        found.append(sum(parts.values())[:, 0])
+        averages.append(average)
+    return torch.cat(found), torch.cat(averages)[:, 0] if references else None
 
 
 def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_graph: bool) -> list[Tensor]:

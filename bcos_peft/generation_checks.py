@@ -46,7 +46,11 @@ def checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
         fields[name] = _checked_row(name, given[name], generated)
     if not ((fields["probabilities"] >= 0) & (fields["probabilities"] <= 1)).all():
         raise ValueError("probabilities must lie between 0 and 1.")
-    residuals = fields["logits"] - fields["scores"].sum(1) if given["residuals"] is None else given["residuals"]
+    totals = fields["scores"].sum(1)
+    if given["baselines"] is not None:
+        fields["baselines"] = _checked_row("baselines", given["baselines"], generated)
+        totals = totals + fields["baselines"]
+    residuals = fields["logits"] - totals if given["residuals"] is None else given["residuals"]
     fields["residuals"] = _checked_row("residuals", residuals, generated)
 
     for name in ("predicted", "foils"):

@@ -28,8 +28,9 @@ ANSWER = "answer"  # the segment of the generated text
 class GenerationExplanation(Kept):
     """A text that a language model went on with: for each generated token, the contributions of all before it.
 
-    Row `i` of `scores` and `residuals[i]` add up to `logits[i]`. With foils (the default: the runner-up of each step)
-    that is the difference of two logits: what spoke for this token rather than the other one.
+    Row `i` of `scores` and `residuals[i]` (and `baselines[i]`, where words were compared with an average one) add up
+    to `logits[i]`. With foils (the default: the runner-up of each step) that is the difference of two logits: what
+    spoke for this token rather than the other one.
 
     Indexing gives one generated token as an [`Explanation`], and so does `summed` for several together; they have
     words, spans, views and files.
@@ -47,9 +48,11 @@ class GenerationExplanation(Kept):
         predicted (`list[int]`): For each step the token with the largest logit; another one after sampling.
         labels (`dict[int, str]`): The text of each id in `predicted`, `foils` and of the generated tokens.
         foils (`list[int]`, *optional*): What each token is compared with; `None` for plain logits.
-        residuals (`np.ndarray`, *optional*): `logits - scores.sum(1)`; computed when not given.
+        residuals (`np.ndarray`, *optional*): `logits - scores.sum(1)`, less the baselines; computed when not given.
         segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of `text`: the prompt or the messages of a
             chat, and `"answer"`, the generated text.
+        baselines (`np.ndarray`, *optional*): `(generated,)`, what average words would give in the place of all before,
+            in logit units; `None` where scores are not relative to them.
 
     Raises:
         ValueError: If lengths do not match, a number is not finite, or a span lies outside the text.
@@ -86,6 +89,7 @@ class GenerationExplanation(Kept):
     foils: list[int] | None = None
     residuals: np.ndarray | None = None
     segments: dict[str, tuple[int, int]] | None = None
+    baselines: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -165,12 +169,13 @@ class GenerationExplanation(Kept):
 
         Returns:
             `dict[str, np.ndarray]`: Arrays of shape `(generated,)` in the order given, then `"rest"`, which holds
-            every other token; with `whole=True` numbers. The values sum to the logits less their residuals.
+            every other token, and `"baseline"`, if there is one; with `whole=True` numbers. The values sum to the
+            logits less their residuals.
 
         Raises:
             TypeError: If `segments` is no dict from names to spans or substrings.
             ValueError: If a substring is missing or ambiguous, a span is empty or lies outside the text, segments
-                overlap, or one is called "rest".
+                overlap, or one is called "rest" (or "baseline", if there is one).
 
         Example:
 
@@ -187,9 +192,8 @@ class GenerationExplanation(Kept):
 
         ```
         """
-        sums = sum_segments(
-            self.text, self.offsets, self.scores, known_segments(segments, self.segments), self.prompt_end
-        )
+        places = known_segments(segments, self.segments)
+        sums = sum_segments(self.text, self.offsets, self.scores, places, self.prompt_end, self.baselines)
         return {name: float(values.sum()) if whole else values for name, values in sums.items()}
 
     def _read(self, first: int, last: int) -> Explanation:
@@ -222,6 +226,7 @@ class GenerationExplanation(Kept):
             segments=known or None,
             target_ids=None if single else targets,
             foil_ids=None if single or self.foils is None else self.foils[first:last],
+            baseline=None if self.baselines is None else float(self.baselines[first:last].sum()),
         )
 
     def _label(self, first: int, last: int) -> str:
@@ -246,6 +251,10 @@ class GenerationExplanation(Kept):
         values["labels"] = {str(number): label for number, label in self.labels.items()}
         if self.segments is not None:
             values["segments"] = {name: list(place) for name, place in self.segments.items()}
+        if self.baselines is None:
+            del values["baselines"]
+        else:
+            values["baselines"] = self.baselines.tolist()
         return values
 
     # ---- showing ----------------------------------------------------------------------------------------------------

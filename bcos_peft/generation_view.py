@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .generation_explanation import GenerationExplanation
-from .view import Row
+from .segments import BASELINE, REST
+from .view import AVERAGE_WORDS, Row
 from .view_text import format_score, label_text, printable, visible
 from .words import Span, group_tokens, strip_span
 
@@ -46,8 +47,9 @@ class Step:
         exact (`bool`): Whether the contributions sum to the logit.
         strengths (`np.ndarray`): `(units that have tokens,)`, -1 to 1, relative to the largest of the step.
         scale (`float`): The contribution that has strength 1.
-        sources (`list[Row]`): The largest contributions, the others together, special tokens; they sum to the total.
-        passages (`list[Row]`): Sums by segment, and the rest.
+        sources (`list[Row]`): The largest contributions, the others together, special tokens, the baseline; they sum
+            to the total.
+        passages (`list[Row]`): Sums by segment, the rest, and the baseline.
     """
 
     label: str
@@ -219,26 +221,28 @@ class _Steps:
             exact=abs(residual) <= _TOLERANCE * size,
             strengths=strengths,
             scale=scale,
-            sources=self._sources(scores, strengths, found.prompt_length + last - 1),
+            sources=self._sources(scores, strengths, found.prompt_length + last - 1, first, last),
             passages=self._passages(first, last),
         )
 
-    def _sources(self, scores: np.ndarray, strengths: np.ndarray, end: int) -> list[Row]:
+    def _sources(self, scores: np.ndarray, strengths: np.ndarray, end: int, first: int, last: int) -> list[Row]:
         before = [i for i, unit in enumerate(self.units) if unit.tokens[0] < end]
         plain = [i for i in before if not self.special[i]]
         ranked = sorted(plain, key=lambda i: -abs(scores[i]))[: self.top]
         rows = [Row(label_text(self.units[i].text), float(scores[i]), float(strengths[i]), "top") for i in ranked]
         scale = float(np.abs(scores[plain]).max(initial=0.0)) if plain else 0.0
 
-        def together(label: str, indices: list[int], kind: str) -> Row:
-            total = float(scores[indices].sum())
+        def together(label: str, total: float, kind: str) -> Row:
             return Row(label, total, max(-1.0, min(1.0, total / scale)) if scale > 0 else 0.0, kind)
 
         chosen = set(ranked)
         if others := [i for i in plain if i not in chosen]:
-            rows.append(together(f"{len(others)} other{'s' if len(others) > 1 else ''}", others, "rest"))
+            label = f"{len(others)} other{'s' if len(others) > 1 else ''}"
+            rows.append(together(label, float(scores[others].sum()), "rest"))
         if special := [i for i in before if self.special[i]]:
-            rows.append(together("special tokens", special, "special"))
+            rows.append(together("special tokens", float(scores[special].sum()), "special"))
+        if self.found.baselines is not None:
+            rows.append(together(AVERAGE_WORDS, float(self.found.baselines[first:last].sum()), "rest"))
         return rows
 
     def _passages(self, first: int, last: int) -> list[Row]:
@@ -246,7 +250,10 @@ class _Steps:
             return []
         values = {name: float(row[first:last].sum()) for name, row in self.sums.items()}
         scale = max(map(abs, values.values()))
+        labels = {name: (label_text(name), "passage") for name in values} | {REST: (REST, "rest")}
+        if self.found.baselines is not None:
+            labels[BASELINE] = (AVERAGE_WORDS, "rest")
         return [
-            Row(label_text(name), value, value / scale if scale > 0 else 0.0, "rest" if name == "rest" else "passage")
+            Row(labels[name][0], value, value / scale if scale > 0 else 0.0, labels[name][1])
             for name, value in values.items()
         ]

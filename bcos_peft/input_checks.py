@@ -13,7 +13,15 @@ from transformers.utils import TransformersKwargs
 from bcos_peft.linear_map import forward_parameters
 
 
-__all__ = ["check_adapters", "check_inputs", "check_names", "max_tokens", "refuses_padding", "spread"]
+__all__ = [
+    "check_adapters",
+    "check_baseline",
+    "check_inputs",
+    "check_names",
+    "max_tokens",
+    "refuses_padding",
+    "spread",
+]
 
 _PER_TOKEN = ("token_type_ids", "position_ids")
 
@@ -28,6 +36,12 @@ def check_adapters(model: nn.Module) -> None:
                 "and belong to no token, so contributions would not sum to it. Tune with peft.LoraConfig instead, or "
                 "pass the model inside: attribute(model.get_base_model(), ...) explains it without its prompt."
             )
+
+
+def check_baseline(baseline: str) -> None:
+    """Raises `ValueError` for what is no baseline."""
+    if baseline not in ("zero", "average"):
+        raise ValueError(f"baseline must be 'zero' or 'average', got {baseline!r}.")
 
 
 def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
@@ -13,7 +14,9 @@ from bcos_peft.numerics import widest
 
 
 __all__ = [
+    "average_embedding",
     "contributions",
+    "contributions_of",
     "cut_head",
     "cut_inputs",
     "forward_parameters",
@@ -21,6 +24,8 @@ __all__ = [
     "keeps_logits",
     "named_outputs",
 ]
+
+_TOKENS_AT_ONCE = 512  # of the vocabulary: a cache holds their embeddings, which are summed in float32
 
 
 @contextmanager
@@ -55,12 +60,13 @@ def named_outputs(config):
 
 
 @contextmanager
-def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor]):
-    """Cut the graph where the input enters, and collect the tensors there."""
+def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], references: dict[str, Tensor] | None = None):
+    """Cut the graph where the input enters, and collect the tensors there (in `references` the average word's)."""
     family, base = model.bcos_family, model.base_model
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     present = dict(base.named_modules())
     paths = {name: path for name, path in family.parts.items() if path in present}
-    if family.embeddings is not None and not split:
+    if family.embeddings is not None and not split and references is None:
         paths = {"": family.embeddings}
 
     def cut(name: str):
@@ -68,6 +74,9 @@ def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor]):
             # Position embeddings come once for the whole batch; each row needs its own gradient.
             leaf = output.detach().expand(batch, *output.shape[1:]).requires_grad_()
             leaves[name] = leaf
+            if references is not None and name == "word":
+                # Here, where sharded weights are whole and offloaded ones can be called for.
+                references[name] = average_embedding(module, vocabulary, output.device)
             return leaf
 
         return hook
@@ -108,8 +117,34 @@ def forward_parameters(model_class: type) -> frozenset[str]:
     return frozenset(name for forward in forwards for name in inspect.signature(forward).parameters)
 
 
-def contributions(gradient: Tensor, leaf: Tensor) -> Tensor:
-    """Gradient × input, summed over the embedding dimensions: `(..., sequence)`, in float32 at least."""
+@torch.no_grad()
+def average_embedding(embedding: nn.Module, vocabulary: int, device: torch.device) -> Tensor:
+    """The mean of what an embedding gives for the tokens of a vocabulary, `(features,)`, in the widest type."""
+    total = 0
+    for start in range(0, vocabulary, _TOKENS_AT_ONCE):
+        tokens = torch.arange(start, min(start + _TOKENS_AT_ONCE, vocabulary), device=device)
+        found = embedding.forward(tokens[None])[0]  # a call would run the hooks that ask for this
+        part = found.sum(0, dtype=torch.promote_types(found.dtype, torch.float32))
+        total = total + part.to(widest(found))
+    return total / vocabulary
+
+
+def contributions_of(
+    leaves: dict[str, Tensor], gradients: Sequence[Tensor], references: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Contributions of each leaf, `(..., sequence)`, and what its reference gives in all tokens' places, `(...)`."""
+    parts, baseline = {}, None
+    for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+        reference = references.get(name)
+        parts[name] = contributions(gradient, leaf, reference)
+        if reference is not None:
+            baseline = (gradient.to(reference) @ reference).sum(-1).to(parts[name].dtype)
+    return parts, baseline
+
+
+def contributions(gradient: Tensor, leaf: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Gradient × (input − reference), summed over the embedding dimensions: `(..., sequence)`, in float32 at least."""
     wide = widest(leaf)
-    scores = (gradient.to(wide) * leaf.detach().to(wide)).sum(-1)
+    value = leaf.detach().to(wide)
+    scores = (gradient.to(wide) * (value if reference is None else value - reference)).sum(-1)
     return scores.to(torch.promote_types(leaf.dtype, torch.float32))

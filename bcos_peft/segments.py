@@ -10,6 +10,7 @@ from .words import Span, strip_span
 
 
 REST = "rest"  # the name of whatever lies in no segment
+BASELINE = "baseline"  # and of what average words would give, where scores are relative to it
 
 _SHOWN = 5  # places that an error lists
 
@@ -116,6 +117,7 @@ def sum_segments(
     scores: np.ndarray,
     segments: Mapping[str, Span | str],
     first: int | None = None,
+    baseline: np.ndarray | float | None = None,
 ) -> dict[str, np.ndarray]:
     """Contributions summed by segment, and the rest.
 
@@ -125,10 +127,14 @@ def sum_segments(
         scores (`np.ndarray`): Contributions, `(..., tokens)`.
         segments (`Mapping[str, tuple[int, int] | str]`): As in `place_segments`.
         first (`int`, *optional*): As in `place_segments`.
+        baseline (`np.ndarray` or `float`, *optional*): What the scores are relative to, `(...)`.
 
     Returns:
         `dict[str, np.ndarray]`: Arrays of shape `(...)`, in the order of the segments, then `"rest"`: all tokens that
-        lie in none of them. Together they are the sum of all contributions.
+        lie in none of them, and `"baseline"`, if there is one. Together they are the sum of all contributions.
+
+    Raises:
+        ValueError: As `place_segments`; or there is a baseline, and a segment of that name.
 
     Example:
 
@@ -143,10 +149,15 @@ def sum_segments(
     ```
     """
     places = place_segments(text, segments, first)
+    if baseline is not None and BASELINE in places:
+        raise ValueError(
+            f"segments has the name {BASELINE!r}, which stands for what scores are relative to; rename it."
+        )
     weights = shares(text, offsets, list(places.values()))
     sums = scores @ weights.T
     rest = scores @ (1.0 - weights.sum(axis=0))
-    return {**{name: sums[..., i] for i, name in enumerate(places)}, REST: rest}
+    found = {**{name: sums[..., i] for i, name in enumerate(places)}, REST: rest}
+    return found if baseline is None else {**found, BASELINE: np.asarray(baseline)}
 
 
 def known_segments(given: Mapping | None, known: Mapping[str, Span] | None) -> Mapping[str, Span | str]:

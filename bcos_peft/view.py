@@ -18,6 +18,7 @@ from .view_text import format_score, label_text, printable, visible
 _LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
 _NOTE_WIDTH = 5.5  # characters of text that a number below it takes up
 _WEAK = 0.15  # strengths below this get no number below them
+AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
@@ -61,7 +62,8 @@ class View:
     Args:
         facts (`list[tuple[str, str]]`): The headline, as names and values.
         lines (`list[list[Piece]]`): The text, or both texts of a pair.
-        rows (`list[Row]`): Top contributions, the others together, special tokens; their scores sum to the total.
+        rows (`list[Row]`): Top contributions, the others together, special tokens, the baseline; their scores sum to
+            the total.
         parts (`list[Row]`): Sums by source, if the explanation was split.
         scale (`float`): The contribution that has strength 1.
         target (`str`): Label that positive contributions speak for.
@@ -119,6 +121,8 @@ def layout(explanation: Explanation, words: bool = True, hide_special: bool = Fa
     if any(explanation.special):
         label = "special tokens (hidden)" if hide_special else "special tokens"
         rows.append(Row(label, explanation.special_score, strength(explanation.special_score), "special"))
+    if explanation.baseline is not None:
+        rows.append(Row(AVERAGE_WORDS, explanation.baseline, strength(explanation.baseline), "rest"))
     parts = [
         Row(printable(name.replace("_", " ")), float(part.sum()), strength(float(part.sum())), "part")
         for name, part in (explanation.parts or {}).items()

@@ -101,6 +101,17 @@ def test_explain(converted, tmp_path):
     assert page.count("<section") == 2
 
 
+def test_words_compared_with_the_average_one(converted, tmp_path):
+    result = run("explain", converted, TEXT, "--baseline", "average", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    assert "average words" in result.stdout
+    (found,) = explanations_in(tmp_path / "out.json")
+    assert found.scores.sum() + found.baseline == pytest.approx(found.logit, abs=1e-4)
+    assert "baseline must be 'zero' or 'average', got 'mean'" in refused(
+        "explain", converted, TEXT, "--baseline", "mean"
+    )
+
+
 @pytest.mark.parametrize("target", ["good", "2"])
 def test_choices(converted, tmp_path, target):
     result = run("explain", converted, TEXT, "--target", target, "--foil", "bad", "--json", tmp_path / "out.json")

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution import attribute
+from bcos_peft.attribution import Attribution, attribute
 from bcos_peft.evaluation.methods_attention import Attention, AttentionRollout
 from bcos_peft.evaluation.methods_base import BaselineMethod, Method, Probe, seeded
 from bcos_peft.evaluation.methods_gradient import DeepLift, InputXGradient, IntegratedGradients, Saliency
 from bcos_peft.evaluation.methods_perturbation import KernelShap, Lime, Occlusion, ShapleySampling
 from bcos_peft.evaluation.question import Question, score
+from bcos_peft.input_checks import check_baseline
 
 
 __all__ = ["METHODS", "Bcos", "Random", "get_method"]
@@ -24,9 +25,11 @@ class Bcos(Method):
 
     Args:
         name (`str`): what tables call it.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`): what words are compared with, as in [`attribute`]:
+            compared with the average word, the scores sum to the score less what average words give.
 
     Raises:
-        ValueError: the model is not converted.
+        ValueError: the model is not converted, or there is no such baseline.
 
     Example:
         >>> import torch
@@ -44,20 +47,27 @@ class Bcos(Method):
     """
 
     name: str = "bcos"
+    baseline: str = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_baseline(self.baseline)
 
     def _scores(self, probe: Probe) -> Tensor:
-        question = probe.question
+        return self._attribution(probe.model, probe.question).scores[0]
+
+    def _attribution(self, model: nn.Module, question: Question) -> Attribution:
         inputs = {"input_ids": question.input_ids, **question.extra}
-        inputs = {name: value[None].to(probe.device) for name, value in inputs.items()}
+        device = model.get_input_embeddings().weight.device
+        inputs = {name: value[None].to(device) for name, value in inputs.items()}
         mask = torch.ones_like(inputs["input_ids"])
-        found = attribute(
-            probe.model, **inputs, attention_mask=mask, target=question.target, foil=question.foil
-        )  # fmt: skip
-        return found.scores[0]
+        chosen = {"target": question.target, "foil": question.foil, "baseline": self.baseline}
+        return attribute(model, **inputs, attention_mask=mask, **chosen)
 
     def total(self, model: nn.Module, question: Question) -> float:
-        """The score itself: nothing is compared with a baseline."""
-        return float(score(model, question).detach())
+        """The score itself, less what average words give where words are compared with them."""
+        whole = float(score(model, question).detach())
+        return whole if self.baseline == "zero" else whole - float(self._attribution(model, question).baseline[0])
 
 
 @dataclass(frozen=True, kw_only=True)

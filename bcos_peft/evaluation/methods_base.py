@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.evaluation.question import Question, evaluating, logits
-from bcos_peft.linear_map import frozen
+from bcos_peft.linear_map import average_embedding, frozen
 
 
 __all__ = ["BASELINES", "BaselineMethod", "Method", "Probe", "captum_attr", "seeded"]
 
-BASELINES = ("mask", "pad", "zero")
+BASELINES = ("mask", "pad", "zero", "average")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class BaselineMethod(Method):
     Args:
         name (`str`): what tables call it.
         baseline (`str`, defaults to `"zero"`): what stands for a word that is gone: the embedding of `"mask"` or
-            `"pad"`, or `"zero"`, a row of zeros. Positions and the attention mask stay those of the text.
+            `"pad"`, `"zero"`, a row of zeros, or `"average"`, the mean embedding of the vocabulary. Positions and the
+            attention mask stay those of the text.
         baseline_id (`int`, *optional*): the id of the mask or padding token. [`get_method`] finds it.
 
     Raises:
@@ -158,6 +159,9 @@ class Probe:
                 )
         if baseline == "zero":
             gone = torch.zeros_like(self.embeddings)
+        elif baseline == "average":
+            average = average_embedding(self.table, self.table.weight.shape[0], self.device)
+            gone = average.to(self.embeddings).expand_as(self.embeddings)
         else:
             gone = self._look_up(torch.full_like(self.question.input_ids, token))
         found = self.embeddings.clone()
