@@ -46,17 +46,18 @@ if options.b > 1 and options.offline:
     texts = [tweet["text"] for tweet in read_tweets()[: options.calibration_texts]]
 elif options.b > 1:
     texts = load_dataset(options.texts, split="train").shuffle(seed=0)["text"][: options.calibration_texts]
-config = BcosConfig(b=options.b, gates="hold")  # which finds passages more often (docs/evidence.md)
-model = get_bcos_model(model, config, calibration_data=texts, tokenizer=tokenizer)
+model = get_bcos_model(model, BcosConfig(b=options.b), calibration_data=texts, tokenizer=tokenizer)
 
-# 2. The answer, and the contributions of every token before each of its tokens.
+# 2. The answer, and the contributions of every token before each of its tokens, relative to an average word in its
+#    place: so the passage of an answer is found more often (docs/evidence.md).
 prompt = "\n".join([*PASSAGES.values(), "", QUESTION])
-explainer = BcosExplainer(model, tokenizer)
+explainer = BcosExplainer(model, tokenizer, baseline="average")
 answer = explainer.generate(
     messages=[{"role": "user", "content": prompt}], max_new_tokens=options.max_new_tokens, do_sample=False
 )
 
-# 3. Per passage: the sums and the rest are the difference of two logits, the token's and its runner-up's.
+# 3. Per passage: the sums, the rest and what average words would give are together the difference of two logits, the
+#    token's and its runner-up's.
 segments = {**PASSAGES, "question": QUESTION}
 if "answer" in answer.segments:
     segments["answer"] = answer.segments["answer"]
