@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import random
 import warnings
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -35,6 +36,8 @@ from bcos_peft.evaluation.methods import Bcos
 
 
 LANGUAGE = ("articles", "chats")
+AVERAGE = "bcos, average word"  # contributions relative to it
+OCCLUSION = "occlusion, average word"  # which stands in the place of a word that is hidden
 AFTER = " after "  # in the name of a kind of pairs with a token before each
 
 
@@ -98,7 +101,10 @@ class GatesHeld(Bcos):
 
 
 def attribution(study: Study, models: Models, name: str, group: str, rows: list) -> dict:
-    methods = ["bcos", GatesHeld()] if "B=" in name else ["input_x_gradient", get_method("occlusion")]
+    if "B=" in name:
+        methods = ["bcos", GatesHeld(), get_method("bcos", baseline="average", label=AVERAGE)]
+    else:
+        methods = ["input_x_gradient", "occlusion", get_method("occlusion", baseline="average", label=OCCLUSION)]
     methods.append("random")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pairs that this tokenizer cannot ask: the count is in the table
@@ -187,15 +193,17 @@ def _control(cells: dict, kinds: list[str], names: list[str]) -> list[str]:
 
 def _differences(study: Study, kinds: list[str], names: list[str]) -> str:
     rows = []
-    for name in names:
-        line = [name]
-        for other in ("input_x_gradient", "occlusion"):
-            test = study.compare(kinds, f"{name} + bcos", f"original + {other}", "evidence_mrr")
+    for name, mine in product(names, ("bcos", AVERAGE)):
+        line = [name, mine]
+        for other in ("input_x_gradient", "occlusion", OCCLUSION):
+            test = study.compare(kinds, f"{name} + {mine}", f"original + {other}", "evidence_mrr")
             line += ["–", "–"] if test is None else [str(test.difference), f"{test.p_value:.2g}"]
-        if line[1] != "–":
+        if line[2] != "–":
             rows.append(line)
-    header = ["B-cos less original, evidence MRR of all pairs", "input × gradient", "p", "occlusion", "p"]
-    return table(header, rows, left=1) if rows else ""
+    header = ["Evidence MRR of all pairs", "Method"]
+    for other in ("input × gradient", "occlusion", OCCLUSION):
+        header += [f"less the original's {other}", "p"]
+    return table(header, rows) if rows else ""
 
 
 def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
@@ -217,7 +225,8 @@ def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
         ("Passages, hit@1 ↑", lambda name, method: level(name, "passages", "passage_hit", method)),
     ]
     for panel, (title, read) in zip(panels, panels_of, strict=True):
-        drawn_ways = [("published", "bcos"), ("calibrated", "bcos"), ("calibrated", GatesHeld.name)]
+        drawn_ways = [("published", "bcos")]
+        drawn_ways += [("calibrated", method) for method in ("bcos", GatesHeld.name, AVERAGE)]
         for colour, (way, method) in zip(COLOURS, drawn_ways, strict=False):
             mine = [name for name in names if name.endswith(f" {way}") and read(name, method)]
             points = sorted((float(name.split()[0][2:]), read(name, method)) for name in mine)
