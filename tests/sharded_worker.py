@@ -114,15 +114,15 @@ def compare(family: str, way: str, version: str):
     for name, value in expected.items():
         close(state[name], value, name)
     explain = {key: value for key, value in inputs.items() if key != "labels"}
-    expected = attribute(one, **explain)
     if version == "fsdp1":
         with pytest.raises(ValueError, match="inside FullyShardedDataParallel"):
             attribute(many, **explain)
         close(many(**inputs).logits, one(**inputs).logits, "logits after a refusal")
         return
-    found = attribute(many, **explain)
-    close(found.scores, expected.scores, "scores")
-    assert float(found.residual.abs().max()) < 1e-10
+    for baseline in ("zero", "average"):
+        expected, found = (attribute(model, **explain, baseline=baseline) for model in (one, many))
+        close(found.scores, expected.scores, f"scores, {baseline}")
+        assert float(found.residual.abs().max()) < 1e-10
     many(**inputs).loss.backward()  # training goes on
     assert all(p.grad is not None for p in many.parameters() if p.requires_grad)
 

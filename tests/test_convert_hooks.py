@@ -52,17 +52,19 @@ def test_hooks_of_accelerate(attach, when):
     else:
         get_bcos_model(model, BcosConfig(b=2.0))
         attach(model)
-    inputs, exact = tiny.inputs(), attribute(expected, **tiny.inputs(), target=1)
+    inputs = tiny.inputs() | {"target": 1, "baseline": "average"}
+    exact = attribute(expected, **inputs)
     torch.testing.assert_close(run(model).logits, run(expected).logits)
     flags = [(name, p.requires_grad) for name, p in model.named_parameters()]
-    torch.testing.assert_close(attribute(model, **inputs, target=1).scores, exact.scores)
+    found = attribute(model, **inputs)
+    torch.testing.assert_close((found.scores, found.baseline), (exact.scores, exact.baseline))
     assert [(name, p.requires_grad) for name, p in model.named_parameters()] == flags, "offloading makes new ones"
     torch.testing.assert_close(run(model).logits, run(expected).logits)
     remove_hook_from_module(model, recurse=True)
     assert "_hf_hook" not in vars(model.classifier)
     if not any(p.is_meta for p in model.parameters()):
         torch.testing.assert_close(run(model).logits, run(expected).logits)
-        torch.testing.assert_close(attribute(model, **inputs, target=1).scores, exact.scores)
+        torch.testing.assert_close(attribute(model, **inputs).scores, exact.scores)
 
 
 def test_hooks_of_accelerate_are_called():
