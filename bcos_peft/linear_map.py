@@ -66,6 +66,11 @@ def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], refere
     vocabulary = model.get_input_embeddings().weight.shape[0]
     present = dict(base.named_modules())
     paths = {name: path for name, path in family.parts.items() if path in present}
+    if references is not None and "word" not in paths:
+        raise ValueError(
+            f"baseline='average' needs the word embedding, and the table of {family.model_type!r} names none: its "
+            "parts lack the entry 'word'."
+        )
     if family.embeddings is not None and not split and references is None:
         paths = {"": family.embeddings}
 

@@ -76,6 +76,16 @@ def test_what_a_table_lacks_is_seen_and_can_be_mended(wrong):
     assert find_family("mpnet") is FAMILY
     result = attribute(model, **tiny.inputs(family="roberta"), split=True)
     assert result.residual.abs().max() < 1e-4
+    result = attribute(model, **tiny.inputs(family="roberta"), baseline="average")
+    assert result.residual.abs().max() < 1e-4
+
+
+def test_an_average_word_needs_the_word_embedding():
+    parts = {"token": FAMILY.parts["word"], "position": FAMILY.parts["position"]}
+    model = get_bcos_model(stock(), BcosConfig(), family=replace(FAMILY, parts=parts))
+    assert attribute(model, **tiny.inputs()).residual.abs().max() < 1e-4
+    with pytest.raises(ValueError, match="baseline='average' needs the word embedding, and the table of 'mpnet'"):
+        attribute(model, **tiny.inputs(), baseline="average")
 
 
 def test_a_failed_table_leaves_converted_models_alone(tmp_path):

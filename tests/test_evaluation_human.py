@@ -241,15 +241,15 @@ def test_explain_with_any_method():
     assert 0 < found.probability < 1
 
 
-def test_explain_with_contributions_agrees_with_the_explainer():
+@pytest.mark.parametrize("baseline", ["zero", "average"])
+def test_explain_with_contributions_agrees_with_the_explainer(baseline):
     from bcos_peft import BcosExplainer
 
     model, tokenizer = get_bcos_model(tiny.model("bert"), BcosConfig(b=1.5)), tiny.tokenizer()
-    explainer = BcosExplainer(model, tokenizer)
-    pair = (TEXTS[1], TEXTS[3])
-    for found, wanted in zip(
-        explain_with(model, tokenizer, [TEXTS[0], pair], "bcos"), explainer([TEXTS[0], pair]), strict=True
-    ):
+    explainer, method = BcosExplainer(model, tokenizer, baseline=baseline), get_method("bcos", baseline=baseline)
+    texts = [TEXTS[0], (TEXTS[1], TEXTS[3])]
+    for found, wanted in zip(explain_with(model, tokenizer, texts, method), explainer(texts), strict=True):
+        assert found.baseline == pytest.approx(wanted.baseline, abs=1e-5)
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
         assert found.tokens == wanted.tokens
         assert found.text == wanted.text

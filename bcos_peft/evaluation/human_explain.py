@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bcos_peft.evaluation.methods import get_method
+from bcos_peft.evaluation.methods import Bcos, get_method
 from bcos_peft.evaluation.metric import as_scores, check_scores
 from bcos_peft.evaluation.question import logits, probabilities, question_of, tokenize
 from bcos_peft.explanation import Explanation
@@ -28,8 +28,8 @@ def explain_with(
 ) -> list[Explanation]:
     """Explanations of texts by any attribution method.
 
-    Only exact contributions (the method `"bcos"`) sum to the logit. Of other methods the `residual` says what is
-    missing, and their pages warn about it.
+    Only exact contributions (the method `"bcos"`) sum to the logit, with their baseline if they have one. Of other
+    methods the `residual` says what is missing, and their pages warn about it.
 
     Args:
         model (`torch.nn.Module`): a classifier or a causal language model; converted or not.
@@ -77,6 +77,7 @@ def explain_with(
         row = logits(model, [question])[0]
         predicted = int(row.argmax())
         value = row[question.target] - (0 if question.foil is None else row[question.foil])
+        relative = isinstance(method, Bcos) and method.baseline == "average"
         found.append(
             Explanation(
                 tokens=tokenizer.convert_ids_to_tokens(encoding.input_ids),
@@ -94,6 +95,7 @@ def explain_with(
                 probability=float(probabilities(model, [question])[0, question.target]),
                 foil=question.foil,
                 foil_label=None if question.foil is None else labels.name(question.foil),
+                baseline=float(value) - method.total(model, question) if relative else None,
             )
         )
     return found
