@@ -91,6 +91,7 @@ def test_unknown_baselines_are_refused(call):
         call(converted("llama", "CausalLM"))
 
 
+@pytest.mark.newest  # captum's occlusion
 @pytest.mark.parametrize("family", ["bert", "gemma2"])
 def test_the_average_word_is_a_baseline_of_other_methods(family):
     """Occlusion of one word is the score with its embedding replaced by the mean of what the embedding layer gives."""
