@@ -65,7 +65,7 @@ def test_classification_study(tiny_bert, tmp_path):
     recommended = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
     assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated", recommended]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
-    assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "random"]
+    assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "bcos, average word", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
     assert cells["conventional"]["costs"]["integrated_gradients"]["forward_rows_per_example"] == 2
     for cell in cells.values():
@@ -206,3 +206,14 @@ def test_quick_study_of_language_models(smollm2_folder, tmp_path):
     for model in ("original", "B=1.25 published", "B=1.25 calibrated + SFT"):
         assert f"| {model} |" in page
     assert (tmp_path / "study" / "by_b.svg").exists()
+
+
+def test_models_are_compared_with_a_conventional_one_trained_alike():
+    from paper_classification import alike
+
+    cells = dict.fromkeys(["conventional", "conventional, BCE", "conventional, hidden 0.1"])
+    assert alike("B=1.25 calibrated", cells) == "conventional"
+    assert alike("B=1.5 published", cells) == "conventional, BCE", "published ones learn with binary cross entropy"
+    assert alike("B=1.25 calibrated, hidden 0.1", cells) == "conventional, hidden 0.1"
+    assert alike("B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1", cells) == "conventional, BCE"
+    assert alike("B=2 calibrated, BCE", ["conventional"]) == "conventional"
