@@ -233,7 +233,8 @@ def _plot(study: Study, kinds: list[str], names: list[str]) -> str:
             label = f"B-cos {way}" + method.removeprefix("bcos")
             if points and not (method != "bcos" and "nats" in title):
                 panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=label)
-        for method, style in {"input_x_gradient": "--", "occlusion": "-.", "random": ":"}.items():
+        styles = {"input_x_gradient": "--", "occlusion": "-.", OCCLUSION: (0, (5, 1, 1, 1, 1, 1)), "random": ":"}
+        for method, style in styles.items():
             if (value := read("original", method)) is not None:
                 panel.axhline(
                     value, color="#333333", linewidth=1, linestyle=style, label=f"original, {method}".replace("_", " ")
