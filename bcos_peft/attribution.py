@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from bcos_peft.alignment import arrange, looks_ahead, roll
 from bcos_peft.choice import Choice, next_token_position, read_logits
 from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs, check_names, spread
-from bcos_peft.linear_map import contributions_of, cut_inputs, frozen, keeps_logits, named_outputs
+from bcos_peft.linear_map import contributions_of, cut_inputs, frozen, keeps_logits, named_outputs, rest_of
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
-from bcos_peft.numerics import widest
 
 
 __all__ = ["Attribution", "attribute"]
@@ -174,9 +173,6 @@ def attribute(
 
 def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
     logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
-    wide = widest(scores)
-    residual = logit.to(wide) - scores.to(wide).sum(-1)
-    residual = (residual if baseline is None else residual - baseline.to(wide)).to(scores.dtype)
 
     def select(value: Tensor) -> Tensor:
         return value if chosen.all else value[:, 0]
@@ -184,7 +180,7 @@ def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, bas
     return Attribution(
         scores=select(scores),
         logit=select(logit),
-        residual=select(residual),
+        residual=select(rest_of(logit, scores, baseline)),
         target=select(chosen.target),
         probability=select(chosen.probabilities.gather(1, chosen.target)),
         logits=chosen.logits.detach(),

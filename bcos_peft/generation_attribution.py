@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import looks_ahead
 from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs
-from bcos_peft.linear_map import contributions_of, cut_head, cut_inputs, frozen, keeps_logits, named_outputs
+from bcos_peft.linear_map import contributions_of, cut_head, cut_inputs, frozen, keeps_logits, named_outputs, rest_of
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
-from bcos_peft.numerics import widest
 
 
 __all__ = ["SequenceAttribution", "attribute_sequence"]
@@ -131,12 +130,10 @@ def attribute_sequence(
         chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // len(input_ids)))
         scores, average = _in_batches(head["below"], leaves, references or {}, gradient, rows, chunk)
     logit = chosen.values.detach().to(scores.dtype)
-    wide = widest(scores)
-    residual = logit.to(wide) - scores.to(wide).sum(-1)
     return SequenceAttribution(
         scores=scores,
         logit=logit,
-        residual=(residual if average is None else residual - average.to(wide)).to(scores.dtype),
+        residual=rest_of(logit, scores, average),
         probability=chosen.probability,
         predicted=chosen.predicted,
         targets=chosen.targets,

@@ -221,11 +221,12 @@ class _Steps:
             exact=abs(residual) <= _TOLERANCE * size,
             strengths=strengths,
             scale=scale,
-            sources=self._sources(scores, strengths, found.prompt_length + last - 1, first, last),
+            sources=self._sources(scores, strengths, first, last),
             passages=self._passages(first, last),
         )
 
-    def _sources(self, scores: np.ndarray, strengths: np.ndarray, end: int, first: int, last: int) -> list[Row]:
+    def _sources(self, scores: np.ndarray, strengths: np.ndarray, first: int, last: int) -> list[Row]:
+        end = self.found.prompt_length + last - 1
         before = [i for i, unit in enumerate(self.units) if unit.tokens[0] < end]
         plain = [i for i in before if not self.special[i]]
         ranked = sorted(plain, key=lambda i: -abs(scores[i]))[: self.top]

@@ -23,6 +23,7 @@ __all__ = [
     "frozen",
     "keeps_logits",
     "named_outputs",
+    "rest_of",
 ]
 
 _TOKENS_AT_ONCE = 512  # of the vocabulary: a cache holds their embeddings, which are summed in float32
@@ -145,6 +146,13 @@ def contributions_of(
         if reference is not None:
             baseline = (gradient.to(reference) @ reference).sum(-1).to(parts[name].dtype)
     return parts, baseline
+
+
+def rest_of(logit: Tensor, scores: Tensor, baseline: Tensor | None) -> Tensor:
+    """The residual, `logit − Σ scores − baseline`, in the type of the scores."""
+    wide = widest(scores)
+    rest = logit.to(wide) - scores.to(wide).sum(-1)
+    return (rest if baseline is None else rest - baseline.to(wide)).to(scores.dtype)
 
 
 def contributions(gradient: Tensor, leaf: Tensor, reference: Tensor | None = None) -> Tensor:
