@@ -20,8 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from dataclasses import asdict, replace
 
-from paper_classification import HEADER, VALUES, measure
-from studies import COLOURS, Study, draw, figure, options, shown, smaller, table, table_of_means
+from paper_classification import HEADER, VALUES, measure, methods_of
+from studies import COLOURS, Study, draw, figure, labels, options, shown, smaller, table, table_of_means
 from study_models import Recipe, Task, calibrated, conventional, load_task, published
 
 from bcos_peft import BcosConfig, get_bcos_model
@@ -41,6 +41,7 @@ def arguments(parser) -> None:
     parser.add_argument("--rows", type=int, default=60, help="of them for comprehensiveness and sufficiency")
     parser.add_argument("--pairs", type=int, default=30, help="of the pointing game")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="of all, by their names in tables")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
 
@@ -140,7 +141,7 @@ def main() -> None:
         sizes = {key: vars(found)[key] for key in ("test", "rows", "pairs", "confidence", "ig_steps", "max_tokens")}
         sizes |= {"model": found.model, "train": len(task.train)}
         for title, recipe in variants(found.b, steps=found.steps, seed=found.seed).items():
-            settings = {"recipe": asdict(recipe), **sizes}
+            settings = {"recipe": asdict(recipe), **sizes, "methods": labels(methods_of(recipe, task, found))}
             yield task.name, title, settings, lambda n=title, r=recipe: measure(study, task, n, r, found)
         yield task.name, ALONE, {"b": found.b, "model": found.model}, lambda: refusal(task, found.b)
 

@@ -5,12 +5,13 @@
     python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
     python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub
     python benchmarks/paper_classification.py --b 1.25 --hide 0 0.1 0.25 --after 0.33 0.5 --loss ce bce
+    make study-full       # trained to the end, the strong methods alone: three hours on a core; results/full_training
 
 *Published* converts the stock model (unit rows) and trains it with binary cross entropy. *Calibrated* trains the
 stock model for two thirds of the steps, converts it with calibration on 256 of the training texts, and trains on. All
 see the same texts in the same number of steps. The recommended recipe (docs/guides/recipes.md) is one more model. With
 `--hide` that share of the tokens is hidden in the last third of training, so that texts with tokens missing are
-nothing new to the model; a conventional model trained so is the control. The last line searches for a better recipe:
+nothing new to the model; a conventional model trained so is the control. The fifth line searches for a better recipe:
 `--after` is the share of the steps that follow the conversion.
 
 Methods: the exact contributions of B-cos models, also relative to an average word; input x gradient, integrated
@@ -31,7 +32,7 @@ import warnings
 from dataclasses import asdict
 from itertools import product
 
-from studies import COLOURS, Study, draw, figure, mean, options, smaller, table, table_of_means
+from studies import COLOURS, Study, draw, figure, labels, mean, options, smaller, table, table_of_means
 from study_models import Recipe, Task, build, calibrated, conventional, correct, load_task, published
 
 from bcos_peft.evaluation import (
@@ -48,6 +49,7 @@ from bcos_peft.evaluation import (
 
 VALUES = {"comprehensiveness": True, "sufficiency": False, "sufficiency_reference": False, "seqpg": True}
 HEADER = ["Comprehensiveness ↑", "Sufficiency ↓", "Sufficiency, as published ↓", "SeqPG ↑"]
+WAYS = ["conventional", "published", "calibrated", "recommended"]
 STRONG = "integrated_gradients"  # of a conventional model: what there is to beat
 
 
@@ -55,7 +57,7 @@ def arguments(parser) -> None:
     parser.add_argument("--tasks", nargs="+", default=["reviews", "tweets"])
     parser.add_argument("--model", help="folder or hub name of the checkpoint; default: MiniLM")
     parser.add_argument("--b", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])
-    parser.add_argument("--ways", nargs="+", choices=["conventional", "published", "calibrated"], default=None)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="which models (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300, help="training steps of every model, 16 texts each")
     parser.add_argument("--batch", type=int, default=16)
@@ -64,61 +66,67 @@ def arguments(parser) -> None:
     parser.add_argument("--rows", type=int, default=100, help="of them for comprehensiveness and sufficiency")
     parser.add_argument("--pairs", type=int, default=60, help="of the pointing game")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="of all, by their names in tables")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--hide", type=float, nargs="+", default=[0.0], metavar="SHARE")
     parser.add_argument("--after", type=float, nargs="+", default=[1 / 3], metavar="SHARE", help="calibrated only")
     parser.add_argument("--rate", type=float, nargs="+", default=[5e-5], help="after the conversion; calibrated only")
     parser.add_argument("--loss", nargs="+", choices=["ce", "bce"], default=["ce"], help="published: always bce")
-    parser.add_argument("--no-recommended", dest="recommended", action="store_false", help="leave that model out")
 
 
 def recipes(found) -> dict[str, Recipe]:
     """The models to be made, by the names that tables give them; a name says what is not as usual."""
     sizes = {"steps": found.steps, "batch": found.batch}
-    ways = found.ways or ["conventional", "published", "calibrated"]
     made: dict[str, Recipe] = {}
     for seed, hidden in product(found.seeds, found.hide):
         common = {**sizes, "seed": seed, "hidden": hidden}
         end = (f", hidden {hidden:g}" if hidden else "") + (f", seed {seed}" if seed else "")
-        if "conventional" in ways:
+        if "conventional" in found.ways:
             for loss in found.loss:
                 made["conventional" + (", BCE" if loss == "bce" else "") + end] = conventional(loss=loss, **common)
         for b in found.b:
-            if "published" in ways and not hidden:
+            if "published" in found.ways and not hidden:
                 made[f"B={b:g} published{end}"] = published(b, **common)
-            if "calibrated" in ways:
+            if "calibrated" in found.ways:
                 for after, rate, loss in product(found.after, found.rate, found.loss):
                     name = f"B={b:g} calibrated"
                     name += f", after {after:.2g}" if abs(after - 1 / 3) > 0.01 else ""
                     name += f", rate {rate:g}" if rate != 5e-5 else ""
                     name += ", BCE" if loss == "bce" else ""
                     made[name + end] = calibrated(b, after=after, rate=rate, loss=loss, **common)
-    if found.recommended and not found.ways:
+    if "recommended" in found.ways:
         made["B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"] = calibrated(
             1.25, after=0.667, rate=2e-4, loss="bce", hidden=0.1, seed=found.seeds[0], **sizes
         )
     return made
 
 
-def methods_of(converted: bool, task: Task, ig_steps: int) -> list:
-    if converted:
-        return ["bcos", get_method("bcos", baseline="average", label="bcos, average word"), "random"]
-    return [
-        "input_x_gradient",
-        get_method("integrated_gradients", task.tokenizer, steps=ig_steps),
-        "attention_rollout",
-        get_method("attention_rollout", order="reversed", label="attention_rollout, reversed"),
-        "occlusion",
-        "random",
+def methods_of(recipe: Recipe, task: Task, found) -> list:
+    if recipe.b is not None:
+        methods = ["bcos", get_method("bcos", baseline="average", label="bcos, average word"), "random"]
+    else:
+        methods = [
+            "input_x_gradient",
+            get_method("integrated_gradients", task.tokenizer, steps=found.ig_steps),
+            "attention_rollout",
+            get_method("attention_rollout", order="reversed", label="attention_rollout, reversed"),
+            "occlusion",
+            "random",
+        ]
+    wanted = [
+        method for method, name in zip(methods, labels(methods), strict=True) if name in (found.methods or [name])
     ]
+    if not wanted:
+        raise SystemExit(f"--methods names none of {', '.join(labels(methods))}: add one of them.")
+    return wanted
 
 
 def measure(study: Study, task: Task, name: str, recipe: Recipe, found) -> dict:
     """The cell of one model."""
     model, facts = build(task, recipe)
     texts, labels = [text for text, _ in task.test], [label for _, label in task.test]
-    methods = methods_of(recipe.b is not None, task, found.ig_steps)
+    methods = methods_of(recipe, task, found)
     metrics = [Comprehensiveness(), Sufficiency(), Sufficiency(perturb_special=True, label="sufficiency_reference")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer pairs than asked for: the cell says how many
@@ -250,7 +258,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
 def main() -> None:
     found = options(__doc__, arguments)
     smaller(found, tasks=found.tasks[:1], b=[1.25], hide=[0.1], steps=9, train=160, test=40, rows=4, pairs=2,
-            confidence=0.5, ig_steps=3, recommended=False)  # fmt: skip
+            confidence=0.5, ig_steps=3, ways=found.ways[:-1] if found.ways == WAYS else found.ways)  # fmt: skip
     study = Study("paper_classification", "Classifiers: conventional, as published, calibrated", found)
 
     def jobs():
@@ -260,7 +268,9 @@ def main() -> None:
             sizes = {key: vars(found)[key] for key in ("rows", "pairs", "confidence", "ig_steps", "max_tokens")}
             sizes["test"] = test
             for title, recipe in recipes(found).items():
+                methods = labels(methods_of(recipe, task, found))
                 settings = {"recipe": asdict(recipe), "model": found.model, "train": len(task.train), **sizes}
+                settings["methods"] = methods
                 yield task.name, title, settings, lambda t=task, n=title, r=recipe: measure(study, t, n, r, found)
 
     study.run(jobs())

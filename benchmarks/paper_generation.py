@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from studies import COLOURS, Study, draw, figure, mean, options, shown, smaller, table, table_of_means
+from studies import COLOURS, Study, draw, figure, labels, mean, options, shown, smaller, table, table_of_means
 from study_llms import Models
 from study_models import DEVICE
 from texts import editorials
@@ -100,16 +100,19 @@ class GatesHeld(Bcos):
             config.bcos = before
 
 
-def attribution(study: Study, models: Models, name: str, group: str, rows: list) -> dict:
+def methods_of(name: str) -> list:
     if "B=" in name:
         methods = ["bcos", GatesHeld(), get_method("bcos", baseline="average", label=AVERAGE)]
     else:
         methods = ["input_x_gradient", "occlusion", get_method("occlusion", baseline="average", label=OCCLUSION)]
-    methods.append("random")
+    return [*methods, "random"]
+
+
+def attribution(study: Study, models: Models, name: str, group: str, rows: list) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pairs that this tokenizer cannot ask: the count is in the table
         result = evaluate(
-            models.get(name), models.tokenizer, rows, methods, label=name,
+            models.get(name), models.tokenizer, rows, methods_of(name), label=name,
             checkpoint=study.kept / f"{group}.jsonl",
         )  # fmt: skip
     return study.keep(group, name, result)
@@ -259,7 +262,7 @@ def main() -> None:
             for test in LANGUAGE:
                 yield test, name, {**made, test: vars(found)[test]}, lambda n=name, t=test: language(models, n, t)
             for group, rows in {**kinds, "passages": passages}.items():
-                settings = {**made, "examples": len(rows), "seed": found.seed}
+                settings = {**made, "examples": len(rows), "seed": found.seed, "methods": labels(methods_of(name))}
                 yield group, name, settings, lambda n=name, g=group, r=rows: attribution(study, models, n, g, r)
 
     study.run(jobs())

@@ -67,6 +67,7 @@ class Study:
             (self.folder / "examples.csv").unlink(missing_ok=True)
         self.cells: dict[str, dict[str, dict]] = {}
         self.examples: dict[tuple[str, str, str], dict[str, float]] = {}
+        self.machine = machine("cpu")  # of the last cell
         self._mine: set[tuple[str, str]] = set()  # groups and columns of examples that this run has made
         self._read()
 
@@ -74,7 +75,9 @@ class Study:
         """Adds what is on disk: another run of the study, of other tasks, may have written to it meanwhile."""
         if not self.path.exists():
             return
-        for group, cells in json.loads(self.path.read_text())["cells"].items():
+        found = json.loads(self.path.read_text())
+        self.machine = found["machine"]
+        for group, cells in found["cells"].items():
             self.cells.setdefault(group, {}).update(cells)
         table = self.folder / "examples.csv"
         if table.exists():
@@ -103,6 +106,7 @@ class Study:
                 made = {"settings": settings, **cell, "seconds": round(time.perf_counter() - began, 1)}
                 with self._lock():
                     self._read()
+                    self.machine = machine("cpu")
                     self.cells.setdefault(group, {})[name] = made
                     self.save()
         with self._lock():
@@ -117,7 +121,7 @@ class Study:
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = {"study": self.name, "cells": self.cells, "version": __version__, "machine": machine("cpu")}
+        found = {"study": self.name, "cells": self.cells, "version": __version__, "machine": self.machine}
         _write(self.path, json.dumps(found, indent=1) + "\n")
         if self.examples:
             columns = list(dict.fromkeys(name for row in self.examples.values() for name in row))
@@ -158,13 +162,18 @@ class Study:
 
     def write(self, parts: Sequence[str]) -> None:
         """`results.md`: the parts under the title, then what it was made with."""
-        facts = ", ".join(f"{key} {value}" for key, value in machine("cpu").items())
+        facts = ", ".join(f"{key} {value}" for key, value in self.machine.items())
         seconds = sum(cell.get("seconds", 0) for cells in self.cells.values() for cell in cells.values())
         page = [f"# {self.title}", *parts, f"Made with bcos_peft {__version__}; {facts}. {seconds / 60:.0f} minutes."]
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / "results.md", "\n\n".join(page) + "\n")
         print("\n\n".join(page))
         print(f"\nWritten to {self.folder}")
+
+
+def labels(methods: Sequence) -> list[str]:
+    """What tables call these methods: a cell's settings say which it has."""
+    return [method if isinstance(method, str) else method.name for method in methods]
 
 
 def mean(values: Sequence[float]) -> dict:

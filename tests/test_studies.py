@@ -171,6 +171,44 @@ def test_processes_share_the_models_of_a_study(tmp_path, monkeypatch):
     assert {group: list(cells) for group, cells in study.cells.items()} == {"g": ["a", "b", "c"], "h": ["a", "b", "c"]}
 
 
+def test_a_report_names_the_machine_of_the_cells(tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    import studies
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    monkeypatch.setattr(studies, "machine", lambda device: {"cpu": "of the run"})
+    studies.Study("toy", "Toy", options).run([("group", "a", {}, lambda: {"value": 1})])
+    monkeypatch.setattr(studies, "machine", lambda device: {"cpu": "of the report"})
+    options.report = True
+    studies.Study("toy", "Toy", options).write([])
+    assert "cpu of the run" in (tmp_path / "results.md").read_text()
+
+
+def test_methods_of_a_study_are_chosen_by_name_and_kept_with_its_cells(tmp_path):
+    from argparse import Namespace
+
+    from paper_classification import methods_of
+    from studies import Study, labels
+    from study_models import Task, calibrated, conventional
+
+    task = Task("toy", [], [], 2, "", tokenizer=None)
+    found = Namespace(ig_steps=2, methods=None)
+    assert labels(methods_of(calibrated(1.25), task, found)) == ["bcos", "bcos, average word", "random"]
+    found.methods = ["random", "attention_rollout, reversed", "bcos"]
+    assert labels(methods_of(conventional(), task, found)) == ["attention_rollout, reversed", "random"]
+    found.methods = ["bcos"]
+    with pytest.raises(SystemExit, match="--methods names none of input_x_gradient"):
+        methods_of(conventional(), task, found)
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    made = []
+    for methods in (["bcos"], ["bcos"], ["bcos", "random"]):
+        job = ("group", "a", {"methods": methods}, lambda m=methods: made.append(m) or {"value": 1})
+        Study("toy", "Toy", options).run([job])
+    assert made == [["bcos"], ["bcos", "random"]], "another method makes the cell again"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["paper_classification", "efficiency", "ablation"])
 def test_quick_studies_of_classifiers(study, tiny_bert, tmp_path):
