@@ -106,15 +106,17 @@ class Recipe:
     """How a model comes about. Without `b` it is a conventional one.
 
     After `1 - after` of the steps as a conventional model it is converted, and trained on; `after=1` converts the
-    stock model. Tokens are hidden in the last third of all steps, a share of `hidden` in the mean. `refine` calibrates
-    with variations of the texts and refines blocks, as is the package's default; training follows here in any case,
-    and the studies are run without, but for a row of the ablation.
+    stock model. With `more` the conventional model is trained to its end, converted, and trained so many steps more.
+    Tokens are hidden in the last third of `steps` and in those that are more, a share of `hidden` in the mean.
+    `refine` calibrates with variations of the texts and refines blocks, as is the package's default; training follows
+    here in any case, and most models of the studies do without.
     """
 
     b: float | None = None
     steps: int = 300
     batch: int = 16
     after: float = 1.0
+    more: int = 0
     rate: float = 1e-4
     loss: str = "ce"
     normalize_weights: bool = False
@@ -128,7 +130,11 @@ class Recipe:
     @property
     def before(self) -> int:
         """Steps before the conversion."""
-        return 0 if self.b is None else round(self.steps * (1 - self.after))
+        return 0 if self.b is None else self.steps if self.more else round(self.steps * (1 - self.after))
+
+    def settings(self) -> dict:
+        """What makes the model another one."""
+        return {name: value for name, value in asdict(self).items() if name != "more" or value}
 
     def config(self) -> BcosConfig:
         plain = {} if self.refine else {"calibration_replay": 0, "calibration_epochs": 0}
@@ -242,7 +248,7 @@ def _make(task: Task, recipe: Recipe):
         facts["accuracy_before_training"] = sum(correct(task, model, rows)) / len(rows)
     third = calibrated(1.0, steps=recipe.steps).before
     usual = recipe == _usual(recipe)  # most converted models begin there
-    kept = train(task, model, recipe, range(recipe.before, recipe.steps), keep=[third] if usual else [])
+    kept = train(task, model, recipe, range(recipe.before, recipe.steps + recipe.more), keep=[third] if usual else [])
     for step, half in kept.items():
         _keep(_folder(task, recipe) / f"step-{step}", half, {})
     return model, {**facts, "seconds": time.perf_counter() - began}
@@ -251,6 +257,8 @@ def _make(task: Task, recipe: Recipe):
 def _half_way(task: Task, recipe: Recipe):
     """The conventional model as it was when this recipe converts it: a moment of its training in full."""
     whole = _usual(recipe)
+    if recipe.more:
+        return build(task, whole)[0]
     folder = _folder(task, whole) / f"step-{recipe.before}"
     with alone(folder.parent):
         _make_half_way(task, recipe, whole, folder)
@@ -275,7 +283,7 @@ def _usual(recipe: Recipe) -> Recipe:
 
 def _folder(task: Task, recipe: Recipe) -> Path:
     facts = [
-        asdict(recipe),
+        recipe.settings(),
         task.name,
         Path(task.base).name,
         len(task.train),

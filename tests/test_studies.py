@@ -60,10 +60,12 @@ def test_classification_study(tiny_bert, tmp_path):
     first = json.loads(results.read_text())["cells"]["tweets"]
     assert list(first) == ["conventional"]
 
-    out = run("paper_classification.py", *arguments)
+    ways = ["conventional", "published", "calibrated", "recommended", "further", "control"]
+    out = run("paper_classification.py", *arguments, "--ways", *ways)
     cells = json.loads(results.read_text())["cells"]["tweets"]
     recommended = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
-    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated", recommended]
+    further, control = "B=1.25 calibrated at the end, a fifth more, BCE, hidden 0.1", "conventional, BCE, hidden 0.1"
+    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated", recommended, further, control]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
     assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "bcos, average word", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
@@ -75,6 +77,7 @@ def test_classification_study(tiny_bert, tmp_path):
     page = (tmp_path / "study" / "results.md").read_text()
     assert page in out
     assert "| B=1.25 calibrated | bcos |" in page
+    assert f"| {recommended} | {control} |" in page, "compared with the conventional model trained alike"
     assert "| conventional | integrated_gradients |" in page
     assert "![tweets](tweets.svg)" in page
     assert (tmp_path / "study" / "tweets.svg").read_text().count("<path") > 10
@@ -105,6 +108,8 @@ def test_recipes():
     assert conventional().before == published(1.5).before == 0
     assert calibrated(1.5, steps=300).before == 200
     assert calibrated(1.5, steps=300, after=0.5).before == 150
+    assert calibrated(1.5, steps=300, more=60).before == 300
+    assert calibrated(1.5, more=60).settings() == {**calibrated(1.5).settings(), "more": 60}
     assert published(1.5).config().normalize_weights
     assert not calibrated(1.5).config().normalize_weights
 
