@@ -61,7 +61,7 @@ studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; w
 	$(MAKE) studies STUDY_ARGS=--quick
 
 # As long as the paper trains: three times over 7,910 sentences.
-study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong methods: some three hours on a core
+study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong methods: some four hours on a core
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/torchrun --standalone --nproc-per-node $(STUDY_PROCESSES) \
 	  benchmarks/paper_classification.py --tasks reviews --b 1.25 --steps 1483 --loss ce bce \
 	  --ways conventional published calibrated recommended further control \

@@ -5,17 +5,17 @@
     python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
     python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub
     python benchmarks/paper_classification.py --b 1.25 --hide 0 0.1 0.25 --after 0.33 0.5 --loss ce bce
-    make study-full       # trained to the end, the strong methods alone: three hours on a core; results/full_training
+    make study-full       # trained to the end, the strong methods alone: four hours on a core; results/full_training
 
 *Published* converts the stock model (unit rows) and trains it with binary cross entropy. *Calibrated* trains the
 stock model for two thirds of the steps, converts it with calibration on 256 of the training texts, and trains on. All
 see the same texts in the same number of steps. The recommended recipe (docs/guides/recipes.md) is one more model. Only
 if `--ways` names them: *further* converts the conventional model at the end of its training and trains it a fifth of
 the steps more, with binary cross entropy and a tenth of the tokens hidden, as one does with a model that is fine-tuned
-already; *control* is the conventional model with that loss and hidden tokens. With
-`--hide` that share of the tokens is hidden in the last third of training, so that texts with tokens missing are
-nothing new to the model; a conventional model trained so is the control. The fifth line searches for a better recipe:
-`--after` is the share of the steps that follow the conversion.
+already; *control* is the conventional model with that loss and hidden tokens. With `--hide` that share of the tokens
+is hidden in the last third of training, so that texts with tokens missing are nothing new to the model; a conventional
+model trained so is the control. The fifth line searches for a better recipe: `--after` is the share of the steps that
+follow the conversion.
 
 Methods: the exact contributions of B-cos models, also relative to an average word; input x gradient, integrated
 gradients, attention rollout (also in the order of published code) and occlusion of the conventional model; random
@@ -52,6 +52,10 @@ from bcos_peft.evaluation import (
 VALUES = {"comprehensiveness": True, "sufficiency": False, "sufficiency_reference": False, "seqpg": True}
 HEADER = ["Comprehensiveness ↑", "Sufficiency ↓", "Sufficiency, as published ↓", "SeqPG ↑"]
 WAYS = ["conventional", "published", "calibrated", "recommended"]
+METHODS = [
+    "bcos", "bcos, average word", "input_x_gradient", "integrated_gradients", "attention_rollout",
+    "attention_rollout, reversed", "occlusion", "random",
+]  # fmt: skip
 STRONG = "integrated_gradients"  # of a conventional model: what there is to beat
 
 
@@ -59,7 +63,7 @@ def arguments(parser) -> None:
     parser.add_argument("--tasks", nargs="+", default=["reviews", "tweets"])
     parser.add_argument("--model", help="folder or hub name of the checkpoint; default: MiniLM")
     parser.add_argument("--b", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])
-    parser.add_argument("--ways", nargs="+", choices=[*WAYS, "further", "control"], default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, "further", "control"], default=WAYS, help="which models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300, help="training steps of every model, 16 texts each")
     parser.add_argument("--batch", type=int, default=16)
@@ -68,7 +72,7 @@ def arguments(parser) -> None:
     parser.add_argument("--rows", type=int, default=100, help="of them for comprehensiveness and sufficiency")
     parser.add_argument("--pairs", type=int, default=60, help="of the pointing game")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="of all, by their names in tables")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which of these (default: all)")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--hide", type=float, nargs="+", default=[0.0], metavar="SHARE")
@@ -233,7 +237,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
     titles = ["Accuracy ↑", HEADER[0], HEADER[1], HEADER[3]]
     values = [None, "comprehensiveness", "sufficiency", "seqpg"]
     for panel, title, value in zip(panels, titles, values, strict=True):
-        for colour, way in zip(COLOURS * 3, ways, strict=False):
+        for place, (colour, way) in enumerate(zip(COLOURS * 3, ways, strict=False)):
             points = [
                 (
                     b_of(name),
@@ -243,7 +247,11 @@ def plot(study: Study, group: str, cells: dict) -> str:
                 if name.startswith("B=") and name.partition(" ")[2] == way
             ]
             points = sorted((b, entry["mean"], entry["low"], entry["high"]) for b, entry in points if entry)
-            if points:
+            if len(points) == 1:  # no line: beside those of the other ways, with its interval
+                ((b, middle, low, high),) = points
+                at, interval = b + 0.02 * (place - (len(ways) - 1) / 2), [[middle - low], [high - middle]]
+                panel.errorbar(at, middle, interval, marker="o", markersize=3, color=colour, label=f"B-cos {way}")
+            elif points:
                 bs, means, lows, highs = zip(*points, strict=True)
                 panel.plot(bs, means, marker="o", markersize=3, color=colour, label=f"B-cos {way}")
                 panel.fill_between(bs, lows, highs, alpha=0.12, color=colour, linewidth=0)

@@ -134,6 +134,7 @@ class Recipe:
 
     def settings(self) -> dict:
         """What makes the model another one."""
+        # `more` only where there are such steps: models and cells from before it stay valid.
         return {name: value for name, value in asdict(self).items() if name != "more" or value}
 
     def config(self) -> BcosConfig:

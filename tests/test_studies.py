@@ -193,13 +193,14 @@ def test_a_report_names_the_machine_of_the_cells(tmp_path, monkeypatch):
 def test_methods_of_a_study_are_chosen_by_name_and_kept_with_its_cells(tmp_path):
     from argparse import Namespace
 
-    from paper_classification import methods_of
+    from paper_classification import METHODS, methods_of
     from studies import Study, labels
     from study_models import Task, calibrated, conventional
 
     task = Task("toy", [], [], 2, "", tokenizer=None)
     found = Namespace(ig_steps=2, methods=None)
     assert labels(methods_of(calibrated(1.25), task, found)) == ["bcos", "bcos, average word", "random"]
+    assert {name for b in (None, 1.25) for name in labels(methods_of(calibrated(b), task, found))} == set(METHODS)
     found.methods = ["random", "attention_rollout, reversed", "bcos"]
     assert labels(methods_of(conventional(), task, found)) == ["attention_rollout, reversed", "random"]
     found.methods = ["bcos"]
