@@ -67,20 +67,29 @@ class HideTokensCallback(TrainerCallback):
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): as for [`hide_tokens`].
         share (`float`, defaults to 0.1): mean share of hidden tokens.
         token_id (`int`, *optional*): what hides them. Default: the mask token.
+        start (`float`, defaults to 0.0):
+            The share of the training's steps that goes by before it begins to hide, from 0 to below 1. Batches that
+            the loader has prepared by then are whole, a few at most. A training that is resumed knows where it is.
 
     Raises:
-        ValueError: as [`hide_tokens`]; while training, a batch without `input_ids`, or batches not of a `DataLoader`.
+        ValueError: as [`hide_tokens`], or `start` is out of range; while training, a batch without `input_ids`, or
+            batches not of a `DataLoader`.
 
     Example:
         >>> from transformers import AutoTokenizer
         >>> from bcos_peft import HideTokensCallback
-        >>> HideTokensCallback(AutoTokenizer.from_pretrained("google-bert/bert-base-uncased"), share=0.1).share
+        >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+        >>> HideTokensCallback(tokenizer, share=0.1, start=2 / 3).share  # in the last third
         0.1
     """
 
-    def __init__(self, tokenizer, share: float = 0.1, token_id: int | None = None):
+    def __init__(self, tokenizer, share: float = 0.1, token_id: int | None = None, start: float = 0.0):
         hide_tokens(torch.zeros(1, 0, dtype=torch.long), tokenizer, share, token_id)  # refuses what it would refuse
-        self.tokenizer, self.share, self.token_id = tokenizer, share, token_id
+        if not 0 <= start < 1:
+            raise ValueError(f"start must be at least 0 and below 1, a share of the training's steps, got {start!r}.")
+        self.tokenizer, self.share, self.token_id, self.start = tokenizer, share, token_id, start
+        # In shared memory: processes that collate for a DataLoader see it change.
+        self._begun = torch.tensor(False).share_memory_()
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Begin to hide. The loader of this training does it, so that nothing stays behind if it is interrupted."""
@@ -90,25 +99,35 @@ class HideTokensCallback(TrainerCallback):
                 f"HideTokensCallback hides tokens where a DataLoader collates them, and train_dataloader is a "
                 f"{type(loader).__name__}. Call hide_tokens on its batches instead, and leave the callback out."
             )
-        loader.collate_fn = _Hiding(_whole(loader.collate_fn), self.tokenizer, self.share, self.token_id)
+        self._look(state)
+        loader.collate_fn = _Hiding(_whole(loader.collate_fn), self)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Begin to hide where the time has come."""
+        self._look(state)
 
     def on_train_end(self, args, state, control, train_dataloader=None, **kwargs):
         """Hide no longer, should the loader be used again."""
         loader = _collating(train_dataloader)
         loader.collate_fn = _whole(loader.collate_fn)
 
+    def _look(self, state) -> None:
+        self._begun.fill_(self.start == 0 or state.global_step >= self.start * state.max_steps)
+
 
 class _Hiding:
     """A collator, then [`hide_tokens`]. A class, since workers of a `DataLoader` may get it pickled."""
 
-    def __init__(self, collate, tokenizer, share: float, token_id: int | None):
-        self.collate, self.tokenizer, self.share, self.token_id = collate, tokenizer, share, token_id
+    def __init__(self, collate, callback: HideTokensCallback):
+        self.collate, self.begun = collate, callback._begun
+        self.options = {"tokenizer": callback.tokenizer, "share": callback.share, "token_id": callback.token_id}
 
     def __call__(self, rows):
         batch = self.collate(rows)
         if not isinstance(batch, Mapping) or batch.get("input_ids") is None:
             raise ValueError("HideTokensCallback hides token ids, and this batch has no input_ids; leave it out.")
-        batch["input_ids"] = hide_tokens(batch["input_ids"], self.tokenizer, self.share, self.token_id)
+        if self.begun:
+            batch["input_ids"] = hide_tokens(batch["input_ids"], **self.options)
         return batch
 
 

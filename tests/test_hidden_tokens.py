@@ -28,6 +28,12 @@ def test_a_share_of_the_tokens_is_hidden_and_no_special_one():
     assert not torch.equal(hide_tokens(ids, tokenizer, share=0.2), found)
 
 
+@pytest.mark.parametrize("start", [-0.1, 1, float("nan")])
+def test_a_start_out_of_range_is_refused(start):
+    with pytest.raises(ValueError, match="start must be at least 0 and below 1"):
+        HideTokensCallback(tiny.tokenizer(), start=start)
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 0.6, float("nan")])
 def test_shares_out_of_range_are_refused(share):
     with pytest.raises(ValueError, match=r"share must be above 0 and at most 0\.5"):
@@ -43,16 +49,21 @@ def test_a_tokenizer_without_a_mask_token_needs_another():
     assert (hide_tokens(ids, tokenizer, 0.5, token_id=3) == 3).any()
 
 
-def train(path, model, callback, rows):
+def train(path, model, callback, rows, resume=False, **more):
+    options = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 3,
+        "save_strategy": "no",
+        "eval_strategy": "steps",
+    } | more
     arguments = TrainingArguments(
-        str(path), max_steps=2, per_device_train_batch_size=3, eval_strategy="steps", eval_steps=1,
-        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
+        str(path), eval_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, **options
+    )
     tokenizer = callback.tokenizer
     trainer = Trainer(
         model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer, callbacks=[callback]
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
 
 
 @pytest.fixture
@@ -75,6 +86,44 @@ def test_training_sees_hidden_tokens_and_evaluation_whole_texts(tmp_path, rows):
     assert not any(seen[False])
     model.train()(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
     assert not seen[True][-1], "nothing is left on the model"
+
+
+def hidden_batches(model, tokenizer):
+    """Of each batch that the model is trained on, whether it has hidden tokens."""
+    seen = []
+
+    def watch(module, args):
+        if module.training:
+            seen.append((args[0] == tokenizer.mask_token_id).any().item())
+
+    model.get_input_embeddings().register_forward_pre_hook(watch)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_hiding_begins_later(tmp_path, rows, workers):
+    model, tokenizer = tiny.model(num_labels=2), tiny.tokenizer()
+    seen = hidden_batches(model, tokenizer)
+    callback = HideTokensCallback(tokenizer, share=0.5, start=0.5)
+    train(tmp_path, model, callback, rows * 40, max_steps=40, dataloader_num_workers=workers, eval_strategy="no")
+    assert not any(seen[:20])
+    assert all(seen[30:]), "batches that are prepared beforehand are few"
+
+
+def test_a_resumed_training_knows_where_it_is(tmp_path, rows):
+    tokenizer = tiny.tokenizer()
+
+    class Stop(HideTokensCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            super().on_step_end(args, state, control, **kwargs)
+            control.should_training_stop = state.global_step == 8
+
+    options = {"max_steps": 10, "save_strategy": "steps", "save_steps": 8}
+    train(tmp_path, tiny.model(num_labels=2), Stop(tokenizer, 0.5, start=0.5), rows * 10, **options)
+    model = tiny.model(num_labels=2)
+    seen = hidden_batches(model, tokenizer)
+    train(tmp_path, model, HideTokensCallback(tokenizer, 0.5, start=0.5), rows * 10, resume=True, **options)
+    assert seen == [True, True]
 
 
 def test_an_interrupted_training_leaves_nothing_behind(tmp_path, rows):
