@@ -64,7 +64,7 @@ studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; w
 study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong methods: some four hours on a core
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/torchrun --standalone --nproc-per-node $(STUDY_PROCESSES) \
 	  benchmarks/paper_classification.py --tasks reviews --b 1.25 --steps 1483 --loss ce bce \
-	  --ways conventional published calibrated recommended further control \
+	  --ways conventional published calibrated recommended control early further \
 	  --methods bcos "bcos, average word" integrated_gradients random --rows 200 --pairs 200 \
 	  --output results/full_training $(STUDY_ARGS)
 

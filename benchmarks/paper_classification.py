@@ -9,13 +9,13 @@
 
 *Published* converts the stock model (unit rows) and trains it with binary cross entropy. *Calibrated* trains the
 stock model for two thirds of the steps, converts it with calibration on 256 of the training texts, and trains on. All
-see the same texts in the same number of steps. The recommended recipe (docs/guides/recipes.md) is one more model. Only
-if `--ways` names them: *further* converts the conventional model at the end of its training and trains it a fifth of
-the steps more, with binary cross entropy and a tenth of the tokens hidden, as one does with a model that is fine-tuned
-already; *control* is the conventional model with that loss and hidden tokens. With `--hide` that share of the tokens
-is hidden in the last third of training, so that texts with tokens missing are nothing new to the model; a conventional
-model trained so is the control. The fifth line searches for a better recipe: `--after` is the share of the steps that
-follow the conversion.
+see the same texts in the same number of steps. *Recommended* (docs/guides/recipes.md) trains a conventional model with
+binary cross entropy, in the last third with a tenth of the tokens hidden, and converts it at the end; *control* is
+that conventional model. Only if `--ways` names them: *early* converts after a third of the steps and trains on with
+this loss and hidden tokens; *further* converts the usual conventional model at the end and trains it so for a fifth of
+the steps more, as one does with a model that is fine-tuned already. With `--hide` that share of the tokens is hidden
+in the last third of training, so that texts with tokens missing are nothing new to the model. The fifth line searches
+for a better recipe: `--after` is the share of the steps that follow the conversion.
 
 Methods: the exact contributions of B-cos models, also relative to an average word; input x gradient, integrated
 gradients, attention rollout (also in the order of published code) and occlusion of the conventional model; random
@@ -51,7 +51,7 @@ from bcos_peft.evaluation import (
 
 VALUES = {"comprehensiveness": True, "sufficiency": False, "sufficiency_reference": False, "seqpg": True}
 HEADER = ["Comprehensiveness ↑", "Sufficiency ↓", "Sufficiency, as published ↓", "SeqPG ↑"]
-WAYS = ["conventional", "published", "calibrated", "recommended"]
+WAYS = ["conventional", "published", "calibrated", "recommended", "control"]
 METHODS = [
     "bcos", "bcos, average word", "input_x_gradient", "integrated_gradients", "attention_rollout",
     "attention_rollout, reversed", "occlusion", "random",
@@ -63,7 +63,7 @@ def arguments(parser) -> None:
     parser.add_argument("--tasks", nargs="+", default=["reviews", "tweets"])
     parser.add_argument("--model", help="folder or hub name of the checkpoint; default: MiniLM")
     parser.add_argument("--b", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])
-    parser.add_argument("--ways", nargs="+", choices=[*WAYS, "further", "control"], default=WAYS, help="which models")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, "early", "further"], default=WAYS, help="which models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300, help="training steps of every model, 16 texts each")
     parser.add_argument("--batch", type=int, default=16)
@@ -101,15 +101,20 @@ def recipes(found) -> dict[str, Recipe]:
                     name += f", rate {rate:g}" if rate != 5e-5 else ""
                     name += ", BCE" if loss == "bce" else ""
                     made[name + end] = calibrated(b, after=after, rate=rate, loss=loss, **common)
-    sharp = {**sizes, "loss": "bce", "hidden": 0.1, "seed": found.seeds[0]}
-    if "recommended" in found.ways:
-        name = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
-        made[name] = calibrated(1.25, after=0.667, rate=2e-4, **sharp)
-    if "further" in found.ways:
-        name = "B=1.25 calibrated at the end, a fifth more, BCE, hidden 0.1"
-        made[name] = calibrated(1.25, more=found.steps // 5, refine=True, **sharp)
-    if "control" in found.ways:
-        made["conventional, BCE, hidden 0.1"] = conventional(**sharp)
+    for seed in found.seeds:
+        sharp = {**sizes, "loss": "bce", "hidden": 0.1, "seed": seed}
+        end = "BCE, hidden 0.1" + (f", seed {seed}" if seed else "")
+        at_the_end = {**sharp, "after": 0.0, "refine": True}
+        if "early" in found.ways:
+            name = f"B=1.25 calibrated, after 0.67, rate 0.0002, {end}"
+            made[name] = calibrated(1.25, after=0.667, rate=2e-4, **sharp)
+        if "further" in found.ways:
+            name = f"B=1.25 calibrated at the end, a fifth more, {end}"
+            made[name] = calibrated(1.25, more=found.steps // 5, **at_the_end)
+        if "recommended" in found.ways:
+            made[f"B=1.25 calibrated at the end, {end}"] = calibrated(1.25, alike=True, **at_the_end)
+        if "control" in found.ways:
+            made[f"conventional, {end}"] = conventional(**sharp)
     return made
 
 
@@ -195,7 +200,7 @@ def differences(study: Study, group: str, cells: dict) -> str:
     """B-cos models against the strong baseline, text by text: of the usual conventional model, and of one alike."""
     rows = []
     for name in (name for name, cell in cells.items() if "bcos" in cell["rows"]):
-        for stock in dict.fromkeys(["conventional", alike(name, cells)]):
+        for stock in dict.fromkeys(["conventional" + seed_of(name), alike(name, cells)]):
             if stock not in cells:
                 continue
             line = [name, stock]
@@ -211,9 +216,14 @@ def differences(study: Study, group: str, cells: dict) -> str:
 def alike(name: str, cells: dict) -> str:
     """The conventional model of those there are whose loss and hidden tokens are most like a B-cos model's."""
     loss = ", BCE" if "BCE" in name or "published" in name else ""
-    hidden = "".join(re.findall(r", hidden [\d.]+", name))
-    wanted = [f"conventional{loss}{hidden}", f"conventional{loss}", f"conventional{hidden}"]
-    return next((stock for stock in wanted if stock in cells), "conventional")
+    hidden, seed = "".join(re.findall(r", hidden [\d.]+", name)), seed_of(name)
+    wanted = [f"conventional{more}{seed}" for more in (loss + hidden, loss, hidden)]
+    return next((stock for stock in wanted if stock in cells), "conventional" + seed)
+
+
+def seed_of(name: str) -> str:
+    """The end of a model's name that says the seed, nothing for 0."""
+    return "".join(re.findall(r", seed \d+", name))
 
 
 def costs(cells: dict) -> str:
@@ -273,7 +283,7 @@ def plot(study: Study, group: str, cells: dict) -> str:
 def main() -> None:
     found = options(__doc__, arguments)
     smaller(found, tasks=found.tasks[:1], b=[1.25], hide=[0.1], steps=9, train=160, test=40, rows=4, pairs=2,
-            confidence=0.5, ig_steps=3, ways=found.ways[:-1] if found.ways == WAYS else found.ways)  # fmt: skip
+            confidence=0.5, ig_steps=3, ways=found.ways[:-2] if found.ways == WAYS else found.ways)  # fmt: skip
     study = Study("paper_classification", "Classifiers: conventional, as published, calibrated", found)
 
     def jobs():

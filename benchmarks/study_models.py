@@ -106,8 +106,9 @@ class Recipe:
     """How a model comes about. Without `b` it is a conventional one.
 
     After `1 - after` of the steps as a conventional model it is converted, and trained on; `after=1` converts the
-    stock model. With `more` the conventional model is trained to its end, converted, and trained so many steps more.
-    Tokens are hidden in the last third of `steps` and in those that are more, a share of `hidden` in the mean.
+    stock model, `after=0` one that is trained to its end. With `more` there are so many steps more after that. Tokens
+    are hidden in the last third of `steps` and in those that are more, a share of `hidden` in the mean. `loss` and
+    `hidden` are those of the training after the conversion; `alike` has the conventional model before it trained so.
     `refine` calibrates with variations of the texts and refines blocks, as is the package's default; training follows
     here in any case, and most models of the studies do without.
     """
@@ -117,6 +118,7 @@ class Recipe:
     batch: int = 16
     after: float = 1.0
     more: int = 0
+    alike: bool = False
     rate: float = 1e-4
     loss: str = "ce"
     normalize_weights: bool = False
@@ -130,12 +132,12 @@ class Recipe:
     @property
     def before(self) -> int:
         """Steps before the conversion."""
-        return 0 if self.b is None else self.steps if self.more else round(self.steps * (1 - self.after))
+        return 0 if self.b is None else round(self.steps * (1 - self.after))
 
     def settings(self) -> dict:
         """What makes the model another one."""
-        # `more` only where there are such steps: models and cells from before it stay valid.
-        return {name: value for name, value in asdict(self).items() if name != "more" or value}
+        # The two that came later only where they say something: models and cells from before them stay valid.
+        return {name: value for name, value in asdict(self).items() if name not in ("more", "alike") or value}
 
     def config(self) -> BcosConfig:
         plain = {} if self.refine else {"calibration_replay": 0, "calibration_epochs": 0}
@@ -248,8 +250,8 @@ def _make(task: Task, recipe: Recipe):
         rows = task.test
         facts["accuracy_before_training"] = sum(correct(task, model, rows)) / len(rows)
     third = calibrated(1.0, steps=recipe.steps).before
-    usual = recipe == _usual(recipe)  # most converted models begin there
-    kept = train(task, model, recipe, range(recipe.before, recipe.steps + recipe.more), keep=[third] if usual else [])
+    keep = [third] if recipe == _usual(recipe) else []  # most converted models begin there
+    kept = train(task, model, recipe, range(recipe.before, recipe.steps + recipe.more), keep)
     for step, half in kept.items():
         _keep(_folder(task, recipe) / f"step-{step}", half, {})
     return model, {**facts, "seconds": time.perf_counter() - began}
@@ -258,7 +260,7 @@ def _make(task: Task, recipe: Recipe):
 def _half_way(task: Task, recipe: Recipe):
     """The conventional model as it was when this recipe converts it: a moment of its training in full."""
     whole = _usual(recipe)
-    if recipe.more:
+    if recipe.before == recipe.steps:
         return build(task, whole)[0]
     folder = _folder(task, whole) / f"step-{recipe.before}"
     with alone(folder.parent):
@@ -278,8 +280,9 @@ def _make_half_way(task: Task, recipe: Recipe, whole: Recipe, folder: Path) -> N
 
 
 def _usual(recipe: Recipe) -> Recipe:
-    """The conventional model of the same steps."""
-    return conventional(steps=recipe.steps, batch=recipe.batch, seed=recipe.seed)
+    """The conventional model of the same steps: one that many recipes share, or one with this recipe's training."""
+    more = {"loss": recipe.loss, "hidden": recipe.hidden} if recipe.alike else {}
+    return conventional(steps=recipe.steps, batch=recipe.batch, seed=recipe.seed, **more)
 
 
 def _folder(task: Task, recipe: Recipe) -> Path:

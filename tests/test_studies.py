@@ -60,12 +60,14 @@ def test_classification_study(tiny_bert, tmp_path):
     first = json.loads(results.read_text())["cells"]["tweets"]
     assert list(first) == ["conventional"]
 
-    ways = ["conventional", "published", "calibrated", "recommended", "further", "control"]
+    ways = ["conventional", "published", "calibrated", "recommended", "control", "early", "further"]
     out = run("paper_classification.py", *arguments, "--ways", *ways)
     cells = json.loads(results.read_text())["cells"]["tweets"]
-    recommended = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
-    further, control = "B=1.25 calibrated at the end, a fifth more, BCE, hidden 0.1", "conventional, BCE, hidden 0.1"
-    assert list(cells) == ["conventional", "B=1.25 published", "B=1.25 calibrated", recommended, further, control]
+    recommended, control = "B=1.25 calibrated at the end, BCE, hidden 0.1", "conventional, BCE, hidden 0.1"
+    early = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
+    further = "B=1.25 calibrated at the end, a fifth more, BCE, hidden 0.1"
+    usual = ["conventional", "B=1.25 published", "B=1.25 calibrated"]
+    assert list(cells) == [*usual, early, further, recommended, control]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
     assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "bcos, average word", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
@@ -108,10 +110,35 @@ def test_recipes():
     assert conventional().before == published(1.5).before == 0
     assert calibrated(1.5, steps=300).before == 200
     assert calibrated(1.5, steps=300, after=0.5).before == 150
-    assert calibrated(1.5, steps=300, more=60).before == 300
+    assert calibrated(1.5, steps=300, after=0, more=60).before == 300
     assert calibrated(1.5, more=60).settings() == {**calibrated(1.5).settings(), "more": 60}
+    assert "alike" not in calibrated(1.5).settings()
     assert published(1.5).config().normalize_weights
     assert not calibrated(1.5).config().normalize_weights
+
+
+def test_a_model_is_compared_with_the_conventional_one_of_its_training():
+    from paper_classification import alike
+
+    cells = dict.fromkeys(
+        ["conventional", "conventional, BCE", "conventional, BCE, hidden 0.1", "conventional, seed 1"]
+    )
+    assert alike("B=1.25 calibrated", cells) == "conventional"
+    assert alike("B=1.25 published", cells) == "conventional, BCE"
+    assert alike("B=1.25 calibrated at the end, BCE, hidden 0.1", cells) == "conventional, BCE, hidden 0.1"
+    assert alike("B=1.25 calibrated, BCE, seed 1", cells) == "conventional, seed 1", "there is none with both"
+
+
+def test_the_recommended_model_comes_from_the_control(monkeypatch):
+    import study_models
+
+    asked = []
+    monkeypatch.setattr(study_models, "build", lambda task, recipe: asked.append(recipe) or ("model", {}))
+    sharp = {"steps": 30, "loss": "bce", "hidden": 0.1, "seed": 2}
+    usual = study_models.calibrated(1.25, after=0.0, **sharp)
+    assert study_models._half_way(None, usual) == "model"
+    assert study_models._half_way(None, study_models.replace(usual, alike=True)) == "model"
+    assert asked == [study_models.conventional(steps=30, seed=2), study_models.conventional(**sharp)]
 
 
 def test_cells_are_kept_by_their_settings(tmp_path):
