@@ -32,7 +32,7 @@ import re
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import warnings
-from itertools import product
+from itertools import chain, product
 
 from studies import COLOURS, Study, draw, figure, labels, mean, options, smaller, table, table_of_means
 from study_models import Recipe, Task, build, calibrated, conventional, correct, load_task, published
@@ -46,6 +46,7 @@ from bcos_peft.evaluation import (
     build_pairs,
     evaluate,
     get_method,
+    paired_test,
 )
 
 
@@ -158,8 +159,10 @@ def measure(study: Study, task: Task, name: str, recipe: Recipe, found) -> dict:
         settings["checkpoint"] = settings["checkpoint"].with_suffix(".rationales.jsonl")
         some = task.rationales[: found.rows]
         result += evaluate(model, task.tokenizer, some, methods, [Plausibility()], **settings)
+    right = correct(task, model)
     return {
-        "accuracy": mean(correct(task, model)),
+        "accuracy": mean(right),
+        "right": "".join(str(int(each)) for each in right),
         "made": facts,
         "pairs": len(pairs),
         **study.keep(task.name, name, result),
@@ -203,14 +206,21 @@ def differences(study: Study, group: str, cells: dict) -> str:
         for stock in dict.fromkeys(["conventional" + seed_of(name), alike(name, cells)]):
             if stock not in cells:
                 continue
-            line = [name, stock]
+            tests = [more_accurate(cells[name], cells[stock])]
             for value in ("comprehensiveness", "sufficiency"):
-                test = study.compare([group], f"{name} + bcos", f"{stock} + {STRONG}", value)
-                line += ["–", "–"] if test is None else [str(test.difference), f"{test.p_value:.2g}"]
-            if line[2] != "–":
-                rows.append(line)
-    header = ["B-cos", "less IG of", "Comprehensiveness", "p", "Sufficiency", "p"]
+                tests.append(study.compare([group], f"{name} + bcos", f"{stock} + {STRONG}", value))
+            if tests[1] is not None:
+                shown = [("–", "–") if test is None else (test.difference, f"{test.p_value:.2g}") for test in tests]
+                rows.append([name, stock, *chain.from_iterable(shown)])
+    header = ["B-cos", "less IG of", "Accuracy", "p", "Comprehensiveness", "p", "Sufficiency", "p"]
     return table(header, rows, left=2) if rows else ""
+
+
+def more_accurate(cell: dict, other: dict):
+    """The paired test of two models' accuracies on the same texts; None where a cell is from before it kept them."""
+    if "right" not in cell or "right" not in other:
+        return None
+    return paired_test([int(each) for each in cell["right"]], [int(each) for each in other["right"]])
 
 
 def alike(name: str, cells: dict) -> str:

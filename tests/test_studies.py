@@ -74,6 +74,7 @@ def test_classification_study(tiny_bert, tmp_path):
     assert cells["conventional"]["costs"]["integrated_gradients"]["forward_rows_per_example"] == 2
     for cell in cells.values():
         assert cell["accuracy"]["count"] == 24
+        assert cell["right"].count("1") == round(24 * cell["accuracy"]["mean"])
         assert cell["settings"]["rows"] == cell["rows"]["random"]["comprehensiveness"]["count"] == 3
 
     page = (tmp_path / "study" / "results.md").read_text()
