@@ -75,7 +75,8 @@ class BcosConfig:
             How often `"auto"` goes over the texts to refine what was fitted, by gradient; 0 for not at all. Causal
             language models learn corrections of low rank, of all layers together, towards what the stock model
             predicted: by default `8·(b − 1)²` times, rounded, and at most 8: not at all at B = 1.25, twice at 1.5.
-            Other models' blocks are trained one by one, towards what the stock block gave: by default 4 times.
+            Other models' blocks are trained one by one, towards what the stock block gave: by default `12·(b − 1)`
+            times, rounded, at least 4 and at most 12.
             Quantised layers are left as they are.
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
@@ -190,12 +191,15 @@ class BcosConfig:
             >>> from bcos_peft import BcosConfig
             >>> [BcosConfig(b=b).epochs(language_model=True) for b in (1.1, 1.25, 1.5, 2)]
             [0, 0, 2, 8]
+            >>> [BcosConfig(b=b).epochs(language_model=False) for b in (1.1, 1.25, 1.5, 2)]
+            [4, 4, 6, 12]
         """
         if self.calibration_epochs is not None:
             return self.calibration_epochs
+        # The larger B, the more there is to learn.
         if not language_model:
-            return 4
-        # The larger B, the more there is to learn; at B = 1.25 a pass made nothing better on texts held out.
+            return min(12, max(4, round(12 * (self.b - 1))))
+        # At B = 1.25 a pass made nothing better on texts held out.
         return min(8, round(8 * (self.b - 1) ** 2))
 
     def to_dict(self) -> dict[str, Any]:

@@ -132,21 +132,25 @@ class Report:
     def __init__(self, fresh: bool):
         if fresh:
             RESULTS.unlink(missing_ok=True)
-        self.figures = self._read()
+        self.figures, self.cpus = self._read()
 
     @staticmethod
-    def _read() -> dict:
-        return json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
+    def _read() -> tuple[dict, dict]:
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"figures": {}, "cpus": {}}
+        return found["figures"], found["cpus"]
 
     def has(self, case: str, way: str) -> bool:
         return way in self.figures.get(case, {})
 
     def __call__(self, case: str, way: str, values: dict[str, float]) -> None:
-        self.figures = self._read()  # another run may have added to it
+        facts = machine("cpu")
+        self.figures, self.cpus = self._read()  # another run may have added to it
         self.figures.setdefault(case, {})[way] = {name: round(value, 4) for name, value in values.items()}
+        self.cpus.setdefault(case, {})[way] = facts.pop("cpu")
         print(case, way, self.figures[case][way], flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"figures": self.figures, "machine": machine("cpu")}, indent=2) + "\n")
+        made = {"figures": self.figures, "cpus": self.cpus, "machine": facts}
+        RESULTS.write_text(json.dumps(made, indent=2) + "\n")
 
 
 def main() -> None:
