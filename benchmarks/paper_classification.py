@@ -1,7 +1,7 @@
 """Classifiers: conventional, B-cos as published, B-cos calibrated. Accuracy and how faithful explanations are.
 
-    python benchmarks/paper_classification.py                 # reviews and tweets, offline: two hours on a core
-    accelerate launch --cpu --num_processes 2 benchmarks/paper_classification.py       # an hour on two
+    python benchmarks/paper_classification.py                 # reviews and tweets, offline: some two and a half hours
+    accelerate launch --cpu --num_processes 2 benchmarks/paper_classification.py       # on two cores
     python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
     python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub
     python benchmarks/paper_classification.py --b 1.25 --hide 0 0.1 0.25 --after 0.33 0.5 --loss ce bce
