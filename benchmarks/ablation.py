@@ -18,7 +18,7 @@ import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from paper_classification import HEADER, METHODS, VALUES, measure, methods_of
 from studies import COLOURS, Study, draw, figure, labels, options, shown, smaller, table, table_of_means
@@ -141,7 +141,7 @@ def main() -> None:
         sizes = {key: vars(found)[key] for key in ("test", "rows", "pairs", "confidence", "ig_steps", "max_tokens")}
         sizes |= {"model": found.model, "train": len(task.train)}
         for title, recipe in variants(found.b, steps=found.steps, seed=found.seed).items():
-            settings = {"recipe": recipe.settings(), **sizes, "methods": labels(methods_of(recipe, task, found))}
+            settings = {"recipe": asdict(recipe), **sizes, "methods": labels(methods_of(recipe, task, found))}
             yield task.name, title, settings, lambda n=title, r=recipe: measure(study, task, n, r, found)
         yield task.name, ALONE, {"b": found.b, "model": found.model}, lambda: refusal(task, found.b)
 

@@ -32,6 +32,7 @@ import re
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import warnings
+from dataclasses import asdict
 from itertools import chain, product
 
 from studies import COLOURS, Study, draw, figure, labels, mean, options, smaller, table, table_of_means
@@ -304,7 +305,7 @@ def main() -> None:
             sizes["test"] = test
             for title, recipe in recipes(found).items():
                 methods = labels(methods_of(recipe, task, found))
-                settings = {"recipe": recipe.settings(), "model": found.model, "train": len(task.train), **sizes}
+                settings = {"recipe": asdict(recipe), "model": found.model, "train": len(task.train), **sizes}
                 settings["methods"] = methods
                 yield task.name, title, settings, lambda t=task, n=title, r=recipe: measure(study, t, n, r, found)
 

@@ -134,11 +134,6 @@ class Recipe:
         """Steps before the conversion."""
         return 0 if self.b is None else round(self.steps * (1 - self.after))
 
-    def settings(self) -> dict:
-        """What makes the model another one."""
-        # The two that came later only where they say something: models and cells from before them stay valid.
-        return {name: value for name, value in asdict(self).items() if name not in ("more", "alike") or value}
-
     def config(self) -> BcosConfig:
         plain = {} if self.refine else {"calibration_replay": 0, "calibration_epochs": 0}
         return BcosConfig(
@@ -287,7 +282,7 @@ def _usual(recipe: Recipe) -> Recipe:
 
 def _folder(task: Task, recipe: Recipe) -> Path:
     facts = [
-        recipe.settings(),
+        asdict(recipe),
         task.name,
         Path(task.base).name,
         len(task.train),

@@ -50,15 +50,9 @@ def test_a_tokenizer_without_a_mask_token_needs_another():
 
 
 def train(path, model, callback, rows, resume=False, **more):
-    options = {
-        "max_steps": 2,
-        "per_device_train_batch_size": 3,
-        "save_strategy": "no",
-        "eval_strategy": "steps",
-    } | more
-    arguments = TrainingArguments(
-        str(path), eval_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, **options
-    )
+    usual = {"max_steps": 2, "per_device_train_batch_size": 3, "save_strategy": "no", "eval_strategy": "steps"}
+    fixed = {"eval_steps": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    arguments = TrainingArguments(str(path), **fixed, **(usual | more))
     tokenizer = callback.tokenizer
     trainer = Trainer(
         model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer, callbacks=[callback]

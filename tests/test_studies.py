@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,6 @@ def test_recipes():
     assert calibrated(1.5, steps=300).before == 200
     assert calibrated(1.5, steps=300, after=0.5).before == 150
     assert calibrated(1.5, steps=300, after=0, more=60).before == 300
-    assert calibrated(1.5, more=60).settings() == {**calibrated(1.5).settings(), "more": 60}
-    assert "alike" not in calibrated(1.5).settings()
     assert published(1.5).config().normalize_weights
     assert not calibrated(1.5).config().normalize_weights
 
@@ -128,6 +127,25 @@ def test_a_model_is_compared_with_the_conventional_one_of_its_training():
     assert alike("B=1.25 published", cells) == "conventional, BCE"
     assert alike("B=1.25 calibrated at the end, BCE, hidden 0.1", cells) == "conventional, BCE, hidden 0.1"
     assert alike("B=1.25 calibrated, BCE, seed 1", cells) == "conventional, seed 1", "there is none with both"
+
+
+def test_accuracies_are_compared_text_by_text():
+    from paper_classification import more_accurate
+
+    test = more_accurate({"right": "1101"}, {"right": "1000"})
+    assert test.difference.mean == 0.5
+    assert more_accurate({"right": "1101"}, {}) is None, "a cell from before there was one"
+
+
+@pytest.mark.parametrize("study", ["full_training", "paper_classification", "ablation"])
+def test_recipes_of_committed_cells_have_all_fields(study):
+    """A run finds a cell by them."""
+    from study_models import Recipe
+
+    groups = json.loads((ROOT / "results" / study / "results.json").read_text())["cells"].values()
+    found = [cell["settings"]["recipe"] for cells in groups for cell in cells.values() if "recipe" in cell["settings"]]
+    assert found
+    assert all(asdict(Recipe(**recipe)) == recipe for recipe in found)
 
 
 def test_the_recommended_model_comes_from_the_control(monkeypatch):
