@@ -41,7 +41,7 @@ def arguments(parser) -> None:
     parser.add_argument("--rows", type=int, default=60, help="of them for comprehensiveness and sufficiency")
     parser.add_argument("--pairs", type=int, default=30, help="of the pointing game")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which of these (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which of these")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
 

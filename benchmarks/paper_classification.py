@@ -17,10 +17,10 @@ the steps more, as one does with a model that is fine-tuned already. With `--hid
 in the last third of training, so that texts with tokens missing are nothing new to the model. The fifth line searches
 for a better recipe: `--after` is the share of the steps that follow the conversion.
 
-Methods: the exact contributions of B-cos models, also relative to an average word; input x gradient, integrated
-gradients, attention rollout (also in the order of published code) and occlusion of the conventional model; random
-scores of each. Pairs of the pointing game are made for each model of texts that it is sure of. Every model is a cell
-of results.json.
+Methods: the exact contributions of B-cos models; input x gradient, integrated gradients, attention rollout (also in
+the order of published code) and occlusion of the conventional model, of one that learns with hidden tokens integrated
+gradients alone; random scores of each. `--methods` names others, such as contributions relative to an average word.
+Pairs of the pointing game are made for each model of texts that it is sure of. Every model is a cell of results.json.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ from bcos_peft.evaluation import (
 VALUES = {"comprehensiveness": True, "sufficiency": False, "sufficiency_reference": False, "seqpg": True}
 HEADER = ["Comprehensiveness ↑", "Sufficiency ↓", "Sufficiency, as published ↓", "SeqPG ↑"]
 WAYS = ["conventional", "published", "calibrated", "recommended", "control"]
-METHODS = [
-    "bcos", "bcos, average word", "input_x_gradient", "integrated_gradients", "attention_rollout",
-    "attention_rollout, reversed", "occlusion", "random",
-]  # fmt: skip
 STRONG = "integrated_gradients"  # of a conventional model: what there is to beat
+AVERAGE = "bcos, average word"  # nearly the same as bcos for classifiers, so only where --methods names it
+METHODS = [
+    "bcos", AVERAGE, "input_x_gradient", STRONG, "attention_rollout", "attention_rollout, reversed", "occlusion",
+    "random",
+]  # fmt: skip
+USUAL = [name for name in METHODS if name != AVERAGE]
+OF_CONTROLS = [STRONG, "random"]
 
 
 def arguments(parser) -> None:
@@ -74,7 +77,7 @@ def arguments(parser) -> None:
     parser.add_argument("--rows", type=int, default=100, help="of them for comprehensiveness and sufficiency")
     parser.add_argument("--pairs", type=int, default=60, help="of the pointing game")
     parser.add_argument("--confidence", type=float, default=0.9, help="of the texts in these pairs")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which of these (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which of these")
     parser.add_argument("--ig-steps", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--hide", type=float, nargs="+", default=[0.0], metavar="SHARE")
@@ -122,7 +125,7 @@ def recipes(found) -> dict[str, Recipe]:
 
 def methods_of(recipe: Recipe, task: Task, found) -> list:
     if recipe.b is not None:
-        methods = ["bcos", get_method("bcos", baseline="average", label="bcos, average word"), "random"]
+        methods = ["bcos", get_method("bcos", baseline="average", label=AVERAGE), "random"]
     else:
         methods = [
             "input_x_gradient",
@@ -132,9 +135,9 @@ def methods_of(recipe: Recipe, task: Task, found) -> list:
             "occlusion",
             "random",
         ]
-    wanted = [
-        method for method, name in zip(methods, labels(methods), strict=True) if name in (found.methods or [name])
-    ]
+    usual = OF_CONTROLS if recipe.b is None and recipe.hidden else USUAL
+    names = found.methods or usual
+    wanted = [method for method, name in zip(methods, labels(methods), strict=True) if name in names]
     if not wanted:
         raise SystemExit(f"--methods names none of {', '.join(labels(methods))}: add one of them.")
     return wanted

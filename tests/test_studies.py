@@ -70,7 +70,7 @@ def test_classification_study(tiny_bert, tmp_path):
     usual = ["conventional", "B=1.25 published", "B=1.25 calibrated"]
     assert list(cells) == [*usual, early, further, recommended, control]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
-    assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "bcos, average word", "random"]
+    assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
     assert cells["conventional"]["costs"]["integrated_gradients"]["forward_rows_per_example"] == 2
     for cell in cells.values():
@@ -239,12 +239,16 @@ def test_a_report_names_the_machine_of_the_cells(tmp_path, monkeypatch):
 def test_methods_of_a_study_are_chosen_by_name_and_kept_with_its_cells(tmp_path):
     from argparse import Namespace
 
-    from paper_classification import METHODS, methods_of
+    from paper_classification import METHODS, USUAL, methods_of
     from studies import Study, labels
     from study_models import Task, calibrated, conventional
 
     task = Task("toy", [], [], 2, "", tokenizer=None)
     found = Namespace(ig_steps=2, methods=None)
+    assert labels(methods_of(calibrated(1.25), task, found)) == ["bcos", "random"]
+    assert {name for b in (None, 1.25) for name in labels(methods_of(calibrated(b), task, found))} == set(USUAL)
+    assert labels(methods_of(conventional(hidden=0.1), task, found)) == ["integrated_gradients", "random"]
+    found.methods = METHODS
     assert labels(methods_of(calibrated(1.25), task, found)) == ["bcos", "bcos, average word", "random"]
     assert {name for b in (None, 1.25) for name in labels(methods_of(calibrated(b), task, found))} == set(METHODS)
     found.methods = ["random", "attention_rollout, reversed", "bcos"]
