@@ -14,6 +14,7 @@ from bcos_peft.generation_explanation import GenerationExplanation
 from bcos_peft.imports import after_import as _after_import
 from bcos_peft.mode import explanation_mode
 from bcos_peft.registration import register_all as _register_all
+from bcos_peft.steady import steady_weights
 from bcos_peft.trainable import merge_gains, train_only
 from bcos_peft.version import __version__
 
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "merge_gains",
     "register_family",
+    "steady_weights",
     "train_only",
 ]
 

@@ -20,7 +20,13 @@ __all__ = ["bcos_linear", "bcos_scale", "hold_ratio", "layer_norm", "rms_norm"]
 
 
 def bcos_linear(
-    x: Tensor, weight: Tensor, b: float = 1.25, *, normalize_weights: bool = False, hold_scale: bool = False
+    x: Tensor,
+    weight: Tensor,
+    b: float = 1.25,
+    *,
+    normalize_weights: bool = False,
+    hold_scale: bool = False,
+    w_norm: Tensor | None = None,
 ) -> Tensor:
     r"""B-cos linear map, ``y_i = |cos(x, w_i)|^(b-1) · w_i·x``.
 
@@ -38,6 +44,8 @@ def bcos_linear(
         normalize_weights: divide each row by its norm, ``y_i = |cos_i|^(b-1) · w_i·x / ‖w_i‖``, as the paper does.
         hold_scale: treat ``s`` as a constant in the backward pass, so that gradient × input gives contributions
             that sum to ``y`` (explanation mode). The output is the same, bit for bit.
+        w_norm: ``(out_features,)``, the norms of the rows as `numerics.row_norms` gives them, where they are known.
+            Under autocast they are taken anew, of the rounded rows.
 
     Returns:
         ``(..., out_features)``, in the dtype of ``x`` (or of autocast). Zero inputs and zero rows give zeros.
@@ -58,8 +66,8 @@ def bcos_linear(
         return torch.nn.functional.linear(x, weight)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    y = _BcosLinear.apply(matrix(x), weight, float(b), normalize_weights, hold_scale)
+        x, weight, w_norm = x.to(dtype), weight.to(dtype), None
+    y = _BcosLinear.apply(matrix(x), weight, w_norm, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -69,8 +77,8 @@ class _BcosLinear(torch.autograd.Function):
     # sw = 1/‖w‖, and s below stands for s/‖w‖.) So the power of y is all that the backward pass needs.
 
     @staticmethod
-    def forward(ctx, x, weight, b, unit_rows, hold_scale):
-        x_norm, w_norm = row_norms(x), row_norms(weight)
+    def forward(ctx, x, weight, w_norm, b, unit_rows, hold_scale):
+        x_norm, w_norm = row_norms(x), row_norms(weight) if w_norm is None else w_norm
         sx, sw = scales(x_norm, w_norm, b, unit_rows)
         # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
         # after it, in float32, because scaling first would round the operands once more.
@@ -113,7 +121,7 @@ class _BcosLinear(torch.autograd.Function):
                     take_part_along_(grad_x, x, x_norm, (b - 1) / b)
                 if grad_w is not None:
                     take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
-        return *first_order((grad_x, grad_w), (grad, y, weight)), None, None, None
+        return *first_order((grad_x, grad_w), (grad, y, weight)), None, None, None, None
 
 
 def bcos_scale(

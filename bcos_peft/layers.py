@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bcos_peft import functional as F
 from bcos_peft.lora_functional import LowRank, bcos_lora_linear
+from bcos_peft.numerics import row_norms
 
 
 __all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosNorm", "BcosRMSNorm", "DynamicLinear", "Gain"]
@@ -46,15 +47,39 @@ class BcosLayer(DynamicLinear):
 
     b: float | None
     normalize_weights: bool
+    # Norms of the rows of weights that keep still, by the weight's name, with what they were taken of (`steady`).
+    steady: dict[str, tuple[tuple, Tensor]] | None = None
 
-    def bcos(self, x: Tensor, weight: Tensor, update: LowRank | None = None) -> Tensor:
-        """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`, to which an adapter adds."""
+    def bcos(self, x: Tensor, weight: Tensor, update: LowRank | None = None, w_norm: Tensor | None = None) -> Tensor:
+        """The layer's map of `x`, `(..., in)`, with the rows of `weight`, `(out, in)`, to which an adapter adds, and
+        their norms, where they are known."""
         if self.b is None:
             return nn.functional.linear(x, weight)
-        options = {"normalize_weights": self.normalize_weights, "hold_scale": self.explaining}
+        options = {"normalize_weights": self.normalize_weights, "hold_scale": self.explaining, "w_norm": w_norm}
         if update is not None:
             return bcos_lora_linear(x, weight, update, self.b, **options)
         return F.bcos_linear(x, weight, self.b, **options)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """A weight with its rows in the last dimension but one."""
+        return weight
+
+    def known_norms(self, name: str = "weight") -> Tensor | None:
+        """Norms of the rows of a weight, `(..., out)`, where it keeps still meanwhile; else None."""
+        if self.steady is None or self.b is None:
+            return None
+        if torch.compiler.is_compiling():  # takes what the first pass, which is not compiled, has left
+            return self.steady[name][1] if name in self.steady else None
+        weight = self._parameters.get(name)
+        # An adapter may make the weight anew at each look, and other processes or devices may hold it.
+        if type(weight) is not nn.Parameter or weight.is_meta or not weight.numel():
+            return None
+        version = -1 if weight.is_inference() else weight._version
+        taken_of = weight.data_ptr(), weight.device, weight.dtype, version
+        if name not in self.steady or self.steady[name][0] != taken_of:
+            with torch.inference_mode(False), torch.no_grad():
+                self.steady[name] = taken_of, row_norms(self.rows(weight))
+        return self.steady[name][1]
 
     @property
     def outputs(self) -> int | None:
@@ -119,7 +144,7 @@ class BcosLinear(BcosLayer, nn.Linear):
         self.normalize_weights = normalize_weights
 
     def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        return self.gained(self.bcos(x, self.weight, update))
+        return self.gained(self.bcos(x, self.weight, update, self.known_norms()))
 
     def extra_repr(self) -> str:
         unit = ", normalize_weights=True" if self.normalize_weights else ""

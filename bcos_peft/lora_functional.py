@@ -47,6 +47,7 @@ def bcos_lora_linear(
     *,
     normalize_weights: bool = False,
     hold_scale: bool = False,
+    w_norm: Tensor | None = None,
 ) -> Tensor:
     r"""B-cos linear map with the weight `V = W + UD`: the update is part of the cosine.
 
@@ -70,6 +71,7 @@ def bcos_lora_linear(
         b: the exponent B, at least 1.
         normalize_weights: divide each row by its norm, as in `bcos_linear`.
         hold_scale: treat the cosine factors as constants in the backward pass (explanation mode).
+        w_norm: the norms of the rows of `weight`, as in `bcos_linear`.
 
     Returns:
         ``(..., out_features)``, in the dtype of ``x`` (or of autocast).
@@ -90,13 +92,13 @@ def bcos_lora_linear(
     """
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+        x, weight, w_norm = x.to(dtype), weight.to(dtype), None
     if b == 1 and not normalize_weights:
         added = torch.nn.functional.linear(update.hidden, update.up.to(update.hidden.dtype))
         return torch.nn.functional.linear(x, weight) + added.to(x.dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     hidden, down, up = matrix(update.hidden).to(wide), update.down.to(wide), update.up.to(wide)
-    y = _BcosLora.apply(matrix(x), hidden, weight, down, up, float(b), normalize_weights, hold_scale)
+    y = _BcosLora.apply(matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -105,10 +107,10 @@ class _BcosLora(torch.autograd.Function):
     # rank as a dimension is in float32 at least, whatever the precision of the layer.
 
     @staticmethod
-    def forward(ctx, x, hidden, weight, down, up, b, unit_rows, hold_scale):
+    def forward(ctx, x, hidden, weight, down, up, w_norm, b, unit_rows, hold_scale):
         with torch.autocast(x.device.type, enabled=False):
             x_norm = row_norms(x)
-            v_norm, v_down = _updated_norms(weight, down, up)
+            v_norm, v_down = _updated_norms(weight, down, up, w_norm)
             sx, sv = scales(x_norm, v_norm, b, unit_rows)
             y = torch.nn.functional.linear(x, weight)
             for out, hidden_rows, scale in pieces(y, hidden, sx):
@@ -157,17 +159,18 @@ class _BcosLora(torch.autograd.Function):
                 if need_weight:
                     grad_weight.sub_((weight * share).addmm_(left, down))
         grads = first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, y, weight))
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
-def _updated_norms(weight: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def _updated_norms(weight: Tensor, down: Tensor, up: Tensor, w_norm: Tensor | None) -> tuple[Tensor, Tensor]:
     """The norms of the rows of `V = W + UD`, and `V·Dᵀ`."""
     w_down = torch.cat([rows @ down.t() for rows in _wide_rows(weight, down.dtype)])
     v_down = w_down + up @ (down @ down.t())
     # A small difference of two squares would be lost in float32; these sums have one term for each row.
     wide = widest(weight)
     more = (up.to(wide) * (w_down.to(wide) + v_down)).sum(-1)
-    norms = row_norms(weight).to(wide).square().add(more).clamp_min_(0).sqrt()
+    w_norm = row_norms(weight) if w_norm is None else w_norm
+    norms = w_norm.to(wide).square().add(more).clamp_min_(0).sqrt()
     return norms.to(down.dtype), v_down
 
 

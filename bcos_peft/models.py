@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from bcos_peft.application import apply_plan
@@ -23,6 +23,7 @@ from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin
 from bcos_peft.layers import BcosLayer, BcosLayerNorm
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
+from bcos_peft.steady import SteadyGeneration
 from bcos_peft.structure import plan_stored
 from bcos_peft.summary import ConversionSummary, summarize
 
@@ -243,7 +244,8 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
         # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.
         body["accepts_loss_kwargs"] = False
     convert_checkpoints_alike(stock.__name__, name)
-    return type(name, (BcosModel, base), body)
+    mixins = (BcosModel, SteadyGeneration) if issubclass(base, GenerationMixin) else (BcosModel,)
+    return type(name, (*mixins, base), body)
 
 
 def keep_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:

@@ -23,7 +23,7 @@ ORDER = [
     {"alignment", "cli_inputs", "config_files", "held", "keeping", "linear_map", "spelling"},
     {"config", "functional", "guards", "lora_functional"},
     {"layers", "least_squares"},
-    {"families", "quantized_layers"},
+    {"families", "quantized_layers", "steady"},
     {"quantization"},
     {"structure"},
     {"application"},

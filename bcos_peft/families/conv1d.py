@@ -13,8 +13,11 @@ class BcosConv1D(BcosLayer, Conv1D):
     The stock forward cannot do without a bias, so layers that stay plain take this class too, with `b=None`.
     """
 
+    def rows(self, weight: Tensor) -> Tensor:
+        return weight.t()
+
     def forward(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        return self.gained(self.bcos(x, self.weight.t(), update))
+        return self.gained(self.bcos(x, self.rows(self.weight), update, self.known_norms()))
 
     def __repr__(self) -> str:
         kind = "plain" if self.b is None else f"b={self.b:g}"

@@ -18,10 +18,14 @@ class BcosExperts(BcosLayer, nn.Module):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         output = torch.zeros_like(hidden_states)
         gate_up_proj, down_proj = self.gate_up_proj, self.down_proj  # an adapter makes them anew at each look
+        norms = self.known_norms("gate_up_proj"), self.known_norms("down_proj")
         for expert in top_k_index.unique().tolist():
             token, choice = torch.where(top_k_index == expert)
-            gate, up = self.bcos(hidden_states[token], gate_up_proj[expert]).chunk(2, dim=-1)
-            y = self.bcos(self.act_fn(gate) * up, down_proj[expert]) * top_k_weights[token, choice, None]
+            gate_up_norm, down_norm = (None if known is None else known[expert] for known in norms)
+            mixed = self.bcos(hidden_states[token], gate_up_proj[expert], w_norm=gate_up_norm)
+            gate, up = mixed.chunk(2, dim=-1)
+            y = self.bcos(self.act_fn(gate) * up, down_proj[expert], w_norm=down_norm)
+            y = y * top_k_weights[token, choice, None]
             output = output.index_add(0, token, y.to(output.dtype))
         return output
 

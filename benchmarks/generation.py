@@ -1,0 +1,94 @@
+"""What writing a text takes beside the stock model: SmolLM2-135M, greedy, with a cache.
+
+Run: python benchmarks/generation.py [--quick] [--output benchmarks/results/generation.json]
+
+A token of one text is read weights and little else, and a B-cos layer needs the norms of its rows besides. While
+`generate` runs they are taken once (`steady_weights`). *Taken anew* is without that, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+import torch
+from measure import CLOCKS, load_average, machine, paired, write
+from rich.console import Console
+from rich.table import Table
+
+from bcos_peft import BcosConfig, get_bcos_model
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from bundled import smollm2
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--b", type=float, default=1.1, help="the exponent B (default: %(default)s)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="texts at a time")
+    parser.add_argument("--length", type=int, default=32, help="tokens of each prompt (default: %(default)s)")
+    parser.add_argument("--new", type=int, default=32, help="tokens that are written (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="pairs that are timed (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="3 pairs, 4 tokens: a look, not a measurement")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
+    parser.add_argument("--output", help="write the numbers here, as JSON")
+    options = parser.parse_args()
+    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
+        parser.error("--clock cpu needs --threads 1 and --device cpu: it would count threads that wait as work.")
+    if options.quick:
+        options.rounds, options.new = 3, 4
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict]:
+    stock = smollm2()[0].to(options.device).eval()
+    bcos = get_bcos_model(copy.deepcopy(stock), BcosConfig(b=options.b)).eval()
+    given = {"max_new_tokens": options.new, "min_new_tokens": options.new, "do_sample": False, "pad_token_id": 0}
+    results = {}
+    for batch in options.batches:
+        shape, generator = (batch, options.length), torch.Generator().manual_seed(batch)
+        ids = torch.randint(5, stock.config.vocab_size, shape, generator=generator).to(options.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **given}
+        ways = {
+            "": lambda inputs=inputs: bcos.generate(**inputs),
+            ", norms taken anew": lambda inputs=inputs: bcos.bcos_stock_class.generate(bcos, **inputs),
+        }
+        for way, run in ways.items():
+            pair = (lambda inputs=inputs: stock.generate(**inputs)), run
+            clock = options.device, options.clock
+            name = f"{batch} text{'s' * (batch > 1)}{way}"
+            results[name] = paired(*pair, options.rounds, 1, *clock)
+    return results
+
+
+def table(results: dict[str, dict], tokens: int) -> Table:
+    view = Table(title=f"Writing {tokens} tokens, B-cos model against the stock model, in the same run")
+    for column in ("", "stock", "B-cos", "ratio", "quartiles"):
+        view.add_column(column, justify="left" if not column else "right")
+    for name, row in results.items():
+        times = (f"{row[who] / tokens:.1f} ms" for who in ("stock_ms", "bcos_ms"))
+        view.add_row(name, *times, f"{row['ratio']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
+    return view
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    before, results = load_average(), measure(options)
+    setting = {key: value for key, value in vars(options).items() if key != "output"}
+    load = {"before": before, "after": load_average()}
+    found = {"results": results, "setting": setting, "machine": machine(options.device), "load_average": load}
+    console = Console()
+    console.print(table(results, options.new))
+    console.print(", ".join(f"{key} {value}" for key, value in found["machine"].items()), highlight=False)
+    console.print("Times are for a token of each text.", highlight=False)
+    write(options.output, found)
+
+
+if __name__ == "__main__":
+    main()
