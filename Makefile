@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test test-oldest quality style bench studies studies-quick study-full docs coverage clean
+.PHONY: help demo demo-llm test test-oldest quality style bench studies studies-quick study-tweets study-full docs coverage clean
 
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
@@ -47,8 +47,9 @@ style: $(VENV)/.dev  ## Fix style and formatting in place
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
 
-bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
+bench: $(VENV)/.dev  ## Measure a training step, inference, an explanation and writing against the stock model
 	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
+	$(VENV)/bin/python benchmarks/generation.py $(BENCH_ARGS)
 
 # A model at a time on each core; efficiency takes times, and has the machine to itself.
 studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each about an hour; what is in results/ is kept
@@ -59,6 +60,10 @@ studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each abo
 
 studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; writes to outputs/ only
 	$(MAKE) studies STUDY_ARGS=--quick
+
+study-tweets: $(VENV)/.dev  ## The study of classifiers on tweets: forty minutes on two cores
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/torchrun --standalone --nproc-per-node $(STUDY_PROCESSES) \
+	  benchmarks/paper_classification.py --tasks tweets $(STUDY_ARGS)
 
 # As long as the paper trains: three times over 7,910 sentences.
 study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong methods: some four hours on a core
