@@ -14,6 +14,14 @@ from bcos_peft.layers import BcosLayer
 
 __all__ = ["SteadyGeneration", "steady_weights"]
 
+
+class _OfThisLayer(dict):
+    """What a layer knows of its own weights. Those of a copy of it are others, so a copy knows nothing."""
+
+    def __reduce_ex__(self, protocol):
+        return type(None), ()
+
+
 _LOCK = Lock()
 _USERS: Counter[BcosLayer] = Counter()  # modules are hashed by identity
 
@@ -28,7 +36,7 @@ def steady_weights(model: nn.Module) -> Iterator[nn.Module]:
     by itself; for many short texts, one by one, it is yours to say. Outputs are the same, bit for bit.
 
     Blocks may be nested, and threads may each have one. A weight that is changed in place all the same, as optimizers
-    and `load_state_dict` do it, is noticed; one that is changed through `.data` is not.
+    and `load_state_dict` do it, is noticed, except by compiled code; one that is changed through `.data` is not.
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one. Any other is left alone.
@@ -57,7 +65,7 @@ def steady_weights(model: nn.Module) -> Iterator[nn.Module]:
         for layer in layers:
             _USERS[layer] += 1
             if layer.steady is None:
-                layer.steady = {}
+                layer.steady = _OfThisLayer()
     try:
         yield model
     finally:

@@ -1,6 +1,7 @@
 """Weights that keep still: norms are taken once, and nothing else changes."""
 
 import copy
+import pickle
 from threading import Thread
 
 import peft
@@ -147,6 +148,16 @@ def test_the_first_thread_to_leave_does_not_end_it_for_others():
         thread = Thread(target=lambda: model.generate(IDS, max_new_tokens=1))
         thread.start(), thread.join()
         assert all(layer.steady is not None for layer in layers(model))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_not_steady(copied):
+    model = converted()
+    with steady_weights(model):
+        logits(model)
+        other = copied(model)
+    assert all(layer.steady is None for layer in layers(other))
+    assert torch.equal(logits(other), logits(model))
 
 
 def test_other_models_are_left_alone():
