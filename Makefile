@@ -47,9 +47,8 @@ style: $(VENV)/.dev  ## Fix style and formatting in place
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
 
-bench: $(VENV)/.dev  ## Measure a training step, inference, an explanation and writing against the stock model
+bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
 	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
-	$(VENV)/bin/python benchmarks/generation.py $(BENCH_ARGS)
 
 # A model at a time on each core; efficiency takes times, and has the machine to itself.
 studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each about an hour; what is in results/ is kept
