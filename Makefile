@@ -60,7 +60,7 @@ studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each abo
 studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; writes to outputs/ only
 	$(MAKE) studies STUDY_ARGS=--quick
 
-study-tweets: $(VENV)/.dev  ## The study of classifiers on tweets: forty minutes on two cores
+study-tweets: $(VENV)/.dev  ## The study of classifiers on tweets: within an hour on two cores
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/torchrun --standalone --nproc-per-node $(STUDY_PROCESSES) \
 	  benchmarks/paper_classification.py --tasks tweets $(STUDY_ARGS)
 

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from bcos_peft.held import hold_ratio, layer_norm, rms_norm
-from bcos_peft.numerics import first_order, is_batched, matrix, pieces, power_, row_norms, scales, take_part_along_
+from bcos_peft.numerics import (
+    as_autocast,
+    first_order,
+    is_batched,
+    matrix,
+    pieces,
+    power_,
+    row_norms,
+    scales,
+    take_part_along_,
+)
 
 
 __all__ = ["bcos_linear", "bcos_scale", "hold_ratio", "layer_norm", "rms_norm"]
@@ -64,9 +74,7 @@ def bcos_linear(
     """
     if b == 1 and not normalize_weights:
         return torch.nn.functional.linear(x, weight)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, w_norm = x.to(dtype), weight.to(dtype), None
+    x, weight, w_norm = as_autocast(x, weight, w_norm)
     y = _BcosLinear.apply(matrix(x), weight, w_norm, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bcos_peft import functional as F
 from bcos_peft.lora_functional import LowRank, bcos_lora_linear
-from bcos_peft.numerics import row_norms
+from bcos_peft.numerics import row_norms, state_of
 
 
 __all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosNorm", "BcosRMSNorm", "DynamicLinear", "Gain"]
@@ -74,11 +74,10 @@ class BcosLayer(DynamicLinear):
         # An adapter may make the weight anew at each look, and other processes or devices may hold it.
         if type(weight) is not nn.Parameter or weight.is_meta or not weight.numel():
             return None
-        version = -1 if weight.is_inference() else weight._version
-        taken_of = weight.data_ptr(), weight.device, weight.dtype, version
-        if name not in self.steady or self.steady[name][0] != taken_of:
+        state = state_of(weight)
+        if name not in self.steady or self.steady[name][0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self.steady[name] = taken_of, row_norms(self.rows(weight))
+                self.steady[name] = state, row_norms(self.rows(weight))
         return self.steady[name][1]
 
     @property

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bcos_peft.numerics import first_order, matrix, pieces, power_, row_norms, scales, widest
+from bcos_peft.numerics import as_autocast, first_order, matrix, pieces, power_, row_norms, scales, widest
 
 
 __all__ = ["LowRank", "bcos_lora_linear"]
@@ -90,9 +90,7 @@ def bcos_lora_linear(
 
     Source: B-cos networks (arXiv 2205.10268), equation 3, for the weight of LoRA (arXiv 2106.09685), equation 3.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, w_norm = x.to(dtype), weight.to(dtype), None
+    x, weight, w_norm = as_autocast(x, weight, w_norm)
     if b == 1 and not normalize_weights:
         added = torch.nn.functional.linear(update.hidden, update.up.to(update.hidden.dtype))
         return torch.nn.functional.linear(x, weight) + added.to(x.dtype)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 __all__ = [
-    "first_order", "is_batched", "matrix", "pieces", "power_", "row_norms", "scales", "take_part_along_", "widest",
+    "as_autocast", "first_order", "is_batched", "matrix", "pieces", "power_", "row_norms", "scales", "state_of",
+    "take_part_along_", "widest",
 ]  # fmt: skip
 
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
@@ -41,6 +42,20 @@ class _FirstOrder(torch.autograd.Function):
             "The B-cos transform has a first derivative only: it cannot be differentiated twice (gradient penalties, "
             "Hessians). Write it with plain torch operations for that."
         )
+
+
+def as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands in the dtype of autocast, if it is on. The norms of rows that it has rounded are not known."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return x.to(dtype), weight.to(dtype), None
+    return x, weight, w_norm
+
+
+def state_of(weight: Tensor) -> tuple:
+    """What tells a weight from another, and from itself before a change in place (one through `.data` goes unseen)."""
+    version = -1 if weight.is_inference() else weight._version
+    return id(weight), weight.data_ptr(), weight.device, weight.dtype, version
 
 
 def is_batched(grad: Tensor) -> bool:

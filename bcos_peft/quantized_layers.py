@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bcos_peft.functional import bcos_scale
 from bcos_peft.layers import BcosLayer
 from bcos_peft.lora_functional import LowRank
-from bcos_peft.numerics import row_norms
+from bcos_peft.numerics import row_norms, state_of
 
 
 __all__ = ["CLASSES", "BcosLinear4bit", "BcosLinear8bit", "QuantizedBcosLayer"]
@@ -38,11 +38,10 @@ class QuantizedBcosLayer(BcosLayer):
 
     def row_norms(self) -> Tensor:
         """The norms of the weight's rows, `(out_features,)`; taken again only for another weight."""
-        version = -1 if self.weight.is_inference() else self.weight._version
-        key = (id(self.weight), self.weight.data_ptr(), version)
-        if self._norms is None or self._norms[0] != key:
+        state = state_of(self.weight)
+        if self._norms is None or self._norms[0] != state:
             with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
-                self._norms = key, row_norms(self.dequantized())
+                self._norms = state, row_norms(self.dequantized())
         return self._norms[1]
 
     def scale_rows(self, factors: Tensor) -> None:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from measure import CLOCKS, load_average, machine, paired, write
+from measure import load_average, machine, paired, timed, write
 from rich.console import Console
 from rich.table import Table
 
@@ -33,13 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=32, help="tokens that are written (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="pairs that are timed (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="3 pairs, 4 tokens: a look, not a measurement")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
-    parser.add_argument("--output", help="write the numbers here, as JSON")
-    options = parser.parse_args()
-    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
-        parser.error("--clock cpu needs --threads 1 and --device cpu: it would count threads that wait as work.")
+    options = timed(parser, threads=1)
     if options.quick:
         options.rounds, options.new = 3, 4
     return options
@@ -60,9 +54,8 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
         }
         for way, run in ways.items():
             pair = (lambda inputs=inputs: stock.generate(**inputs)), run
-            clock = options.device, options.clock
             name = f"{batch} text{'s' * (batch > 1)}{way}"
-            results[name] = paired(*pair, options.rounds, 1, *clock)
+            results[name] = paired(*pair, options.rounds, 1, options.device, options.clock)
     return results
 
 

@@ -9,7 +9,7 @@ import argparse
 import copy
 
 import torch
-from measure import CLOCKS, load_average, machine, minilm, paired, saved_bytes, write
+from measure import load_average, machine, minilm, paired, saved_bytes, timed, write
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
@@ -32,15 +32,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="tokens per text (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="pairs that are timed (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="5 pairs: a look, not a measurement")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="of the base; adapters are float32")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
-    parser.add_argument("--output", help="write the numbers here, as JSON")
-    options = parser.parse_args()
-    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
-        parser.error("--clock cpu needs --threads 1 and --device cpu: it would count threads that wait as work.")
-    return options
+    return timed(parser, threads=1)
 
 
 def stock_model(name: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -32,6 +33,18 @@ def minilm(**kwargs) -> PreTrainedModel:
 
 # Of one thread, processor time is nearly untouched by what else the machine does; more threads spin while they wait.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(parser: argparse.ArgumentParser, threads: int) -> argparse.Namespace:
+    """The command line of a benchmark of times: its own options, and where, how and into what it is measured."""
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
+    parser.add_argument("--output", help="write the numbers here, as JSON")
+    options = parser.parse_args()
+    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
+        parser.error("--clock cpu needs --threads 1 and --device cpu: it would count threads that wait as work.")
+    return options
 
 
 def seconds(run: Callable[[], object], device: str, clock: str) -> float:

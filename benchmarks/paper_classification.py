@@ -1,7 +1,7 @@
 """Classifiers: conventional, B-cos as published, B-cos calibrated. Accuracy and how faithful explanations are.
 
-    python benchmarks/paper_classification.py                 # movie reviews, offline: an hour and a half
-    accelerate launch --cpu --num_processes 2 benchmarks/paper_classification.py       # on two cores: 50 minutes
+    python benchmarks/paper_classification.py                 # movie reviews, offline
+    accelerate launch --cpu --num_processes 2 benchmarks/paper_classification.py       # on two cores: within an hour
     python benchmarks/paper_classification.py --tasks tweets  # offline too, and as long
     python benchmarks/paper_classification.py --quick         # a few minutes, small sizes; the figures mean nothing
     python benchmarks/paper_classification.py --tasks ag_news imdb hatexplain          # from the hub

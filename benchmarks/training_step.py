@@ -9,7 +9,7 @@ import argparse
 import copy
 
 import torch
-from measure import CLOCKS, load_average, machine, minilm, paired, saved_bytes, write
+from measure import load_average, machine, minilm, paired, saved_bytes, timed, write
 from rich.console import Console
 from rich.table import Table
 
@@ -26,18 +26,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="tokens per text (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=40, help="pairs that are timed (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="5 pairs: a look, not a measurement")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dropout", type=float, help="instead of the checkpoint's own (0.1)")
     parser.add_argument("--normalize-weights", action="store_true", help="unit-norm rows, as the paper has them")
     parser.add_argument("--compile", action="store_true", help="compile both models for the step and inference")
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
     parser.add_argument("--only", choices=list(TARGETS), help="measure one of the four")
-    parser.add_argument("--output", help="write the numbers here, as JSON")
-    options = parser.parse_args()
-    if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
-        parser.error("--clock cpu needs --threads 1 and --device cpu: it would count threads that wait as work.")
-    return options
+    return timed(parser, threads=2)
 
 
 def training_step(model, inputs):

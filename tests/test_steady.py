@@ -252,5 +252,6 @@ def test_compiled():
 def test_weights_on_no_device():
     with torch.device("meta"):
         layer = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig()).model.layers[0].mlp.down_proj
+    assert layer.weight.is_meta
     with steady_weights(layer):
         assert layer.known_norms() is None
