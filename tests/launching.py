@@ -37,12 +37,15 @@ def start(
     processes: int = 1,
     seconds: float = 280,
     imported: tuple[str, ...] = LARGE,
+    imported_in: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
     """Run `script arguments…`, `-m module arguments…` or `-c code arguments…` in new processes, and wait for them.
 
     They have nothing to read, and what they write is kept. The environment is that of the tests if none is given.
     Several processes get the variables that torchrun would give them. If one fails, the others are ended; if they take
     too long, each says where it is, and `returncode` is that of a process that was aborted.
+
+    What is `imported` beforehand has read the environment of the tests, or these variables in addition.
     """
     command = [str(part) for part in command]
     environment = dict(os.environ if environment is None else environment)
@@ -50,7 +53,7 @@ def start(
     task = {"command": command, "environments": [environment | rank for rank in ranks], "seconds": seconds}
     with TemporaryDirectory() as folder:
         task |= {"cwd": str(os.getcwd() if cwd is None else cwd), "folder": folder}
-        copies = _copies(imported)
+        copies = _copies(imported, tuple((imported_in or {}).items()))
         try:
             print(json.dumps(task), file=copies.stdin, flush=True)
             code = int(copies.stdout.readline())
@@ -63,11 +66,11 @@ def start(
 
 
 @functools.cache
-def _copies(imported: tuple[str, ...]) -> subprocess.Popen:
+def _copies(imported: tuple[str, ...], variables: tuple[tuple[str, str], ...]) -> subprocess.Popen:
     """The process that makes copies. It ends when this one does."""
     command = [sys.executable, str(TESTS / "copies.py"), *imported]
     # A second thread would not be copied.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **dict(variables)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 

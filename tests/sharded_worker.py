@@ -127,11 +127,11 @@ def compare(family: str, way: str, version: str):
     assert all(p.grad is not None for p in many.parameters() if p.requires_grad)
 
 
+# Every way with one family, and every family.
 CASES = {
     f"{version} {family} {way}": (family, way, version)
     for version in ("fsdp2", "fsdp1")
-    for family in ("llama", "bert", "gpt2")
-    for way in ("full", "lora", "gains")
+    for family, way in [("llama", "full"), ("llama", "lora"), ("llama", "gains"), ("bert", "full"), ("gpt2", "lora")]
 }
 
 

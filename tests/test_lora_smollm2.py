@@ -18,19 +18,19 @@ def smollm2(smollm2_folder):
     return smollm2_folder, tokenizer("The capital of France is", return_tensors="pt")
 
 
-def trained_a_little(model, batch):
-    """Twelve steps on one sentence: the adapters do something."""
+def trained_a_little(model, batch, steps, left):
+    """So many steps on one sentence: the adapters do something."""
     config = LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", target_modules="all-linear")
     model = get_peft_model(model, config).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(steps):
         loss = model(**batch, labels=batch["input_ids"]).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < left * losses[0], losses
     return model.eval()
 
 
@@ -44,7 +44,7 @@ def test_float32(smollm2):
     model = get_bcos_model(AutoModelForCausalLM.from_pretrained(folder), BcosConfig(b=1.25))
     with torch.no_grad():
         before = model.eval()(**batch).logits
-    model = trained_a_little(model, batch)
+    model = trained_a_little(model, batch, steps=12, left=0.5)
     with torch.no_grad():
         after = model(**batch).logits
         with model.disable_adapter():
@@ -60,5 +60,5 @@ def test_four_bits(smollm2):
     folder, batch = smollm2
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     stock = AutoModelForCausalLM.from_pretrained(folder, quantization_config=nf4, dtype=torch.float32)
-    model = trained_a_little(get_bcos_model(stock, BcosConfig(b=1.25)), batch)
+    model = trained_a_little(get_bcos_model(stock, BcosConfig(b=1.25)), batch, steps=6, left=0.8)
     assert residual(model, batch) < 1e-5

@@ -238,8 +238,9 @@ def test_adapters_of_experts_make_their_weights_anew():
 def test_compiled():
     torch.compiler.reset()
     model = converted(dtype=torch.float32)
+    del model.model.layers[1:]
     wanted = logits(model)
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(logits(compiled), wanted)
     with steady_weights(compiled):
         torch.testing.assert_close(logits(compiled), wanted)  # nothing is known yet
