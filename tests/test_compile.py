@@ -79,6 +79,7 @@ def test_explaining_first_and_compiling_in_place():
     torch.testing.assert_close(attribute(model, **inputs).scores, expected.scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "qwen2"])
 def test_a_decoder_is_one_graph(family):
     """With the gradients of its training step, over left padding too."""
@@ -97,6 +98,7 @@ def test_a_decoder_is_one_graph(family):
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_generating_with_a_static_cache(family):
     """What transformers compiles by itself on a GPU, by hand: the step of decoding, over a cache of fixed length."""
@@ -111,6 +113,7 @@ def test_generating_with_a_static_cache(family):
     assert 1 <= counters["stats"]["unique_graphs"] <= 3, "prompt and step, not one graph for each token"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_b_of_a_compiled_decoder(family):
     """Few graphs for many values: the schedule of B changes it at every step."""
@@ -125,6 +128,7 @@ def test_b_of_a_compiled_decoder(family):
     assert counters["stats"]["unique_graphs"] <= 4
 
 
+@pytest.mark.slow
 def test_another_b_is_another_function():
     model = converted(b=1.25)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

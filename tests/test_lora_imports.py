@@ -11,7 +11,13 @@ from test_lora import layer_types
 
 
 @pytest.mark.parametrize(
-    "imports", ["peft, bcos_peft", "bcos_peft, peft", "bcos_peft.lora_layer", "bcos_peft.lora_config"]
+    "imports",
+    [
+        "peft, bcos_peft",
+        "bcos_peft, peft",
+        pytest.param("bcos_peft.lora_layer", marks=pytest.mark.slow),
+        pytest.param("bcos_peft.lora_config", marks=pytest.mark.slow),
+    ],
 )
 def test_the_order_of_imports_makes_no_difference(imports):
     code = f"""

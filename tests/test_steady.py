@@ -235,6 +235,7 @@ def test_adapters_of_experts_make_their_weights_anew():
             torch.testing.assert_close(logits(model), wanted)
 
 
+@pytest.mark.slow
 def test_compiled():
     torch.compiler.reset()
     model = converted(dtype=torch.float32)
