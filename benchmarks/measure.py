@@ -35,6 +35,11 @@ def minilm(**kwargs) -> PreTrainedModel:
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
+def clock(device: str) -> str:
+    """Which clock to read: the processor's for one thread on a CPU."""
+    return "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
 def timed(parser: argparse.ArgumentParser, threads: int) -> argparse.Namespace:
     """The command line of a benchmark of times: its own options, and where, how and into what it is measured."""
     parser.add_argument("--threads", type=int, default=threads)

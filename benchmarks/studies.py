@@ -107,6 +107,7 @@ class Study:
                 with self._lock():
                     self._read()
                     self.machine = machine("cpu")
+                    made["cpu"] = self.machine["cpu"]
                     self.cells.setdefault(group, {})[name] = made
                     self.save()
         with self._lock():
@@ -163,7 +164,10 @@ class Study:
     def write(self, parts: Sequence[str]) -> None:
         """`results.md`: the parts under the title, then what it was made with."""
         facts = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        seconds = sum(cell.get("seconds", 0) for cells in self.cells.values() for cell in cells.values())
+        made = [cell for cells in self.cells.values() for cell in cells.values()]
+        others = {cell["cpu"] for cell in made if "cpu" in cell} - {self.machine["cpu"]}
+        facts += f" (results.json says which cells are from: {', '.join(sorted(others))})" if others else ""
+        seconds = sum(cell.get("seconds", 0) for cell in made)
         page = [f"# {self.title}", *parts, f"Made with bcos_peft {__version__}; {facts}. {seconds / 60:.0f} minutes."]
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / "results.md", "\n\n".join(page) + "\n")

@@ -179,6 +179,22 @@ def test_cells_are_kept_by_their_settings(tmp_path):
     assert {name: cell["value"] for name, cell in study.cells["group"].items()} == {"a": 2, "b": 1}
 
 
+def test_cells_say_which_machine_they_are_from(tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    import studies
+
+    options = Namespace(quick=False, output=tmp_path, kept=tmp_path, report=False, fresh=False)
+    for cpu, name in (("Slow 1", "a"), ("Fast 2", "b")):
+        monkeypatch.setattr(studies, "machine", lambda device, cpu=cpu: {"cpu": cpu, "cores": 2})
+        study = studies.Study("toy", "Toy", options)
+        study.run([("group", name, {}, lambda: {"value": 1})])
+        study.write([])
+        others = " (results.json says which cells are from: Slow 1)" if name == "b" else ""
+        assert f"cpu {cpu}, cores 2{others}. 0 minutes" in (tmp_path / "results.md").read_text()
+    assert {name: cell["cpu"] for name, cell in study.cells["group"].items()} == {"a": "Slow 1", "b": "Fast 2"}
+
+
 def test_two_runs_write_to_one_study(tmp_path):
     from argparse import Namespace
 
