@@ -16,6 +16,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -166,13 +167,16 @@ def run_docstrings(folder: Path, package: str = "bcos_peft", timeout: float = 28
 def run_inside(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess:
     (work := folder / "work").mkdir(parents=True, exist_ok=True)
     command = [Path(__file__).resolve(), "--inside", *arguments]
-    variables = environment(Path(_hub().name))
+    home = Path(_hub().name)
+    for left in (home / name for name in ("datasets", "modules")):  # code and tables of an earlier page
+        shutil.rmtree(left, ignore_errors=True)
+    variables = environment(home)
     return start(command, variables, cwd=work, seconds=timeout, imported=HUGGING_FACE, imported_in=variables)
 
 
 @functools.cache
 def _hub() -> tempfile.TemporaryDirectory:
-    """One for all pages: huggingface_hub reads where it is when it is imported, which is once for all of them."""
+    """One home for all pages: huggingface_hub reads where it is when it is imported, which is once for all of them."""
     return tempfile.TemporaryDirectory()
 
 
