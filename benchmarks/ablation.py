@@ -20,7 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from dataclasses import asdict, replace
 
-from paper_classification import HEADER, METHODS, VALUES, measure, methods_of
+from classification_report import HEADER, VALUES
+from paper_classification import METHODS, measure, methods_of
 from studies import COLOURS, Study, draw, figure, labels, options, shown, smaller, table, table_of_means
 from study_models import Recipe, Task, calibrated, conventional, load_task, published
 

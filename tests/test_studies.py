@@ -61,14 +61,14 @@ def test_classification_study(tiny_bert, tmp_path):
     first = json.loads(results.read_text())["cells"]["tweets"]
     assert list(first) == ["conventional"]
 
-    ways = ["conventional", "published", "calibrated", "recommended", "control", "early", "further"]
+    ways = ["conventional", "published", "calibrated", "recommended", "control", "early", "further", "as_it_is"]
     out = run("paper_classification.py", *arguments, "--ways", *ways)
     cells = json.loads(results.read_text())["cells"]["tweets"]
     recommended, control = "B=1.25 calibrated at the end, BCE, hidden 0.1", "conventional, BCE, hidden 0.1"
     early = "B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1"
     further = "B=1.25 calibrated at the end, a fifth more, BCE, hidden 0.1"
     usual = ["conventional", "B=1.25 published", "B=1.25 calibrated"]
-    assert list(cells) == [*usual, early, further, recommended, control]
+    assert list(cells) == [*usual, early, further, "B=1.25 calibrated at the end", recommended, control]
     assert cells["conventional"] == first["conventional"], "it was there already, and its seconds are those of then"
     assert list(cells["B=1.25 calibrated"]["rows"]) == ["bcos", "random"]
     assert cells["B=1.25 published"]["costs"]["bcos"]["forward_rows_per_example"] == 1
@@ -118,7 +118,7 @@ def test_recipes():
 
 
 def test_a_model_is_compared_with_the_conventional_one_of_its_training():
-    from paper_classification import alike
+    from classification_report import alike
 
     cells = dict.fromkeys(
         ["conventional", "conventional, BCE", "conventional, BCE, hidden 0.1", "conventional, seed 1"]
@@ -130,7 +130,7 @@ def test_a_model_is_compared_with_the_conventional_one_of_its_training():
 
 
 def test_accuracies_are_compared_text_by_text():
-    from paper_classification import more_accurate
+    from classification_report import more_accurate
 
     test = more_accurate({"right": "1101"}, {"right": "1000"})
     assert test.difference.mean == 0.5
@@ -319,7 +319,7 @@ def test_quick_study_of_language_models(smollm2_folder, tmp_path):
 
 
 def test_models_are_compared_with_a_conventional_one_trained_alike():
-    from paper_classification import alike
+    from classification_report import alike
 
     cells = dict.fromkeys(["conventional", "conventional, BCE", "conventional, hidden 0.1"])
     assert alike("B=1.25 calibrated", cells) == "conventional"
