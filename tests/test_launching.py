@@ -67,7 +67,7 @@ def test_a_task_that_was_given_up_does_not_answer_the_next(monkeypatch):
     def readline(_):
         raise GivenUp
 
-    copies = launching._copies(("csv",))
+    copies = launching._copies(("csv",), ())
     with monkeypatch.context() as patched:
         patched.setattr(copies, "stdout", type("Stream", (), {"readline": readline})())
         with pytest.raises(GivenUp):
