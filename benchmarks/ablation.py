@@ -20,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from dataclasses import asdict, replace
 
-from classification_report import HEADER, VALUES
+from classification_report import HEADER, VALUES, how_much
 from paper_classification import METHODS, measure, methods_of
 from studies import COLOURS, Study, draw, figure, labels, options, shown, smaller, table, table_of_means
 from study_models import Recipe, Task, calibrated, conventional, load_task, published
@@ -101,12 +101,7 @@ def report(study: Study) -> None:
         parts.append(table(header, rows, left=1))
         if "refused" in cells.get(ALONE, {}):
             parts.append(f"*{ALONE.capitalize()}*, with the biases kept, is refused: “{cells[ALONE]['refused']}”")
-        size = next(iter(made.values()))["settings"]
-        parts.append(
-            f"{size['test']} texts for the accuracy, {size['rows']} for comprehensiveness and sufficiency (areas over "
-            f"10–90 %, at most 0.8), at most {size['pairs']} pairs; {size['recipe']['steps']} steps of "
-            f"{size['recipe']['batch']} texts. 95 % bootstrap intervals over the examples; one training each."
-        )
+        parts.append(how_much(made))
         parts.append(plot(study, group, made))
     study.write(parts)
 

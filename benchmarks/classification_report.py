@@ -29,15 +29,20 @@ def report(study: Study) -> None:
         ]
         parts.append(table_of_means(rows, ["Model", "Method", *HEADER], list(VALUES.values())))
         parts.append(differences(study, group, cells))
-        size = next(iter(cells.values()))["settings"]
-        parts.append(
-            f"{size['test']} texts for the accuracy, {size['rows']} for comprehensiveness and sufficiency (areas over "
-            f"10–90 %, at most 0.8), at most {size['pairs']} pairs; {size['recipe']['steps']} steps of "
-            f"{size['recipe']['batch']} texts. 95 % bootstrap intervals over the examples; one training each."
-        )
+        parts.append(how_much(cells))
         parts.append(plot(study, group, cells))
         parts.append(costs(cells))
     study.write([part for part in parts if part])
+
+
+def how_much(cells: dict) -> str:
+    """How much was measured, as the first of the cells has it."""
+    size = next(iter(cells.values()))["settings"]
+    return (
+        f"{size['test']} texts for the accuracy, {size['rows']} for comprehensiveness and sufficiency (areas over "
+        f"10–90 %, at most 0.8), at most {size['pairs']} pairs; {size['recipe']['steps']} steps of "
+        f"{size['recipe']['batch']} texts. 95 % bootstrap intervals over the examples; one training each."
+    )
 
 
 def b_of(name: str) -> float:
