@@ -51,10 +51,15 @@ def continuations(model, tokenizer, prompts: list[Prompt], options: dict[str, An
 
 
 def _with_padding(options: dict[str, Any], model, tokenizer) -> dict[str, Any]:
-    if _setting(options, model, "pad_token_id") is not None:
+    """Options with a token for padding. Where something else than a token can end a text too, padding is none of the
+    tokens that can: else a text that was stopped would seem to end with one."""
+    pad = _setting(options, model, "pad_token_id")
+    ends = _ends(options, model) if _stops(options, model) else set()
+    if pad is not None and pad not in ends:
         return options
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    pad = next(token for token in known if token is not None)
+    known = (tokenizer.pad_token_id, *((tokenizer.unk_token_id,) if ends else (tokenizer.eos_token_id,)))
+    pad = next(token for token in (*known, *range(len(ends) + 1)) if token is not None and token not in ends)
+    options = {name: value for name, value in options.items() if name != "pad_token_id"}
     if options.get("generation_config") is None:
         return {**options, "pad_token_id": pad}
     config = copy.deepcopy(options["generation_config"])  # transformers wants one of the two, not both
@@ -64,17 +69,26 @@ def _with_padding(options: dict[str, Any], model, tokenizer) -> dict[str, Any]:
 
 def _without_padding(ids: list[int], options: dict[str, Any], model) -> list[int]:
     """What follows the end of a text is padding, be it the same token."""
-    ends = _setting(options, model, "eos_token_id")
-    ends = {*as_list(ends, "eos_token_id")} if ends is not None else set()
+    ends = _ends(options, model)
     found = [i for i, token in enumerate(ids) if token in ends]
     if found:
         return ids[: found[0] + 1]
     pad = _setting(options, model, "pad_token_id")
-    stops = ("stop_strings", "stopping_criteria", "max_time")
-    if any(_setting(options, model, name) for name in stops):
+    if _stops(options, model):
         while ids and ids[-1] == pad:
             ids = ids[:-1]
     return ids
+
+
+def _ends(options: Mapping[str, Any], model) -> set[int]:
+    """The tokens that end a text."""
+    ends = _setting(options, model, "eos_token_id")
+    return set() if ends is None else {*as_list(ends, "eos_token_id")}
+
+
+def _stops(options: Mapping[str, Any], model) -> bool:
+    """Whether something else than a token can end a text."""
+    return any(_setting(options, model, name) for name in ("stop_strings", "stopping_criteria", "max_time"))
 
 
 def as_list(value: Any, name: str) -> list:

@@ -177,6 +177,11 @@ def _by_marks(messages: list, contents: list[str], text: str, render) -> list[Sp
 
 
 def _by_search(contents: list[str], text: str) -> list[Span | None]:
-    """Spans of the contents that occur once; the others are left out, and count with the rest."""
+    """Spans of the contents that occur once; the others are left out, and count with the rest. So are those that share
+    characters: one of them is not where it was looked for, but stands within another's."""
     found = [occurrences(text, content.strip()) for content in contents]
-    return [places[0] if len(places) == 1 else None for places in found]
+    spans = [places[0] if len(places) == 1 else None for places in found]
+    known = [span for span in spans if span is not None]
+    return [
+        span if span and sum(one[0] < span[1] and span[0] < one[1] for one in known) == 1 else None for span in spans
+    ]

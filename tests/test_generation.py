@@ -1,5 +1,7 @@
 """Generated texts explained: the certificate, agreement with `attribute`, batches, decoding."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tiny
@@ -191,6 +193,21 @@ def test_an_answer_ends_with_its_end_and_not_with_padding():
         for row, whole in zip(found, free, strict=True):
             cut = whole.index(end) + 1 if end in whole else 6
             assert row.token_ids[row.prompt_length :] == whole[:cut]
+
+
+@pytest.mark.parametrize("pad", [0, 2, None])
+def test_a_text_that_was_stopped_ends_with_what_stopped_it(pad):
+    """Where padding is the token that ends texts, as for many language models, it is none that the model wrote."""
+    one = explainer()
+    one.model.generation_config.pad_token_id = pad
+    if pad is None:
+        one.tokenizer.pad_token = None
+    free = [found.token_ids[found.prompt_length :] for found in one.generate(PROMPTS, max_new_tokens=6)]
+    end = one.tokenizer.decode(free[2][0])  # the last prompt's answer is stopped at once
+    options = {"max_new_tokens": 6, "stop_strings": [end], "tokenizer": one.tokenizer}
+    found = [row.token_ids[row.prompt_length :] for row in one.generate(PROMPTS, **options)]
+    assert found[2] == free[2][:1]
+    assert found == [row.token_ids[row.prompt_length :] for row in map(partial(one.generate, **options), PROMPTS)]
 
 
 def test_sampling_is_compared_with_the_largest_logit():

@@ -137,6 +137,15 @@ def test_messages_that_a_template_changes_are_found_by_their_text_or_left_to_the
     assert sum(found.by_segment().values()) == pytest.approx(found.logit, abs=1e-10)
 
 
+def test_a_message_that_is_found_within_another_is_left_to_the_rest():
+    one = explainer()
+    one.tokenizer.chat_template = "{{ messages[-1].content }}"
+    chat = [{"role": "system", "content": "A"}, {"role": "user", "content": "A FILM"}]
+    found = one.explain(messages=chat)
+    assert not found.segments
+    assert abs(found.residual) < 1e-10
+
+
 def test_turns_that_call_tools_need_no_text():
     call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
     chat = [{"role": "user", "content": "weather?"}, call, {"role": "tool", "name": "f", "content": "22"}]
