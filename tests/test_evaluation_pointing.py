@@ -178,6 +178,9 @@ def test_pairs_of_one_class_are_refused(tmp_path):
     (tmp_path / "pairs.json").write_text((tmp_path / "pairs.json").read_text().replace(": 0", ": 1"))
     with pytest.raises(ValueError, match="cannot load pairs.*both 1"):
         load_pairs(tmp_path / "pairs.json")
+    (tmp_path / "pairs.json").write_text((tmp_path / "pairs.json").read_text().replace('"pairs":', '"pears":'))
+    with pytest.raises(ValueError, match="cannot load pairs.*'pairs'"):
+        load_pairs(tmp_path / "pairs.json")
 
 
 def test_what_chance_is_on_short_pairs():

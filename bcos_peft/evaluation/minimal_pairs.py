@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import re
@@ -10,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from bcos_peft.evaluation.tables import read_table
 
 
 __all__ = ["MinimalPair", "blimp_pairs", "ioi_pairs", "load_minimal_pairs"]
@@ -67,7 +68,7 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
         `list[MinimalPair]`: rows whose evidence does not occur in the prefix are left out, with a warning.
 
     Raises:
-        ValueError: a column is missing, or no row can be used.
+        ValueError: a column is missing, a line is no row of a table, or no row can be used.
 
     Example:
         >>> from pathlib import Path
@@ -78,12 +79,11 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
 
     Source: Yin and Neubig (arXiv 2202.10419), section 4, for the form.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the text
-        reader = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{os.fspath(path)!r} has no column {missing[0]!r}; it has {reader.fieldnames}.")
-        pairs = [MinimalPair(*((row[name] or "").strip() for name in _COLUMNS)) for row in reader]
+    columns, rows = read_table(path)
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"{os.fspath(path)!r} has no column {missing[0]!r}; it has {columns}.")
+    pairs = [MinimalPair(*((row[name] or "").strip() for name in _COLUMNS)) for row in rows]
     return _usable(pairs, count, repr(os.fspath(path)))
 
 

@@ -169,7 +169,7 @@ def load_pairs(path: str | os.PathLike) -> list[SequencePair]:
         if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != _VERSION:
             raise ValueError("it is no file that save_pairs of this version wrote")
         return [SequencePair(**pair) for pair in content["pairs"]]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"cannot load pairs from {os.fspath(path)!r}: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from bcos_peft.evaluation.minimal_pairs import blimp_pairs, ioi_pairs, load_mini
 from bcos_peft.evaluation.passages import planted_answers
 from bcos_peft.evaluation.plausibility import hatexplain_rationales
 from bcos_peft.evaluation.reading import read_dataset
+from bcos_peft.evaluation.tables import read_table
 
 
 __all__ = ["load_hub_data", "load_rows"]
@@ -147,8 +147,7 @@ def _file(path: Path) -> list:
         lines = enumerate(text.split("\n"), start=1)
         rows = [_json(line, f"{str(path)!r}, line {i}") for i, line in lines if line.strip()]
     else:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ","))
+        _, rows = read_table(path, "\t" if ending == ".tsv" else ",")
         if ending == ".csv" and rows and {"prefix", "good", "bad", "evidence"} <= rows[0].keys():
             return load_minimal_pairs(path)
     if not isinstance(rows, list) or not rows:
