@@ -125,7 +125,7 @@ class Readings:
 
         Returns:
             `list[Contribution]`: `index` is the word's number in `word_ids` (the token's for special tokens). With
-            special tokens the scores sum to `total`.
+            special tokens the scores sum to `total`, less the `baseline` if there is one.
         """
         groups: dict[object, list[int]] = {}
         for i, word in enumerate(self.word_ids):

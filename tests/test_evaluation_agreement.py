@@ -90,8 +90,11 @@ def test_plain_tokens_and_scores():
     assert len(evaluate(model, tokenizer, TEXTS[:1], [method]).records) == 2
     with pytest.raises(ValueError, match="other token ids are known"):
         evaluate(model, tokenizer, TEXTS, [method])
+    against = Question(question.input_ids, question.target, foil=(question.target + 1) % 3)
+    with pytest.raises(ValueError, match=f"not the target {question.target} against {against.foil}"):
+        method(None, against)
     other = Question(question.input_ids, target=(question.target + 1) % 3)
-    with pytest.raises(ValueError, match=f"for the target {question.target}, not {other.target}"):
+    with pytest.raises(ValueError, match=f"for the target {question.target}, not the target {other.target}"):
         method(None, other)
     with pytest.raises(ValueError, match=r"scores\[0\] must have the shape"):
         PrecomputedScores("plain", [question], [torch.ones(2)])
@@ -121,7 +124,7 @@ def test_tokens_and_scores():
     assert words(None, other).equal(words(None, question)), "without targets they answer for any"
     scores = [range(len(tokens) - 2)]
     bound = PrecomputedScores.from_tokens("plain", tokenizer, [tokens[1:-1]], scores, question.target)
-    with pytest.raises(ValueError, match=f"for the target {question.target}, not {other.target}"):
+    with pytest.raises(ValueError, match=f"the target {question.target}, not the target {other.target}"):
         bound(None, other)
     assert bound.settings != words.settings
     with pytest.raises(ValueError, match=r"tokens\[0\] has 'Grippingly', which the tokenizer does not know"):

@@ -104,6 +104,9 @@ def test_refusals():
         ({"metrics": "comprehensiveness"}, TypeError, "metrics must be a list, got 'comprehensiveness'"),
         ({"metrics": Sufficiency()}, TypeError, "metrics must be a list, got <"),
         ({"metrics": []}, ValueError, "metrics is empty"),
+        ({"metrics": [Sufficiency]}, TypeError, r"metrics has the class Sufficiency; make one of it: Sufficiency\("),
+        ({"methods": [Noise]}, TypeError, "methods has the class Noise"),
+        ({"confidence": 95}, ValueError, "confidence must be between 0 and 1, got 95"),
     ]:
         with pytest.raises(error, match=message):
             run(**options)
@@ -117,6 +120,13 @@ def test_refusals():
     questions = [ask(stock(), tiny.tokenizer(), "A film.")]
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         logits(stock(), questions, batch_size=0)
+
+    class Undefined(Sufficiency):
+        def measure(self, *arguments):
+            return [{**row, "sufficiency": float("nan")} for row in super().measure(*arguments)]
+
+    with pytest.raises(ValueError, match="The metric 'sufficiency' gave sufficiency=nan for 'noise' on the example"):
+        run(methods=[Noise()], metrics=[Undefined()])
 
     class Wrong(Noise):
         def __call__(self, model, question):

@@ -56,6 +56,12 @@ def pieces(data):
     ]
 
 
+def test_the_output_of_a_regression_is_no_probability():
+    model = tiny.model("bert", num_labels=1, problem_type="regression")
+    (found,) = explain_with(model, tiny.tokenizer(), TEXTS[:1], "random")
+    assert found.probability is None
+
+
 # Building a kit
 
 

@@ -1,6 +1,7 @@
 """`evaluate` and its result: tables, comparison, merging and saving."""
 
 import csv
+import io
 import json
 
 import pytest
@@ -162,6 +163,17 @@ def test_terminal(capsys):
     assert "Sufficiency" in shown
 
 
+def test_a_terminal_without_unicode_and_names_with_brackets(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setenv("COLUMNS", "160")
+    run(metrics=[Sufficiency(label="kept[only]")], label="\u4e2d:b:1").show()
+    out.seek(0)
+    shown = out.read()
+    assert "Kept[only] (area) v" in shown
+    assert r"\u4e2d:b:1" in shown
+
+
 def test_compare_pairs_examples():
     def records(model, values):
         return [Record(model, "ig", "seqpg", key, {"seqpg": value}) for key, value in values.items()]
@@ -259,3 +271,13 @@ def test_plots(tmp_path):
     assert [panel.get_xlabel().split()[-1] for panel in panels] == ["kept", "perturbed"]
     with pytest.raises(ValueError, match="no curves"):
         run(metrics=["completeness"]).plot_curves()
+
+
+def test_a_row_has_one_colour_in_all_panels_and_in_the_legend():
+    result = run(methods=[Noise()], metrics=["sufficiency"]) + run(methods=[Gradient()], metrics=["comprehensiveness"])
+    figure = result.plot_curves()
+    drawn = {line.get_label(): line.get_color() for panel in figure.axes for line in panel.lines}
+    (legend,) = figure.legends
+    named = zip(legend.get_texts(), legend.legend_handles, strict=True)
+    assert {text.get_text(): line.get_color() for text, line in named} == drawn
+    assert len(set(drawn.values())) == 2

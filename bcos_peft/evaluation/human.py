@@ -52,7 +52,8 @@ class HumanPair:
 
 @dataclass(frozen=True)
 class HumanKit:
-    """Pairs of explanations in random order, each method as often on the left as on the right (or once more).
+    """Pairs of explanations in random order. Of two methods that are compared, each is as often on the left as on the
+    right, or once more.
 
     Args:
         pairs (`list[HumanPair]`): the pairs, in the order of the page: the key.

@@ -77,6 +77,7 @@ def explain_with(
         row = logits(model, [question])[0]
         predicted = int(row.argmax())
         value = row[question.target] - (0 if question.foil is None else row[question.foil])
+        regression = model.config.problem_type == "regression"  # its output is no logit of anything
         relative = isinstance(method, Bcos) and method.baseline == "average"
         found.append(
             Explanation(
@@ -92,7 +93,7 @@ def explain_with(
                 predicted=predicted,
                 predicted_label=labels.name(predicted),
                 logit=float(value),
-                probability=float(probabilities(model, [question])[0, question.target]),
+                probability=None if regression else float(probabilities(model, [question])[0, question.target]),
                 foil=question.foil,
                 foil_label=None if question.foil is None else labels.name(question.foil),
                 baseline=float(value) - method.total(model, question) if relative else None,

@@ -139,12 +139,16 @@ class PrecomputedScores:
         for key in ((words, target, foil), (words, None, None)):
             if key in self._scores:
                 return _spread(question, self._scores[key])
-        same = [known for ids, known, _ in self._scores if ids in (whole, words)]
-        found = f"its scores are for the target {same[0]}, not {target}" if same else "other token ids are known"
+        same = [_asked(*known) for ids, *known in self._scores if ids in (whole, words)]
+        found = f"its scores are for {same[0]}, not {_asked(target, foil)}" if same else "other token ids are known"
         raise ValueError(
             f"The method {self.name!r} has no scores for a text of {len(question)} tokens: {found}. Explain the "
-            "same texts with the same tokenizer and target."
+            "same texts with the same tokenizer, target and foil."
         )
+
+
+def _asked(target: int | None, foil: int | None) -> str:
+    return f"the target {target}" + ("" if foil is None else f" against {foil}")
 
 
 def _key(question: Question) -> tuple:

@@ -50,17 +50,19 @@ def plot_curves(result: EvaluationResult, path: str | os.PathLike | None = None)
         raise ValueError("The result has neither comprehensiveness nor sufficiency, and so no curves.")
     figure, panels = _panels(len(metrics), height=3.6)
     for panel, metric in zip(panels, metrics, strict=True):
-        for row in result.rows:
+        for i, row in enumerate(result.rows):
             curves = [r.details["curve"] for r in result.records if r.metric == metric and r.row == row]
             if not curves:
                 continue
             fractions = _fractions(result, row, metric, len(curves[0]))
-            panel.plot(fractions, np.mean(curves, axis=0), marker=".", label=" + ".join(row))
+            panel.plot(fractions, np.mean(curves, axis=0), marker=".", color=f"C{i % 10}", label=" + ".join(row))
         panel.set_title(metric.capitalize().replace("_", " "), fontsize=9)
         what = "perturbed" if result.values[metric].higher_is_better else "kept"
         panel.set_xlabel(f"part of the tokens that is {what}", fontsize=8)
         panel.set_ylabel("fall of the target", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    # A row may have one of the metrics only, and so stand in any of the panels.
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=2, fontsize=7)
     return _written(figure, path)
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bcos_peft.evaluation.statistics import Interval, format_number
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["csv_table", "markdown_page", "markdown_table", "print_table", "shown_values"]
 
 _CHANCE = "random order, expected"
+_ASCII = str.maketrans("↑↓–", "^v-")
+
+
+class _Cell(NamedTuple):
+    text: str
+    ends: str = ""  # of an interval
+    best: bool = False
 
 
 def shown_values(result: EvaluationResult, values: Sequence[str] | None) -> list[str]:
@@ -40,8 +47,13 @@ def shown_values(result: EvaluationResult, values: Sequence[str] | None) -> list
 
 def markdown_table(result: EvaluationResult, values: Sequence[str] | None = None, intervals: bool = True) -> str:
     """Rows for methods on models, columns for numbers; the best mean of the same examples is bold."""
-    header, rows = _cells(result, values, intervals, bold="**{}**")
-    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
+    header, rows = _cells(result, values)
+
+    def shown(cell: _Cell) -> str:
+        mean = f"**{cell.text}**" if cell.best else cell.text
+        return f"{mean} {cell.ends}" if intervals and cell.ends else mean
+
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *[list(map(shown, row)) for row in rows]]
     return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
 
 
@@ -49,16 +61,25 @@ def print_table(result: EvaluationResult, values: Sequence[str] | None = None) -
     """The same in the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    header, rows = _cells(result, values, intervals=True, bold="[bold]{}[/bold]")
+    from bcos_peft.terminal import ascii_text, encodable
+
+    console = Console()
+    header, rows = _cells(result, values)
+
+    def shown(text: str, ends: str = "", best: bool = False) -> Text:  # no str, in which brackets would be markup
+        found = Text.assemble((text, "bold" if best else ""), f" {ends}" if ends else "")
+        if encodable(console.encoding, found.plain):
+            return found
+        return ascii_text(Text.assemble((text.translate(_ASCII), "bold" if best else ""), f" {ends}" if ends else ""))
+
     table = Table()
-    for name in header[:2]:
-        table.add_column(name, overflow="fold")
-    for name in header[2:]:
-        table.add_column(name, justify="right")
+    for i, name in enumerate(header):
+        table.add_column(shown(name), **({"overflow": "fold"} if i < 2 else {"justify": "right"}))
     for row in rows:
-        table.add_row(*[cell if "[bold]" in cell else cell.replace("[", "\\[") for cell in row])
-    Console().print(table)
+        table.add_row(*[shown(*cell) for cell in row])
+    console.print(table)
 
 
 def markdown_page(result: EvaluationResult) -> str:
@@ -74,7 +95,7 @@ def markdown_page(result: EvaluationResult) -> str:
     return "\n".join(parts)
 
 
-def _cells(result: EvaluationResult, values: Sequence[str] | None, intervals: bool, bold: str):
+def _cells(result: EvaluationResult, values: Sequence[str] | None) -> tuple[list[str], list[list[_Cell]]]:
     names, summary, chance = shown_values(result, values), result.summary(), result.chance()
     alike = _of_the_same_examples(result)
     best = {
@@ -83,18 +104,14 @@ def _cells(result: EvaluationResult, values: Sequence[str] | None, intervals: bo
     }
     rows = []
     for (model, method), numbers in summary.items():
-        cells = [model, method]
+        cells = [_Cell(model), _Cell(method)]
         for name in names:
-            interval = numbers.get(name)
-            if interval is None:
-                cells.append("–")
-                continue
-            mean, _, ends = str(interval).partition(" ")  # of one example there is no interval
-            shown = bold.format(mean) if interval.mean == best[name] else mean
-            cells.append(f"{shown} {ends}" if intervals and ends else shown)
+            mean, _, ends = str(numbers.get(name, "–")).partition(" ")  # of one example there is no interval
+            cells.append(_Cell(mean, ends, name in numbers and numbers[name].mean == best[name]))
         rows.append(cells)
     if any(name in chance for name in names):
-        rows.append(["", _CHANCE, *[format_number(chance[name]) if name in chance else "–" for name in names]])
+        expected = [_Cell(format_number(chance[name]) if name in chance else "–") for name in names]
+        rows.append([_Cell(""), _Cell(_CHANCE), *expected])
     return ["Model", "Method", *[result.values[name].heading for name in names]], rows
 
 

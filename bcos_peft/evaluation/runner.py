@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -106,6 +107,8 @@ def evaluate(
         [('conventional', 'saliency'), ('conventional', 'random')]
     """
     methods, metrics = _several(methods, "methods"), _several(metrics, "metrics")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 95 % is 0.95.")
     items, labels = read_dataset(dataset, text_column, label_column, count, seed)
     converted = any(isinstance(module, BcosModel) for module in model.modules())
     label = label or ("B-cos" if converted else "conventional")
@@ -180,6 +183,12 @@ def _measure(model, method, metric, part: list[Example], label, run, scores, sav
     found = []
     for example, row in zip(new, rows, strict=True):
         values = {name: float(row[name]) for name in metric.values if name in row}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"The metric {metric.name!r} gave {name}={value} for {method.name!r} on the example "
+                    f"{example.key!r}: no mean has such a number. Leave out what an example does not have."
+                )
         details = {name: value for name, value in row.items() if name not in metric.values}
         chance = {name: value for name, value in example.chance.items() if name in values}
         found.append(Record(label, method.name, metric.name, example.key, values, chance, details))
@@ -265,6 +274,9 @@ def _several(given: Iterable | None, what: str) -> list | None:
     several = list(given)
     if not several:
         raise ValueError(f"{what} is empty: there is nothing to evaluate. Leave it out for the defaults.")
+    for one in several:
+        if isinstance(one, type):
+            raise TypeError(f"{what} has the class {one.__name__}; make one of it: {one.__name__}(...).")
     return several
 
 
