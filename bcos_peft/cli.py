@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
-from bcos_peft.cli_inputs import check_device, read_lines
+from bcos_peft.cli_inputs import check_device, choice, read_lines
 from bcos_peft.evaluation.cli import app as evaluate_app
 from bcos_peft.evaluation.loading import load_tokenizer
 from bcos_peft.files import check_target, write_text
@@ -148,6 +148,7 @@ def explain(
         from bcos_peft import BcosExplainer
         from bcos_peft.generation_attribution import is_causal_lm
         from bcos_peft.input_checks import check_baseline
+        from bcos_peft.terminal import encodable
         from bcos_peft.visualize import render_html
 
         check_device(device)
@@ -162,15 +163,17 @@ def explain(
         prompts = (
             {"messages": [[{"role": "user", "content": text}] for text in inputs]} if chat else {"prompt": inputs}
         )
+        if is_causal_lm(loaded):
+            _refuse(
+                "a causal language model", "reads one prompt, and all of it", pair=pair, truncation=truncation or None
+            )
         language = {"contrast": "runner_up" if contrast else None}
-        chosen = {"target": _choice(target, explainer), "foil": _choice(foil, explainer)}
+        chosen = {"target": choice(target, explainer.labels), "foil": choice(foil, explainer.labels)}
         if generate is not None:
-            _refuse("--generate", "explains what is generated", target=target, foil=foil, position=position, pair=pair)
+            _refuse("--generate", "explains what is generated", target=target, foil=foil, position=position)
             found = explainer.generate(**prompts, **language, max_new_tokens=generate)
-        elif chat or (
-            is_causal_lm(loaded) and pair is None and position is None and target != "all" and not truncation
-        ):
-            _refuse("--chat", "explains the next token", position=position, pair=pair)
+        elif chat or (is_causal_lm(loaded) and position is None and target != "all"):
+            _refuse("--chat", "explains the next token", position=position)
             found = explainer.explain(**prompts, **language, **chosen)
         else:
             found = explainer(inputs, position=position, truncation=truncation, **chosen)
@@ -180,9 +183,11 @@ def explain(
         elif html is not None:
             write_text(html, render_html(explanations, title=model, words=not tokens, top=top))
         if json_file is not None:
-            text = json.dumps([one.to_dict() for one in explanations], ensure_ascii=False, indent=1)
-            if json_file == "-":
-                print(text)
+            content = [one.to_dict() for one in explanations]
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            if json_file == "-":  # JSON can do without the characters that a console does not have
+                known = encodable(sys.stdout.encoding or "utf-8", text)
+                print(text if known else json.dumps(content, indent=1))
                 return
             write_text(json_file, text + "\n")
     for explanation in explanations:
@@ -246,10 +251,3 @@ def _b_of_pattern(text: str) -> tuple[str, float]:
         return pattern, float(value if separator and pattern else "nothing")
     except ValueError:
         raise ValueError(f"--b-pattern {text!r} must be REGEX=B, as in 'classifier=1'.") from None
-
-
-def _choice(value: str | None, explainer) -> str | int | None:
-    """A number, unless the model has a label of that name."""
-    if value is None or not value.isdecimal() or value in explainer.labels:
-        return value
-    return int(value)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 
-__all__ = ["check_device", "read_lines"]
+if TYPE_CHECKING:
+    from bcos_peft.labels import Labels
+
+
+__all__ = ["check_device", "choice", "read_lines"]
 
 
 def read_lines(file: str) -> list[str]:
@@ -38,3 +43,8 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def choice(value: str | None, labels: Labels) -> str | int | None:
+    """A target or foil as it was typed: a number, unless the model has a label of that name."""
+    return value if value is None or not value.isdecimal() or value in labels else int(value)

@@ -221,9 +221,18 @@ def test_generate(language_model, tmp_path):
     assert two.stdout.count("Σ contributions to all tokens") == 2
 
 
+def test_json_for_a_console_that_lacks_characters(language_model, monkeypatch):
+    monkeypatch.setattr("bcos_peft.terminal.encodable", lambda encoding, sample: False)
+    result = run("explain", language_model, TEXT, "--json", "-")
+    assert result.stdout.isascii()
+    assert any("\u0120" in token for token in json.loads(result.stdout)[0]["tokens"]), "what BPE has for a space"
+
+
 def test_generate_refusals(language_model, converted):
     assert "--foil cannot go with --generate" in refused("explain", language_model, TEXT, "--generate", 2, "--foil", 3)
-    assert "--pair cannot go with --chat" in refused("explain", language_model, TEXT, "--chat", "--pair", "b")
+    prompt = ["explain", language_model, TEXT]
+    assert "--pair cannot go with a causal language model" in refused(*prompt, "--chat", "--pair", "b")
+    assert "--truncation cannot go with a causal language model" in refused(*prompt, "--truncation")
     html = refused("explain", "no/model", TEXT, "b", "--generate", 2, "--html", "no.html")  # before anything is read
     assert "takes a single text" in html
     assert "is none" in refused("explain", converted, TEXT, "--generate", 2)

@@ -195,6 +195,30 @@ def test_files_that_cannot_be_read_are_named(stock, tmp_path):
         load_rows(str(tmp_path / "data.csv"))
 
 
+def test_tables_lose_nothing(tmp_path):
+    for text, message in {
+        "text,label\nFine.,1\nA film, with a comma,1\n": "line 3: there are 3 cells for 2 columns",
+        'text,label\n"No end,1\nTwo.,0\n': "line 3, is no line of a table",
+        f"text,label\n{'x' * 140_000},1\n": "line 2, is no line of a table",
+    }.items():
+        (tmp_path / "data.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_rows(str(tmp_path / "data.csv"))
+    (tmp_path / "data.csv").write_text("prefix,good,bad,evidence\nKarla, she saw,herself,himself,Karla\n")
+    with pytest.raises(ValueError, match="line 2: there are 5 cells for 4 columns"):
+        load_rows(str(tmp_path / "data.csv"))
+
+
+def test_a_number_is_a_label_where_the_model_has_one_of_that_name(texts, tmp_path):
+    tiny.model(num_labels=2, id2label={0: "1", 1: "2"}, label2id={"1": 0, "2": 1}).save_pretrained(tmp_path / "a=b")
+    tiny.tokenizer().save_pretrained(tmp_path / "a=b")  # a folder, and no model b that is called a
+    result = run(
+        tmp_path / "a=b", "--data", texts, "--method", "random", "--target", 1, "--output", tmp_path / "out"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert EvaluationResult.load(tmp_path / "out").settings[0]["target"] == "1"
+
+
 def test_columns_that_say_nothing(stock, texts, tmp_path):
     out = ["--output", tmp_path / "out"]
     assert "--label-column is 'label', but" in refused(stock, "--data", texts, "--label-column", "label", *out)
@@ -208,6 +232,10 @@ def test_refusals(stock, texts, tmp_path):
     out = ["--output", tmp_path / "out"]
     assert "There is no file" in refused(stock, "--data", "nothing.txt", *out)
     assert "--device nonsense cannot be used" in refused(stock, "--data", texts, "--device", "nonsense", *out)
+    pairs = refused(stock, "--data", texts, "--metric", "completeness", "--pairs", "pairs.json", *out)
+    assert "--pairs is for the metric seqpg" in pairs
+    named = [f"{name}={stock}" for name in ("first", "again", "again")]
+    assert "Two models are called 'again'" in refused(*named, "--data", texts, *out)
     assert "There is no metric 'x'" in refused(stock, "--data", texts, "--metric", "x", *out)
     assert "There is no method 'x'" in refused(stock, "--data", texts, "--method", "x", *out)
     assert "needs a converted model" in refused(stock, "--data", texts, "--method", "bcos", *out)

@@ -36,6 +36,15 @@ def files(folder):
     return [f"--explanations={name}={folder / name}.json" for name in ("bcos", "attention")]
 
 
+def test_a_number_may_be_a_label(folder, tmp_path):
+    tiny.model("bert", num_labels=2, id2label={0: "1", 1: "2"}, label2id={"1": 0, "2": 1}).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    options = ("--method", "random", "--file", folder / "texts.txt", "--target", 1, "--foil", 2)
+    assert run("evaluate", "human-kit", "explain", tmp_path, tmp_path / "out.json", *options).exit_code == 0
+    found = Explanation.from_dict(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))[0])
+    assert (found.target, found.target_label, found.foil) == (0, "1", 1)
+
+
 def test_explanations_are_written(folder):
     found = [Explanation.from_dict(one) for one in json.loads((folder / "bcos.json").read_text(encoding="utf-8"))]
     assert [one.text for one in found] == TEXTS

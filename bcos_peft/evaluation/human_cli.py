@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
-from bcos_peft.cli_inputs import check_device, read_lines
+from bcos_peft.cli_inputs import check_device, choice, read_lines
 from bcos_peft.evaluation.loading import load_model
 from bcos_peft.files import check_target, write_text
 
@@ -39,6 +39,7 @@ def explain(
     with clean_errors():
         from bcos_peft.evaluation.human_explain import explain_with
         from bcos_peft.evaluation.methods import get_method
+        from bcos_peft.labels import Labels
 
         check_target(output)
         texts = read_lines(file)
@@ -46,14 +47,14 @@ def explain(
             raise ValueError(f"--file {file!r} has no text.")
         check_device(device)
         loaded, tokenizer = load_model(model, revision)
-        options = {} if baseline is None else {"baseline": baseline}
+        labels, options = Labels(loaded, tokenizer), {} if baseline is None else {"baseline": baseline}
         found = explain_with(
             loaded.to(device),
             tokenizer,
             texts,
             get_method(method, tokenizer, **options),
-            _choice(target),
-            _choice(foil),
+            choice(target, labels),
+            choice(foil, labels),
             truncation,
         )
         content = json.dumps([one.to_dict() for one in found], ensure_ascii=False, indent=1)
@@ -121,7 +122,3 @@ def _named_file(entry: str) -> tuple[str, list]:
     if not isinstance(values, list):
         raise ValueError(f"{file!r} is no list of explanations, as `bcos-peft explain --json` writes it.")
     return name, [Explanation.from_dict(one) for one in values]
-
-
-def _choice(value: str | None) -> str | int | None:
-    return int(value) if value is not None and value.isdecimal() else value

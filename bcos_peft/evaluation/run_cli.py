@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli_errors import clean_errors
-from bcos_peft.cli_inputs import check_device
+from bcos_peft.cli_inputs import check_device, choice
 from bcos_peft.evaluation.loading import load_model
 from bcos_peft.evaluation.processes import Processes, launched
 from bcos_peft.models import BcosModel
@@ -60,12 +60,15 @@ def run(
 ) -> None:
     """Measure how good the explanations of one or more models are."""
     with clean_errors(), Processes(share=launched()) as processes:
+        if pairs is not None and metric and "seqpg" not in metric:
+            raise ValueError(f"--pairs is for the metric seqpg, and --metric asks for {', '.join(metric)}; add seqpg.")
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
         from bcos_peft.evaluation.record import find_row
         from bcos_peft.evaluation.result import EvaluationResult
         from bcos_peft.evaluation.runner import evaluate
         from bcos_peft.evaluation.sources import load_rows
+        from bcos_peft.labels import Labels
 
         first = processes.index == 0
         device = device or _own_device()
@@ -74,8 +77,9 @@ def run(
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]
         names = [name for name, *_ in loaded]
-        if len(set(names)) < len(names):
-            raise ValueError(f"Two models are called {names[0]!r} in tables; give them others: LABEL=MODEL.")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"Two models are called {twice!r} in tables; give them others: LABEL=MODEL.")
         methods = [_fitting(method, model, [model for _, model, _ in loaded]) for _, model, _ in loaded]
         for row in compare or []:  # a name that is mistyped should not cost a run
             find_row([(name, one) for name, fitting in zip(names, methods, strict=True) for one in fitting], row)
@@ -93,7 +97,7 @@ def run(
                 label=name,
                 text_column=None if labels is None else "text",
                 label_column=None if labels is None else "label",
-                target=int(target) if target.isdecimal() else target,
+                target=choice(target, Labels(model, tokenizer)),
                 seed=seed,
                 checkpoint=output / "records.jsonl",
                 distributed=processes.count > 1,
@@ -155,7 +159,7 @@ def _shared(result, rows: list[str]) -> list[str]:
 
 def _load(entry: str, revision: str | None) -> tuple:
     """The label of a model in tables, the model, and its tokenizer."""
-    label, separator, name = entry.partition("=")
+    label, separator, name = ("", "", entry) if Path(entry).is_dir() else entry.partition("=")
     model, tokenizer = load_model(name if separator else entry, revision)
     return (label if separator else "B-cos" if isinstance(model, BcosModel) else "conventional"), model, tokenizer
 
