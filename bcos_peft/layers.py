@@ -66,19 +66,20 @@ class BcosLayer(DynamicLinear):
 
     def known_norms(self, name: str = "weight") -> Tensor | None:
         """Norms of the rows of a weight, `(..., out)`, where it keeps still meanwhile; else None."""
-        if self.steady is None or self.b is None:
+        steady = self.steady  # once: another thread may end its block meanwhile
+        if steady is None or self.b is None:
             return None
         if torch.compiler.is_compiling():  # takes what the first pass, which is not compiled, has left
-            return self.steady[name][1] if name in self.steady else None
+            return steady[name][1] if name in steady else None
         weight = self._parameters.get(name)
         # An adapter may make the weight anew at each look, and other processes or devices may hold it.
         if type(weight) is not nn.Parameter or weight.is_meta or not weight.numel():
             return None
         state = state_of(weight)
-        if name not in self.steady or self.steady[name][0] != state:
+        if name not in steady or steady[name][0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self.steady[name] = state, row_norms(self.rows(weight))
-        return self.steady[name][1]
+                steady[name] = state, row_norms(self.rows(weight))
+        return steady[name][1]
 
     @property
     def outputs(self) -> int | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ __all__ = [
     "frozen",
     "keeps_logits",
     "named_outputs",
+    "outside_inference_mode",
     "rest_of",
 ]
 
@@ -47,6 +49,21 @@ def frozen(model: nn.Module):
         finally:
             for parameters, name in trainable:
                 parameters[name].requires_grad_(True)
+
+
+def outside_inference_mode(function: Callable) -> Callable:
+    """A function that takes gradients, whatever its caller's context: tensors that were made in inference mode cannot
+    be kept for a backward pass, but their copies can."""
+
+    def usable(value):
+        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+    @wraps(function)
+    def call(*args, **kwargs):
+        with torch.inference_mode(False):
+            return function(*map(usable, args), **{name: usable(value) for name, value in kwargs.items()})
+
+    return call
 
 
 @contextmanager
@@ -75,12 +92,18 @@ def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], refere
     if family.embeddings is not None and not split and references is None:
         paths = {"": family.embeddings}
 
+    thread = get_ident()
+
     def cut(name: str):
         def hook(module, args, output):
+            if get_ident() != thread:  # that of another, which only predicts
+                return output
+            # GPT-2 looks token types up among the words, after these.
+            first = name not in leaves
             # Position embeddings come once for the whole batch; each row needs its own gradient.
             leaf = output.detach().expand(batch, *output.shape[1:]).requires_grad_()
-            leaves[name] = leaf
-            if references is not None and name == "word":
+            leaves[name if first else "token_type"] = leaf
+            if references is not None and name == "word" and first:
                 # Here, where sharded weights are whole and offloaded ones can be called for.
                 references[name] = average_embedding(module, vocabulary, output.device)
             return leaf
@@ -96,8 +119,11 @@ def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], refere
 @contextmanager
 def cut_head(model, found: dict[str, Tensor]):
     """Cut the graph at the language-modelling head: `found` gets what enters it, `above` and `below` the cut."""
+    thread = get_ident()
 
     def hook(module, args):
+        if get_ident() != thread:
+            return None
         found["below"] = args[0]
         found["above"] = args[0].detach().requires_grad_()
         return (found["above"], *args[1:])

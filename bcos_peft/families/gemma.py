@@ -2,9 +2,12 @@
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.gemma import modeling_gemma
 from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gemma3 import modeling_gemma3
+from transformers.utils.generic import can_return_tuple
 
 from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
 from bcos_peft.functional import hold_ratio, rms_norm
@@ -32,16 +35,44 @@ class SoftCapped(DynamicLinear):
     """A causal LM that caps its logits, `c·tanh(z/c)`, in its own forward."""
 
     def forward(self, *args, **kwargs):
-        cap = self.config.final_logit_softcapping
-        if cap is None or not self.explaining:
+        if self.config.final_logit_softcapping is None or not self.explaining:
             return super().forward(*args, **kwargs)
-        self.config.final_logit_softcapping = None
-        try:
-            output = super().forward(*args, **kwargs)
-        finally:
-            self.config.final_logit_softcapping = cap
-        output.logits = hold_ratio(output.logits, cap * torch.tanh(output.logits / cap))
-        return output
+        return self._held(*args, **kwargs)
+
+    # The stock forward with its cap held. Taking the cap off the config meanwhile would take it from other threads.
+    @can_return_tuple
+    def _held(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits, cap = self.lm_head(outputs.last_hidden_state[:, kept]), self.config.final_logit_softcapping
+        logits = hold_ratio(logits, cap * torch.tanh(logits / cap))
+        return CausalLMOutputWithPast(
+            loss=None if labels is None else self.loss_function(logits, labels, self.vocab_size, **kwargs),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
 class BcosGemma2LM(SoftCapped, modeling_gemma2.Gemma2ForCausalLM):
