@@ -9,12 +9,17 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 
-def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tensor | None]:
+def arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -> tuple[dict[str, Any], Tensor | None]:
     """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
 
     Encoders are read from their first token on, and positions are counted from there. A decoder never sees what comes
     after a token, so padding on the right need not be masked; then no row of the attention is empty, which stock
     models answer with NaN in float64.
+
+    Args:
+        inputs: of the model.
+        causal: no token sees those after it.
+        padding: the token that tells a head where a text ends; other padding is replaced by it.
 
     Returns:
         The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).
@@ -27,6 +32,8 @@ def arrange(inputs: dict[str, Any], causal: bool) -> tuple[dict[str, Any], Tenso
             name: roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
             for name, value in inputs.items()
         }
+    if padding is not None and "attention_mask" in inputs:
+        inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, padding)
     if causal and "attention_mask" in inputs and _only_trailing_padding(inputs["attention_mask"]):
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     return inputs, shift

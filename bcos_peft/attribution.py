@@ -9,13 +9,31 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import arrange, looks_ahead, roll
 from bcos_peft.choice import Choice, next_token_position, read_logits
-from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs, check_names, spread
-from bcos_peft.linear_map import contributions_of, cut_inputs, frozen, keeps_logits, named_outputs, rest_of
+from bcos_peft.input_checks import (
+    check_adapters,
+    check_baseline,
+    check_inputs,
+    check_names,
+    reads_last_token,
+    refuses_padding,
+    spread,
+)
+from bcos_peft.linear_map import (
+    contributions_of,
+    cut_inputs,
+    frozen,
+    keeps_logits,
+    named_outputs,
+    outside_inference_mode,
+    rest_of,
+)
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
 
 
 __all__ = ["Attribution", "attribute"]
+
+_OF_TRAINING = ("labels", "start_positions", "end_positions", "next_sentence_label")
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class Attribution:
     baseline: Tensor | None = None
 
 
+@outside_inference_mode
 def attribute(
     model: nn.Module,
     input_ids: Tensor,
@@ -100,7 +119,8 @@ def attribute(
             vocabulary, and gives what that makes in the place of every word as `Attribution.baseline`: `Σ scores +
             baseline = logit`. What any word would get in that place is then no contribution of *this* word. That
             matters where one place gets much for nothing, as the first token of a language model's text does.
-        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all.
+        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all. Labels
+            of a batch for training are not looked at.
 
     Returns:
         [`Attribution`]
@@ -127,17 +147,29 @@ def attribute(
     check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
     check_baseline(baseline)
     inputs = spread(inputs, input_ids.shape)
-    inputs.pop("return_dict", None)  # outputs are read by name
+    # Outputs are read by name, and no loss is: with one, stock models also change their config.
+    inputs = {name: value for name, value in inputs.items() if name not in ("return_dict", *_OF_TRAINING)}
     causal = bcos_model.bcos_family.causal
     if causal:
         inputs.setdefault("use_cache", False)
+    if inputs.get("past_key_values") is not None:
+        raise ValueError(
+            "past_key_values stands for tokens that are not in input_ids, whose contributions would be missing. Pass "
+            "the whole text as input_ids, and no cache."
+        )
     at = None
     if keeps_logits(bcos_model):
         if inputs.get("logits_to_keep") is not None:
             raise ValueError("logits_to_keep is chosen by attribute itself; say with position=... what to explain.")
         at = next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
     one_way = causal and not looks_ahead(bcos_model.config)
-    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way)
+    if attention_mask is not None and refuses_padding(bcos_model) and bool((attention_mask == 0).any()):
+        raise ValueError(
+            f"{type(bcos_model).__name__} looks for the last token that is not padding, and there is padding but no "
+            "token for it: set model.config.pad_token_id, or pass each text alone."
+        )
+    padding = bcos_model.config.pad_token_id if reads_last_token(bcos_model) else None
+    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
     if at is not None:
         # A whole vocabulary for every token of a long prompt would take more memory than all the rest.
         kept, place = (at if shift is None else at - shift).unique(return_inverse=True)

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from bcos_peft.alignment import looks_ahead
 from bcos_peft.input_checks import check_adapters, check_baseline, check_inputs
-from bcos_peft.linear_map import contributions_of, cut_head, cut_inputs, frozen, keeps_logits, named_outputs, rest_of
+from bcos_peft.linear_map import (
+    contributions_of,
+    cut_head,
+    cut_inputs,
+    frozen,
+    keeps_logits,
+    named_outputs,
+    outside_inference_mode,
+    rest_of,
+)
 from bcos_peft.mode import explanation_mode
 from bcos_peft.models import find_bcos_model
 
@@ -55,6 +64,7 @@ class SequenceAttribution:
     baseline: Tensor | None = None
 
 
+@outside_inference_mode
 def attribute_sequence(
     model: nn.Module,
     input_ids: Tensor,

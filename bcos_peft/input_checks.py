@@ -19,6 +19,7 @@ __all__ = [
     "check_inputs",
     "check_names",
     "max_tokens",
+    "reads_last_token",
     "refuses_padding",
     "spread",
 ]
@@ -121,8 +122,12 @@ def max_tokens(model) -> int | None:
 
 def refuses_padding(model) -> bool:
     """Whether stock code refuses a batch: without a padding token it cannot tell where a text ends."""
-    known = getattr(model.config, "pad_token_id", None) is not None
-    return model.bcos_family.causal and not known and type(model).__name__.endswith("ForSequenceClassification")
+    return reads_last_token(model) and getattr(model.config, "pad_token_id", None) is None
+
+
+def reads_last_token(model) -> bool:
+    """Whether a head reads the last token of a text, which it takes to be the last that is not the padding token."""
+    return model.bcos_family.causal and type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _describe(value) -> str:
