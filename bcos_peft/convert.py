@@ -228,7 +228,13 @@ def _forget_unpacked_file(model: PreTrainedModel) -> None:
 def _verify(model: PreTrainedModel) -> None:
     residual = probe_residual(model)
     limit = tolerance(model.dtype)
-    if not math.isfinite(residual) or residual > limit:
+    if not math.isfinite(residual):
+        raise ValueError(
+            f"The converted {type(model).__name__} gives no finite logits on a probe in {model.dtype}: a weight is "
+            "not finite, or activations overflow (then convert it in torch.bfloat16 or torch.float32). The model was "
+            "put back as it was."
+        )
+    if residual > limit:
         raise ValueError(
             f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss "
             f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is "

@@ -100,6 +100,12 @@ def _switched(model: nn.Module, bcos_model: nn.Module) -> Iterator[None]:
 
 def _refuse_patched(named: list[tuple[str, nn.Module]]) -> None:
     for name, module in named:
+        if type(module).__name__ == "OptimizedModule":
+            raise ValueError(
+                f"Cannot explain: torch.compile has been put around module {name!r}, and what it compiled cannot be "
+                "set aside. Compile the whole model, torch.compile(model), or that module in place: "
+                f"model.{name}.compile()."
+            )
         if name and is_patched(module):  # trainers wrap that of the model itself, around the same computation
             raise ValueError(
                 f"Cannot explain: something has replaced the forward of module {name!r} ({type(module).__name__}), as "

@@ -128,6 +128,17 @@ def test_b_of_a_compiled_decoder(family):
     assert counters["stats"]["unique_graphs"] <= 4
 
 
+def test_a_compiled_part_that_cannot_be_set_aside_is_named():
+    model = converted()
+    body = model.bert
+    model.bert = torch.compile(body, backend="eager")
+    with pytest.raises(ValueError, match=r"torch.compile has been put around module 'bert'.*model.bert.compile\(\)"):
+        attribute(model, **tiny.inputs())
+    model.bert = body
+    model.bert.compile(backend="eager")
+    assert attribute(model, **tiny.inputs()).residual.abs().max() < 1e-4
+
+
 @pytest.mark.slow
 def test_another_b_is_another_function():
     model = converted(b=1.25)

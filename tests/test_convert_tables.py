@@ -50,6 +50,14 @@ def test_verification_refuses_what_is_not_linear(keep_tables):
     assert (result.residual.abs() > 1e-3 * result.logit.abs()).all(), "the residual tells"
 
 
+@pytest.mark.parametrize(("dtype", "weight"), [(torch.float32, float("inf")), (torch.float16, 6e4)])
+def test_weights_that_give_no_numbers_are_told_from_what_is_not_linear(dtype, weight):
+    model = tiny.model("llama", "CausalLM", dtype=dtype)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(weight)
+    assert_refused(model, match=f"no finite logits on a probe in {dtype}: a weight is not")
+
+
 def test_a_class_without_a_table_is_refused():
     assert_refused(tiny.model(cls=Squashed), match="Squashed is not an architecture.*pass family=")
 
