@@ -28,7 +28,11 @@ def register(family: Family) -> None:
         stock = auto_class._model_mapping.get(stock_config, None)
         # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
         if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
-            auto_class.register(generated_config, keep_class(model_class(stock, family)), exist_ok=True)
+            generated = keep_class(model_class(stock, family))
+            auto_class.register(generated_config, generated, exist_ok=True)
+            if auto_class is not AutoModel:
+                # Trainers and pipelines ask these tables of names what a model is for: whether to shift labels, say.
+                auto_class._model_mapping._model_mapping.setdefault(bcos_type, generated.__name__)
 
 
 def _register_tokenizer(model_type: str, bcos_type: str) -> None:

@@ -178,6 +178,23 @@ def test_the_trainers_label_smoothing_is_refused_before_a_step(tmp_path):
     assert all(torch.equal(before[name], weight) for name, weight in weights(model).items())
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_the_trainers_label_smoothing_of_a_language_model_is_of_the_next_token(family, tmp_path):
+    """The Trainer shifts labels for classes that it finds in a table of names."""
+    model = converted(family, "CausalLM")
+    data = [{"input_ids": row["input_ids"]} for row in rows(count=4, family=family)]
+    collator = DataCollatorForLanguageModeling(tiny.tokenizer("bpe"), mlm=False)
+    run = trainer(model, tmp_path, data, None, eval_data=data, collator=collator, label_smoothing_factor=0.1)
+    found = run.evaluate()["eval_loss"]
+    batch = collator(data)
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), label_smoothing=0.1
+    )
+    assert found == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_label_smoothing_of_the_loss_and_of_the_stock_loss_train(tmp_path):
     smoothed = functools.partial(bcos_bce_loss, label_smoothing=0.1)
     for loss, factor in ((smoothed, 0.0), (smoothed, 0.1), (None, 0.1)):
