@@ -37,7 +37,7 @@ def check_forward(model, forward) -> None:
     what the trainer is about to do.
 
     Raises:
-        ValueError: the model's head is a B-cos layer, or the trainer's reference model is the stock model.
+        ValueError: the model's head is a B-cos layer, or the trainer's reference model is the stock model, or would move.
     """
     if not is_of_trl(forward):
         return
@@ -48,26 +48,46 @@ def check_forward(model, forward) -> None:
             "take its weight for that of a plain layer. Convert with convert_head=False, or train with transformers' "
             "Trainer."
         )
-    reference = _made_reference(sys._getframe(2))
-    if reference is not None and not hasattr(reference, "bcos_config"):
+    trainer, given = _trainer(sys._getframe(2))
+    reference = getattr(trainer, "ref_model", None)
+    if reference is not None and given is None and not hasattr(reference, "bcos_config"):
         raise ValueError(
             f"The trainer has made its reference model by loading {model.config._name_or_path!r}, from which this "
             f"{name} was converted: a {type(reference).__name__} that predicts differently from the start. Give it a "
             "copy, ref_model=copy.deepcopy(model); or, where it takes none, save the converted model and train what "
             "from_pretrained of that folder gives."
         )
+    if trainer is not None and reference is None:
+        _check_own_reference(trainer)
 
 
-def _made_reference(frame):
-    """The reference model of a trainer that is being built in one of the next frames, if it has made that itself."""
+def _trainer(frame):
+    """A trainer that compares with a reference model and is being built in one of the next frames, and the reference
+    model that it was given, which is the user's own choice."""
     for _ in range(3):
         if frame is None:
-            return None
+            break
         trainer = frame.f_locals.get("self")
-        if hasattr(trainer, "ref_model"):  # one that was passed in is the user's own choice
-            return trainer.ref_model if frame.f_locals.get("ref_model") is None else None
+        if hasattr(trainer, "ref_model"):
+            return trainer, frame.f_locals.get("ref_model")
         frame = frame.f_back
-    return None
+    return None, None
+
+
+def _check_own_reference(trainer) -> None:
+    """With adapters the reference is the same model with other adapters: what is trained beside them moves it."""
+    adapters = getattr(trainer.model, "peft_config", None)
+    once = getattr(trainer.args, "precompute_ref_log_probs", False) or getattr(trainer.args, "beta", None) == 0
+    if not isinstance(adapters, dict) or once:
+        return
+    trained = (name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad)
+    beside = next((name for name in trained if not adapters.keys() & set(name.split("."))), None)
+    if beside is not None:
+        raise ValueError(
+            f"The reference of this trainer is the model itself, with the adapter as it was, and {beside!r} is "
+            "trained beside the adapter: the reference would move with it. Pass precompute_ref_log_probs=True where "
+            "the trainer has it, or train the adapter alone: train_only(model, 'lora')."
+        )
 
 
 def refuse_tensor_parallel(model) -> None:

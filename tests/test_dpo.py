@@ -10,7 +10,7 @@ from sft_data import PAIRS, converted, options, tokenizer, weights
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, attribute, get_bcos_model, train_only
 
 
 pytestmark = pytest.mark.newest  # trl asks for newer packages than the oldest run has
@@ -117,6 +117,27 @@ def test_dpo_with_precomputed_reference(tmp_path):
     stored = dpo(converted(), tmp_path, precompute_ref_log_probs=True)
     stored.train()
     assert_close(logged(stored, "loss"), logged(live, "loss"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["DPO", "KTO"])
+def test_a_reference_that_would_move_with_what_is_trained_beside_the_adapter(kind, tmp_path):
+    import trl
+    from peft import LoraConfig, get_peft_model
+
+    def build(*parts, **settings):
+        model = get_peft_model(converted(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+        train_only(model, *parts)
+        return getattr(trl, f"{kind}Trainer")(
+            model,
+            args=getattr(trl, f"{kind}Config")(**options(tmp_path, beta=0.5, **settings)),
+            train_dataset=preferences() if kind == "DPO" else ratings(),
+            processing_class=tokenizer(),
+        )
+
+    with pytest.raises(ValueError, match=r"is the model itself.*norm.*is trained beside.*precompute_ref_log_probs"):
+        build("lora", "norms")
+    assert build("lora", "norms", precompute_ref_log_probs=True).ref_model is None
+    assert build("lora").ref_model is None
 
 
 @pytest.mark.parametrize("kind", ["DPO", "KTO", "GRPO", "RLOO"])
