@@ -95,7 +95,7 @@ class BcosLayer(DynamicLinear):
     def gained(self, y: Tensor) -> Tensor:
         """Outputs, `(..., out_features)`, times the gain, if there is one."""
         gain = self._modules.get("gain")
-        return y if gain is None else y * gain.weight.to(y.dtype)
+        return y if gain is None else gain(y)
 
 
 class Gain(nn.Module):
@@ -113,6 +113,10 @@ class Gain(nn.Module):
     def __init__(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size, device=device, dtype=dtype))
+
+    def forward(self, y: Tensor) -> Tensor:
+        # Called, and its weight not taken by the layer: so a hook can bring a weight that is kept elsewhere.
+        return y * self.weight.to(y.dtype)
 
 
 class BcosLinear(BcosLayer, nn.Linear):

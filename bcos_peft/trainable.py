@@ -100,8 +100,15 @@ def merge_gains(model: nn.Module) -> int:
     for _, parameter in bcos.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     left = 0
-    for name, module in bcos.named_modules():
-        gain = module._modules.get("gain") if isinstance(module, BcosLayer) else None
+    layers = [(name, module) for name, module in bcos.named_modules() if isinstance(module, BcosLayer)]
+    away = [name for name, module in layers if "gain" in module._modules and module.weight.is_meta]
+    if away:
+        raise ValueError(
+            f"The weight of {away[0]!r} is kept elsewhere (offloaded), and cannot be multiplied. Nothing was changed. "
+            "Load the model without offloading, and merge its gains there."
+        )
+    for name, module in layers:
+        gain = module._modules.get("gain")
         if gain is None:
             continue
         unit_rows = module.normalize_weights and module.b is not None

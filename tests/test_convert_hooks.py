@@ -10,7 +10,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from test_convert import run
 from transformers import BertForSequenceClassification
 
-from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
 from bcos_peft.families import find_family
 
 
@@ -38,6 +38,21 @@ def add_hooks(model):
     for module in model.modules():
         add_hook_to_module(module, Counting())
     return model
+
+
+def test_gains_are_offloaded_with_their_layers():
+    model = get_bcos_model(tiny.model(), BcosConfig())
+    train_only(model, "gain")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".gain." in name:
+                parameter.mul_(1.5)
+    expected = model.eval()(**tiny.inputs()).logits
+    offload(model)
+    torch.testing.assert_close(model(**tiny.inputs()).logits, expected)
+    assert attribute(model, **tiny.inputs()).residual.abs().max() < 1e-4
+    with pytest.raises(ValueError, match=r"is kept elsewhere \(offloaded\).*Nothing was changed"):
+        merge_gains(model)
 
 
 @pytest.mark.parametrize("attach", [offload, dispatch, add_hooks])
