@@ -14,6 +14,7 @@ from bcos_peft.input_checks import (
     check_baseline,
     check_inputs,
     check_names,
+    padding_token,
     reads_last_token,
     refuses_padding,
     spread,
@@ -168,7 +169,7 @@ def attribute(
             f"{type(bcos_model).__name__} looks for the last token that is not padding, and there is padding but no "
             "token for it: set model.config.pad_token_id, or pass each text alone."
         )
-    padding = bcos_model.config.pad_token_id if reads_last_token(bcos_model) else None
+    padding = padding_token(bcos_model) if reads_last_token(bcos_model) else None
     per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
     if at is not None:
         # A whole vocabulary for every token of a long prompt would take more memory than all the rest.

@@ -97,6 +97,7 @@ def get_bcos_model(
         plan = plan_conversion(model, stock, config, family)
         config.base_model_name_or_path = model.config._name_or_path or None
         config.bcos_version = __version__
+        config.probe_residual = None  # of a model that was converted with it before
         calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)
 
         undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()

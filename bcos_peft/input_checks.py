@@ -19,6 +19,7 @@ __all__ = [
     "check_inputs",
     "check_names",
     "max_tokens",
+    "padding_token",
     "reads_last_token",
     "refuses_padding",
     "spread",
@@ -122,7 +123,13 @@ def max_tokens(model) -> int | None:
 
 def refuses_padding(model) -> bool:
     """Whether stock code refuses a batch: without a padding token it cannot tell where a text ends."""
-    return reads_last_token(model) and getattr(model.config, "pad_token_id", None) is None
+    return reads_last_token(model) and padding_token(model) is None
+
+
+def padding_token(model) -> int | None:
+    """The config's padding token, if it is one: some have -1, or a token that is yet to be added."""
+    token = getattr(model.config, "pad_token_id", None)
+    return token if token in range(model.get_input_embeddings().weight.shape[0]) else None
 
 
 def reads_last_token(model) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bcos_peft.attribution import Attribution, attribute
+from bcos_peft.input_checks import max_tokens, padding_token
 from bcos_peft.models import BcosModel
 
 
@@ -35,13 +36,13 @@ def probe_residual(model: BcosModel) -> float:
 
 def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
-    embeddings = model.get_input_embeddings()
-    vocabulary, padding = embeddings.weight.shape[0], getattr(model.config, "pad_token_id", None) or 0
-    ids = (torch.arange(16) * 7919 + 13) % vocabulary
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    known, length = padding_token(model), min(8, max_tokens(model) or 8)
+    ids, padding = (torch.arange(2 * length) * 7919 + 13) % vocabulary, known or 0
     ids[ids == padding] = (padding + 1) % vocabulary
-    ids, mask = ids.view(2, 8), torch.ones(2, 8, dtype=torch.long)
+    ids, mask = ids.view(2, length), torch.ones(2, length, dtype=torch.long)
     ids[1, 6:], mask[1, 6:] = padding, 0
-    if getattr(model.config, "pad_token_id", None) is None:  # classifiers refuse a batch then
+    if known is None:  # classifiers refuse a batch then
         ids, mask = ids[:1], mask[:1]
     device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
     return ids.to(device), mask.to(device)

@@ -116,6 +116,8 @@ def test_what_it_says_about_itself():
     assert "BcosLinear(in_features=32, out_features=3, b=1.5)" in repr(model)
     unverified = get_bcos_model(tiny.model(), verify=False)
     assert unverified.bcos_config.probe_residual is None
+    again = get_bcos_model(tiny.model(), model.bcos_config, verify=False)
+    assert again.bcos_config.probe_residual is None, "not that of the model before it"
     assert unverified.bcos_config.b == 1.25
 
 
@@ -268,3 +270,21 @@ def test_a_head_as_target_needs_convert_head():
         get_bcos_model(model, BcosConfig(target_modules=["decoder"]))
     get_bcos_model(model, BcosConfig(target_modules=["decoder"], convert_head=True))
     assert isinstance(model.cls.predictions.decoder, BcosLinear)
+
+
+@pytest.mark.parametrize("padding", [-1, tiny.VOCAB_SIZE])
+@pytest.mark.parametrize("task", ["CausalLM", "SequenceClassification"])
+def test_a_padding_token_outside_the_vocabulary(task, padding):
+    """Some configs have -1, and others that of a token that is yet to be added."""
+    model = tiny.model("llama", task)
+    model.config.pad_token_id = padding
+    model = get_bcos_model(model)
+    found = attribute(model, torch.tensor([[5, 6]]), torch.tensor([[1, 1]]))
+    assert found.residual.abs().max() < 1e-5
+    if task == "SequenceClassification":
+        with pytest.raises(ValueError, match="no token for it: set model.config.pad_token_id"):
+            attribute(model, torch.tensor([[5, 6]]), torch.tensor([[1, 0]]))
+
+
+def test_a_model_of_few_positions():
+    assert get_bcos_model(tiny.model("gpt2", "CausalLM", n_positions=4)).bcos_config.probe_residual < 1e-5
