@@ -129,7 +129,7 @@ class BcosConfig:
         if not isinstance(self.b_pattern, dict):
             raise TypeError(f"b_pattern must be a dict of regular expression to B, got {self.b_pattern!r}.")
         self.b_pattern = {
-            valid_regex("b_pattern", key): valid_b(f"b_pattern[{key!r}]", value)
+            valid_regex("b_pattern", key, as_part=True): valid_b(f"b_pattern[{key!r}]", value)
             for key, value in self.b_pattern.items()
         }
         for name in ("normalize_weights", "convert_head", "align", "remove_bias"):

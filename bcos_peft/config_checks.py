@@ -22,12 +22,12 @@ def valid_b(name: str, value: Any) -> float:
     return float(value)
 
 
-def valid_regex(name: str, pattern: Any) -> str:
-    """A regular expression."""
+def valid_regex(name: str, pattern: Any, as_part: bool = False) -> str:
+    """A regular expression; one that can be part of another has no flags for all of it."""
     if not isinstance(pattern, str):
         raise TypeError(f"{name} must have strings as keys, got {pattern!r}.")
     try:
-        re.compile(pattern)
+        re.compile(rf"x(?:{pattern})" if as_part else pattern)
     except re.error as error:
         raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error}).") from error
     return pattern

@@ -29,7 +29,8 @@ def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int 
         `torch.Tensor`: new ids of the same shape.
 
     Raises:
-        ValueError: `share` is out of range, or the tokenizer has no mask token and `token_id` is not given.
+        ValueError: `share` is out of range, `input_ids` has another shape, or the tokenizer has no mask token and
+            `token_id` is not given.
 
     Example:
         >>> from transformers import AutoTokenizer
@@ -44,6 +45,8 @@ def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int 
     """
     if not 0 < share <= 0.5:
         raise ValueError(f"share must be above 0 and at most 0.5, got {share!r}. To hide nothing, leave it out.")
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids must have the shape (batch, sequence), got {tuple(input_ids.shape)}.")
     token_id = tokenizer.mask_token_id if token_id is None else token_id
     if token_id is None:
         raise ValueError(

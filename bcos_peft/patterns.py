@@ -12,7 +12,7 @@ __all__ = ["matches_modules", "matches_pattern"]
 @lru_cache(maxsize=16384)  # every explanation asks again
 def matches_pattern(pattern: str, name: str) -> bool:
     """Whether a regular expression matches the end of a module name, from a dot on (as peft's `rank_pattern`)."""
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+    return re.match(rf"(?:.*\.)?(?:{pattern})$", name) is not None
 
 
 def matches_modules(modules: list[str] | str | None, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from dataclasses import replace
 
 import torch
@@ -213,7 +214,8 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
             raise ValueError(f"share must be above 0 and at most 1, got {share!r}. Without a schedule, B is constant.")
         self.target, self.start, self.share = target, start, share
         self.final_b: float | None = target  # the target in use
-        self.current_b: float | None = None  # what this callback set last
+        self.current_b: float | None = None  # what this callback set last, and on which model
+        self._scheduled: weakref.ref | None = None
 
     def b_at(self, step: int, max_steps: int) -> float:
         """B after a number of finished optimisation steps.
@@ -247,8 +249,12 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
             self.final_b = self.target
         elif state.global_step > 0 and isinstance(stored, dict):
             self.final_b = stored["attributes"]["final_b"]
-        elif bcos_model.bcos_config.b != self.current_b:  # else it is what an interrupted training has left
-            self.final_b = bcos_model.bcos_config.b
+        elif (
+            bcos_model.bcos_config.b != self.current_b
+            or self._scheduled is None
+            or self._scheduled() is not bcos_model
+        ):
+            self.final_b = bcos_model.bcos_config.b  # else it is what an interrupted training of this model has left
         # The Trainer expects an entry when it saves, and a checkpoint written without this callback has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self._set(bcos_model, state.global_step, state.max_steps)
@@ -278,8 +284,11 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
             "attributes": {"final_b": self.final_b, "current_b": self.current_b},
         }
 
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_scheduled": None}  # copies for other processes have other models
+
     def _set(self, model, step: int, max_steps: int) -> None:
-        self.current_b = self.b_at(step, max_steps)
+        self.current_b, self._scheduled = self.b_at(step, max_steps), weakref.ref(model)
         if self.current_b != model.bcos_config.b:
             model.set_b(self.current_b)
 

@@ -65,6 +65,7 @@ def test_every_field_is_covered_and_described():
         ("b_pattern", {"classifier": float("nan")}, ValueError, r"b_pattern\['classifier'\] must be"),
         ("b_pattern", {"classifier": "1"}, TypeError, r"b_pattern\['classifier'\] must be"),
         ("b_pattern", {"(": 1.0}, ValueError, r"b_pattern: '\(' is not a regular expression"),
+        ("b_pattern", {"(?i)x": 1.0}, ValueError, "is not a regular expression"),
         ("b_pattern", {1: 1.0}, TypeError, "strings as keys"),
         *[
             (field, value, TypeError, f"{field} must be True or False")

@@ -40,6 +40,11 @@ def test_shares_out_of_range_are_refused(share):
         HideTokensCallback(tiny.tokenizer(), share)
 
 
+def test_ids_of_a_single_text_are_refused():
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, sequence\), got \(9,\)"):
+        hide_tokens(torch.arange(9), tiny.tokenizer())
+
+
 def test_a_tokenizer_without_a_mask_token_needs_another():
     tokenizer = tiny.tokenizer("bpe")
     tokenizer.mask_token = None

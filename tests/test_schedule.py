@@ -3,14 +3,16 @@
 import json
 import logging
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from test_training import converted, exponents, losses, rows, trainer, weights
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, TrainerCallback, TrainerState
 
-from bcos_peft import BcosConfig, BcosScheduleCallback
+from bcos_peft import BcosConfig, BcosScheduleCallback, get_bcos_model
 
 
 def test_set_b_changes_layers_and_config():
@@ -164,6 +166,27 @@ def test_an_interrupted_training_keeps_its_target(tmp_path):
     model.set_b(1.75)
     run.train()
     assert model.bcos_config.b == 1.75
+
+
+def test_a_schedule_that_is_used_again_takes_the_target_of_its_new_model():
+    """Though the new one has the B at which the last training stopped."""
+    schedule = BcosScheduleCallback()
+
+    def begin(b, steps):
+        model = get_bcos_model(tiny.model(), BcosConfig(b=b))
+        state = TrainerState(max_steps=8)
+        schedule.on_train_begin(None, state, None, model=model)
+        state.global_step = steps
+        schedule.on_step_end(None, state, None, model=model)
+        return model, state
+
+    model, state = begin(1.5, steps=2)
+    assert model.bcos_config.b == 1.25
+    schedule.on_train_begin(None, state, None, model=model)
+    assert schedule.final_b == 1.5, "the same model goes on"
+    begin(1.25, steps=8)
+    assert schedule.final_b == 1.25
+    assert pickle.loads(pickle.dumps(schedule)).final_b == 1.25
 
 
 def test_layers_with_their_own_b_keep_it(tmp_path):
