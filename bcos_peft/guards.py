@@ -37,7 +37,7 @@ def check_forward(model, forward) -> None:
     what the trainer is about to do.
 
     Raises:
-        ValueError: the model's head is a B-cos layer, or the trainer's reference model is the stock model, or would move.
+        ValueError: the model's head is a B-cos layer; the trainer's reference model is the stock model, or would move.
     """
     if not is_of_trl(forward):
         return
