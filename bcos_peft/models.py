@@ -11,8 +11,9 @@ import re
 from contextvars import ContextVar
 from dataclasses import replace
 
+import torch
 from torch import nn
-from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel, initialization
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from bcos_peft.application import apply_plan
@@ -21,7 +22,7 @@ from bcos_peft.families.base import Family
 from bcos_peft.guards import check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin
-from bcos_peft.layers import BcosLayer, BcosLayerNorm
+from bcos_peft.layers import BcosLayer, BcosLayerNorm, Gain
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
 from bcos_peft.steady import SteadyGeneration
 from bcos_peft.structure import plan_stored
@@ -147,6 +148,9 @@ class BcosModel(BcosHubMixin):
         parameters = module._parameters.values()
         if parameters and all(parameter is None for parameter in parameters):
             return  # a head whose only parameter was its bias: the stock initialiser would look for it
+        if isinstance(module, Gain):  # of a new head: stock initialisers know no gains, and would leave its memory be
+            initialization.ones_(module.weight)
+            return
         super()._init_weights(module)
 
     @classmethod
@@ -164,6 +168,24 @@ class BcosModel(BcosHubMixin):
             set_class(new, type(old_lm_head))
             new.b, new.normalize_weights = old_lm_head.b, old_lm_head.normalize_weights
         return new
+
+    def _resize_token_embeddings(self, *args, **kwargs):
+        gain = getattr(self.get_output_embeddings(), "gain", None)
+        trained = gain is not None and gain.weight.requires_grad  # transformers sets the new head's by its weight
+        embeddings = super()._resize_token_embeddings(*args, **kwargs)
+        if gain is not None:
+            head = self.get_output_embeddings()
+            head.gain = _resized(gain, head.outputs).requires_grad_(trained)
+        return embeddings
+
+
+def _resized(gain: Gain, size: int) -> Gain:
+    """A gain for another number of rows: those that stay keep theirs, and new ones have none, which is 1."""
+    resized = Gain(size, gain.weight.device, gain.weight.dtype)
+    kept = min(size, len(gain.weight))
+    with torch.no_grad():
+        resized.weight[:kept] = gain.weight[:kept]
+    return resized
 
 
 def _size(parameter: nn.Parameter) -> int:

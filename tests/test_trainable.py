@@ -95,6 +95,31 @@ def test_a_body_is_loaded_with_its_gains(tmp_path):
         assert torch.equal(body(**tiny.inputs(family="llama")).last_hidden_state, expected)
 
 
+def test_a_new_head_of_another_size_has_gains_of_1(tmp_path):
+    model = get_bcos_model(tiny.model("bert"), BcosConfig())
+    train_only(model, "gain")
+    changed(model).save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert loaded.classifier.gain.weight.tolist() == [1.0] * 5
+    assert torch.equal(loaded.bert.pooler.dense.gain.weight, model.bert.pooler.dense.gain.weight)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_keeps_its_gains_when_tokens_are_added_or_taken_away(tied):
+    model = tiny.model("llama", "CausalLM", tie_word_embeddings=tied)
+    model = get_bcos_model(model, BcosConfig(convert_head=True))
+    train_only(model, "gain")
+    gain, before = changed(model).lm_head.gain.weight.detach().clone(), logits(model)
+    model.resize_token_embeddings(tiny.VOCAB_SIZE + 8, mean_resizing=False)
+    assert torch.equal(model.lm_head.gain.weight[: tiny.VOCAB_SIZE], gain)
+    assert model.lm_head.gain.weight[tiny.VOCAB_SIZE :].tolist() == [1.0] * 8
+    assert model.lm_head.gain.weight.requires_grad
+    assert distance(logits(model)[..., : tiny.VOCAB_SIZE], before) < 1e-6
+    assert residual(model) < 1e-5
+    model.resize_token_embeddings(tiny.VOCAB_SIZE - 8, mean_resizing=False)
+    assert torch.equal(model.lm_head.gain.weight, gain[:-8])
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_training_moves_nothing_else(family, tmp_path):
     model = get_bcos_model(tiny.model(family, "SequenceClassification"), BcosConfig(b=1.25))
