@@ -35,7 +35,7 @@ from bcos_peft.calibration_weights import Weights
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.families.moe import BcosExperts
-from bcos_peft.least_squares import fit_experts
+from bcos_peft.least_squares import fit_experts, importance_of
 from bcos_peft.linear_map import named_outputs
 from bcos_peft.quantization import quantized_class
 from bcos_peft.structure import Plan, sub_plan
@@ -247,8 +247,7 @@ class Calibration:
                 if path in streamed:
                     # What counts is the stream after the sublayer, relative to its size: norms divide by it. And what
                     # the layers below have done to the stream is repaired here as far as it can be.
-                    importance = 1 / target.square().sum(-1).clamp_min(torch.finfo(self.dtype).tiny)
-                    importance = importance / importance.mean()
+                    importance = importance_of(target)
                     target = target - torch.cat(streamed[path]).to(self.dtype)
                 layers[path] = target, importance
             self.layers.fit(x, layers, self._chooses(counts).to(x.device))

@@ -241,8 +241,8 @@ def repairs(
     after = [value for value in (*capture.inputs.values(), final) if torch.is_tensor(value)]
     found = {}
     for name, output in capture.outputs.items():
-        if capture.calls[name] != 1 or not torch.is_tensor(output):
-            continue
+        if capture.calls[name] != 1 or not torch.is_tensor(output) or not output.any():
+            continue  # what is zero, as of a layer that was pruned, would seem to write to every stream
         for module, before in capture.inputs.items():
             if module is linears[name] or before.shape != output.shape:
                 continue

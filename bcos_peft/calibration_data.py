@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from bcos_peft.calibration_report import is_language_model
-from bcos_peft.inputs import split_inputs
+from bcos_peft.inputs import is_frame, split_inputs
 
 
 __all__ = ["MAX_LENGTH", "MIN_ROWS", "calibration_rows", "collate", "into_batches", "replay"]
@@ -79,6 +79,11 @@ def _check_ids(ids: list[int], model: PreTrainedModel) -> None:
 
 
 def _items(data: Any) -> Iterator:
+    if is_frame(data):  # whose items are the names of its columns
+        raise TypeError(
+            f"calibration_data is a DataFrame with the columns {', '.join(map(str, data.columns))}. Pass "
+            "datasets.Dataset.from_pandas(df), or a column of texts: df['text'].tolist()."
+        )
     if hasattr(data, "column_names"):
         data = _texts(data)
     elif isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):

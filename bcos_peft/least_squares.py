@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from bcos_peft.functional import bcos_linear
 
 
-__all__ = ["RIDGES", "Fit", "Layer", "fit_experts", "fit_layers"]
+__all__ = ["RIDGES", "Fit", "Layer", "fit_experts", "fit_layers", "importance_of"]
 
 # Strengths that are tried, as shares of the mean squared input.
 RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0)
 _FIXED = 0.01
 # A row whose factor is that far from the layer's median is all but silent on the calibration data.
 _RANGE = 10.0
+# Streams whose squared size is below this share of the usual one count as if they were of that size.
+_NEAR_ZERO = 1e-4
+# Mean squares of inputs below this are those of no input, as after a layer that was pruned: the weight stays.
+_SILENT = 1e-30
 # Tokens by which strengths are compared.
 _PROBED = 2048
 
@@ -66,6 +70,30 @@ class Layer:
     b: float | None
     targets: Tensor
     importance: Tensor | None = None
+
+
+def importance_of(stream: Tensor) -> Tensor:
+    """How much a squared error counts at each token: relative to the size of the stream there, for norms divide by it.
+
+    A token whose embedding is zero, say one that was never trained, is not to drown all others.
+
+    Args:
+        stream (`torch.Tensor`): `(tokens, hidden)`.
+
+    Returns:
+        `torch.Tensor`: `(tokens,)`, 1 in the mean.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.least_squares import importance_of
+        >>> importance_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [1.0, 1.0]
+    """
+    squares = stream.square().sum(-1)
+    heard = squares[squares > 0]
+    least = _NEAR_ZERO * float(heard.median()) if len(heard) else 1.0
+    importance = 1 / squares.clamp_min(max(least, torch.finfo(stream.dtype).tiny))
+    return importance / importance.mean()
 
 
 def fit_layers(x: Tensor, layers: list[Layer], held_out: Tensor, method: str = "auto") -> list[Fit]:
@@ -159,7 +187,8 @@ class _Fitter:
         if strength is None:
             return self.prior
         gram, side = (sum(self.grams), sum(self.sides)) if whole else (self.grams[0], self.sides[0])
-        damping = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        size = gram.diagonal().mean().clamp_min(_SILENT)
+        damping = strength * size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         return self.prior + torch.linalg.solve(gram + damping, side).t().to(self.prior)
 
     def _factors(self, y: Tensor, targets: Tensor, rows) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.attribution import attribute
-from bcos_peft.least_squares import Layer, fit_layers
+from bcos_peft.least_squares import Layer, fit_layers, importance_of
 
 
 def texts(count: int = 120, seed: int = 0) -> list[list[int]]:
@@ -297,6 +297,40 @@ def test_a_row_that_is_never_heard_keeps_a_finite_length():
     fit = fit_layers(x, [Layer(weight, 2.0, x @ weight.t())], torch.arange(200) % 5 == 0)[0]
     assert torch.isfinite(fit.weight).all()
     assert fit.error < fit.error_before
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "reader"),
+    [
+        ("llama", "model.layers.0.self_attn.v_proj", "model.layers.0.self_attn.o_proj"),
+        ("bert", "bert.encoder.layer.0.attention.self.value", "bert.encoder.layer.0.attention.output.dense"),
+    ],
+)
+def test_a_layer_that_was_pruned_stays_so_and_what_reads_it_is_left_alone(family, value, reader):
+    stock = make(family)
+    for parameter in stock.get_submodule(value).parameters():
+        parameter.data.zero_()
+    plain = get_bcos_model(copy.deepcopy(stock), BcosConfig(b=1.5))
+    model = calibrated(copy.deepcopy(stock), calibration_epochs=0)
+    assert not model.get_submodule(value).weight.any()
+    assert torch.equal(model.get_submodule(reader).weight, stock.get_submodule(reader).weight)
+    assert gap(model, stock) < gap(plain, stock)
+
+
+def test_a_token_whose_embedding_is_zero_does_not_drown_the_others():
+    stock = make("llama")
+    stock.model.embed_tokens.weight.data[7] = 0
+    plain = get_bcos_model(copy.deepcopy(stock), BcosConfig(b=1.5))
+    model = calibrated(copy.deepcopy(stock), data=[[7, *ids] for ids in texts()])
+    assert gap(model, stock) < 0.95 * gap(plain, stock)
+
+
+def test_importance_is_relative_to_the_stream_unless_that_is_near_zero():
+    stream = torch.diag(torch.tensor([1.0, 2.0, 0.5, 100.0, 0.0, 1e-30]))
+    found = importance_of(stream)
+    assert torch.allclose(found[1:4] / found[0], torch.tensor([0.25, 4.0, 1e-4]))
+    assert found[4] == found[5] <= 1e5 * found[0]
+    assert torch.equal(importance_of(torch.zeros(3, 2)), torch.ones(3))
 
 
 def test_the_ridge_is_chosen_by_what_was_held_out():

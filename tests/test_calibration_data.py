@@ -2,6 +2,7 @@
 
 import copy
 
+import pandas
 import pytest
 import tiny
 import torch
@@ -74,6 +75,15 @@ def test_chats_and_completions():
         assert rows(data, tokenizer) == wanted
     texts = Dataset.from_dict({"prompt": LINES, "completion": [" good"] * len(LINES)})
     assert rows(texts, tokenizer) == rows([f"{line} good" for line in LINES], tokenizer)
+
+
+def test_tables_of_pandas_are_refused_and_their_columns_taken():
+    """A table is an iterable of the names of its columns, which would do for texts if they are many."""
+    table = pandas.DataFrame({"text": LINES, **{f"the feature {i}": [i] * len(LINES) for i in range(9)}})
+    with pytest.raises(TypeError, match=r"with the columns text, .*Dataset\.from_pandas\(df\)"):
+        rows(table)
+    for data in (Dataset.from_pandas(table), table["text"].tolist(), table["text"]):
+        assert rows(data) == rows(LINES)
 
 
 @pytest.mark.parametrize(
