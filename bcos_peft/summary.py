@@ -100,8 +100,8 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
     plain = norms = activations = held = 0
     gates_held = model.bcos_config.gates == "hold"
     for name, module in model.named_modules():
-        if ".lora_" in name:
-            continue  # an adapter's own matrices are layers of no model
+        if ".lora_" in name or ".modules_to_save" in name:
+            continue  # an adapter's own matrices are layers of no model, and its copy of a head is the head again
         held += matches_any(model.bcos_family.held, name) or (gates_held and model.bcos_family.is_gate(name))
         if isinstance(module, BcosLayer) and module.b is not None:
             layers[module.b] += 1

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from bcos_peft import BcosConfig, get_bcos_model
@@ -32,6 +33,18 @@ def test_layers_of_bert():
     assert (summary.plain_layers, summary.held) == (6, 4)
     assert sum(isinstance(module, BcosLayer) for module in model.modules()) == 8
     assert summary.parameters == summary.trainable_parameters == model.num_parameters()
+
+
+def test_what_an_adapter_saves_is_counted_once():
+    """The wrapper of a head keeps the original beside the adapter's copy."""
+    model = get_bcos_model(tiny.model("bert"), BcosConfig())
+    before = model.bcos_summary()
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["intermediate.dense"], modules_to_save=["LayerNorm"])
+    get_peft_model(model, config)
+    after = model.bcos_summary()
+    for count in ("bcos_layers", "plain_layers", "norms", "activations"):
+        assert getattr(after, count) == getattr(before, count), count
+    assert after.trainable_parameters > 3 * 32
 
 
 def test_it_reads_well(capsys):
