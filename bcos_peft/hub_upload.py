@@ -10,7 +10,10 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from bcos_peft.model_card import CARD_NAME, is_generated
 
 
-__all__ = ["is_written_by_hand", "stale_weights", "upload"]
+__all__ = ["BESIDE", "is_written_by_hand", "stale_weights", "upload"]
+
+BESIDE = "bcos_weights.safetensors"  # what was trained beside an adapter, in its folder
+_ADAPTER = "adapter_config.json"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 
@@ -29,6 +32,8 @@ def stale_weights(written: list[str], existing: list[str]) -> list[str]:
             head, *variant = whole.removesuffix(".safetensors").split(".", 1)
             index = ".".join([head, "safetensors.index", *variant, "json"])
             stale |= {other for other in existing if other == index or _SHARD.sub("", other) == whole}
+        if name.rpartition("/")[2] == _ADAPTER:  # what lies beside it was another's
+            stale |= {name.removesuffix(_ADAPTER) + BESIDE}.intersection(existing)
     return sorted(stale - set(written))
 
 

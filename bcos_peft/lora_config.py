@@ -32,8 +32,8 @@ class BcosLoraConfig(LoraConfig):
 
     Args:
         bcos (`dict`, *optional*): the model below the adapter: `config`, its [`BcosConfig`]; `architecture`, its stock
-            class; `dtype`; `labels` of a classifier; `probe`, some logits; `missing`, what keeps it from being made
-            again.
+            class; `dtype`; `vocabulary`, how many tokens it has; `labels` of a classifier; `probe`, some logits;
+            `missing`, what keeps it from being made again.
 
     Example:
         >>> import peft

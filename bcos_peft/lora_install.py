@@ -47,6 +47,7 @@ def install() -> None:
         cls.__init__ = _around(cls.__init__, "init_for_task")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
+    PeftModel.from_pretrained = classmethod(_around(PeftModel.from_pretrained.__func__, "from_pretrained"))
     PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
     PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
     adapter_hooks.append(_Saving())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from bcos_peft import models
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
+from bcos_peft.hooks import set_wrappers_aside
 from bcos_peft.hub import current_config
 from bcos_peft.lora_config import BcosLoraConfig
+from bcos_peft.lora_vocabulary import check_rows, mark_rows, resize
 from bcos_peft.models import PREFIX, BcosModel, find_bcos_model
 from bcos_peft.verify import probe_inputs
 
@@ -43,6 +46,7 @@ def load(
     adapter_name: str = "default",
     is_trainable: bool = False,
     revision: str | None = None,
+    token: bool | str | None = None,
     **kwargs,
 ) -> PeftModel:
     """Load a LoRA adapter of a B-cos model, with its base: the plain model is loaded, converted and adapted.
@@ -57,6 +61,7 @@ def load(
         adapter_name (`str`, defaults to `"default"`): what to call it in the model.
         is_trainable (`bool`, defaults to `False`): to go on training the adapter.
         revision (`str`, *optional*): of the adapter.
+        token (`bool` or `str`, *optional*): for the hub, of the adapter and of its base.
         **kwargs: for `from_pretrained` of the base, such as `device_map`. Default for `dtype`: that of before saving.
 
     Returns:
@@ -64,7 +69,7 @@ def load(
 
     Raises:
         ValueError: it is no adapter of a B-cos model, its base cannot be made again, or the result gives other logits
-            than before saving.
+            than before saving. A plain model that was passed as `base` is converted by then, and says so.
 
     Example:
         >>> import tempfile
@@ -81,17 +86,27 @@ def load(
         'BcosDistilBertForSequenceClassification'
     """
     path = str(path)
-    config = _adapter_config(path, revision=revision, **{key: kwargs[key] for key in ("token",) if key in kwargs})
-    if not isinstance(base, PreTrainedModel):
-        base = _load_base(config, base, kwargs)
+    hub = {} if token is None else {"token": token}
+    config, added = _adapter_config(path, revision=revision, **hub), range(0)
+    passed = isinstance(base, PreTrainedModel)
+    if not passed:
+        base = _load_base(config, base, kwargs | hub)
+        added = resize(base, config.bcos.get("vocabulary"))
     elif kwargs:
         raise ValueError(f"base is a model already, so {', '.join(kwargs)} would have no effect. Leave it out.")
-    if not isinstance(base, BcosModel):
+    converted = not isinstance(base, BcosModel)
+    if converted:
         get_bcos_model(base, _conversion(config, base))
-    model = PeftModel.from_pretrained(
-        base, path, adapter_name=adapter_name, is_trainable=is_trainable, config=config, revision=revision
-    )
-    return model.train() if is_trainable else model.eval()
+    mark_rows(base, added)
+    options = {"adapter_name": adapter_name, "is_trainable": is_trainable, "config": config, "revision": revision}
+    try:
+        model = PeftModel.from_pretrained(base, path, **options, **hub)
+    except ValueError as error:
+        if passed and converted:
+            raise ValueError(f"{error} The base that was passed is converted now. Load it anew.") from error
+        raise
+    check_rows(model, added)
+    return model.train(is_trainable)
 
 
 def _adapter_config(path: str, **options) -> BcosLoraConfig:
@@ -154,14 +169,18 @@ def describe_adapters(model: nn.Module) -> None:
         "config": current_config(bcos).to_dict(),
         "architecture": bcos.bcos_stock_class.__name__,
         "dtype": str(bcos.dtype).removeprefix("torch."),
+        "vocabulary": bcos.config.get_text_config().vocab_size,
         "labels": {key: getattr(bcos.config, key, None) for key in kept},
         "quantization": _quantization(bcos),
         "missing": _missing(bcos),
     }
     if facts["missing"]:
         logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
-    for name, config in model.peft_config.items():
+    for name, config in list(model.peft_config.items()):
         if isinstance(config, BcosLoraConfig):
+            if sum(other is config for other in model.peft_config.values()) > 1:
+                # Adapters may share a config, as TRL's reference does with the trained one; not what is said of them.
+                config = model.peft_config[name] = copy.copy(config)
             config.bcos = facts | {"probe": _probe(model, bcos, name)}
 
 
@@ -189,7 +208,7 @@ def _probe(model: nn.Module, bcos: BcosModel, adapter: str) -> list[float] | Non
     if _is_spread(model) or any(getattr(module, "merged_adapters", None) for module in model.modules()):
         return None
     ids, mask = (tensor[:1] for tensor in probe_inputs(bcos))  # without padding, which trainers change
-    with _only(model, adapter), torch.no_grad():
+    with _only(model, adapter), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
         # Models that return several tensors: the first are the logits.
         logits = bcos(input_ids=ids, attention_mask=mask, return_dict=True).to_tuple()[0]
     flat = logits.flatten().double().cpu()
@@ -208,10 +227,11 @@ def _is_spread(model: nn.Module) -> bool:
 
 @contextmanager
 def _only(model: nn.Module, adapter: str) -> Iterator[None]:
-    """One adapter active, in evaluation mode."""
+    """One adapter active, in evaluation mode, without the automatic precision that a `Trainer` leaves on a forward."""
     layers = [module for module in model.modules() if hasattr(module, "_active_adapter")]
     before = [(module, module._active_adapter, module._disable_adapters) for module in layers]
     modes = [(module, module.training) for module in model.modules()]
+    restore = set_wrappers_aside(model)
     try:
         model.eval()
         for module in layers:
@@ -219,6 +239,7 @@ def _only(model: nn.Module, adapter: str) -> Iterator[None]:
             module._active_adapter, module._disable_adapters = adapter if single else [adapter], False
         yield
     finally:
+        restore()
         for module, active, disabled in before:
             module._active_adapter, module._disable_adapters = active, disabled
         for module, training in modes:

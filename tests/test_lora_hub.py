@@ -117,6 +117,29 @@ check(bcos_peft.load("me/adapter"))
     assert "bcos_weights.safetensors" not in hub.repos["me/adapter"]["main"]
 
 
+@pytest.mark.slow
+def test_what_lay_beside_an_earlier_adapter_goes(hub, tmp_path):
+    code = (
+        PUSH
+        + """
+model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+train_only(model, "lora", "gain")
+changed(model).push_to_hub("me/adapter")
+base = get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
+model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+expected = logits(changed(model))
+print(model.push_to_hub("me/adapter", create_pr=True).pr_revision)
+check(bcos_peft.load("me/adapter", revision="refs/pr/1"))
+model.push_to_hub("me/adapter")
+check(bcos_peft.load("me/adapter"))
+"""
+    )
+    assert "refs/pr/1" in run(code, tmp_path, hub.environment(tmp_path / "home"))
+    assert "adapter_model.safetensors" in hub.repos["me/adapter"]["main"]
+    for branch in ("main", "refs/pr/1"):
+        assert "bcos_weights.safetensors" not in hub.repos["me/adapter"][branch]
+
+
 # `load_adapter` of transformers, and of peft, on disk.
 
 
@@ -127,7 +150,7 @@ def base(folder, seed=0):
     return get_bcos_model(stock, BcosConfig(b=1.5)).eval()
 
 
-def saved(tmp_path, native=False, **options):
+def saved(tmp_path, native=False, parts=("lora", "gain"), **options):
     model = base(tmp_path / "base")
     config = LoraConfig(**({"r": 4, "target_modules": ["up_proj", "o_proj"], "task_type": "CAUSAL_LM"} | options))
     if native:
@@ -136,7 +159,7 @@ def saved(tmp_path, native=False, **options):
     else:
         model = get_peft_model(model, config)
     randomize(model)
-    train_only(model, "lora", "gain")
+    train_only(model, *parts)
     for name, parameter in model.named_parameters():
         if "gain" in name:
             parameter.data += torch.linspace(-0.5, 0.5, len(parameter))
@@ -167,7 +190,7 @@ def test_load_adapter_of_transformers_refuses_another_base(tmp_path):
 
 
 def test_a_second_adapter_that_is_refused_leaves_the_first(tmp_path):
-    saved(tmp_path)
+    saved(tmp_path, parts=["lora"])
     wrong = base(tmp_path / "base", seed=1)
     wrong.add_adapter(LoraConfig(target_modules=["up_proj"]), "first")
     randomize(wrong)
@@ -175,7 +198,6 @@ def test_a_second_adapter_that_is_refused_leaves_the_first(tmp_path):
     with pytest.raises(ValueError, match="does not give the logits of before saving"):
         wrong.load_adapter(tmp_path / "adapter", "second")
     assert list(wrong.peft_config) == ["first"]
-    wrong.set_adapter("first")
     assert torch.equal(logits(wrong), before)
 
 
@@ -187,6 +209,7 @@ def test_peft_takes_off_what_it_refuses(tmp_path):
         PeftModel.from_pretrained(wrong, tmp_path / "adapter")
     assert torch.equal(logits(wrong), before)
     assert not layer_types(wrong)
+    saved(tmp_path, parts=["lora"])
     model = adapted(wrong, target_modules=["up_proj"])
     before = logits(model)
     with pytest.raises(ValueError, match="does not give the logits of before saving"):

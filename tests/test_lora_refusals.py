@@ -63,6 +63,17 @@ def test_a_bias():
     assert_refused(LoraConfig(lora_bias=True, target_modules=["v_proj"]), "lora_bias=True adds constants")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("Beft", "adds constants"), ("Lily", "weights that depend on the input")]
+)
+def test_methods_that_are_not_linear_in_the_input(name, reason):
+    """Also on layers that stay plain. An older peft does not have them."""
+    cls = getattr(peft, f"{name}Config", None)
+    if cls is None:
+        pytest.skip(f"this peft has no {name}")
+    assert_refused(cls(target_modules=["v_proj"]), reason)
+
+
 def test_a_whole_block_of_experts():
     model = get_bcos_model(tiny.model("mixtral", "CausalLM", dtype=torch.float64), BcosConfig(b=1.5))
     config = LoraConfig(target_modules=["experts"])
