@@ -174,8 +174,9 @@ class BcosModel(BcosHubMixin):
         trained = gain is not None and gain.weight.requires_grad  # transformers sets the new head's by its weight
         embeddings = super()._resize_token_embeddings(*args, **kwargs)
         if gain is not None:
-            head = self.get_output_embeddings()
-            head.gain = _resized(gain, head.outputs).requires_grad_(trained)
+            # A tied head may get its rows only later, so the number is that of the embeddings.
+            resized = _resized(gain, embeddings.num_embeddings).requires_grad_(trained)
+            self.get_output_embeddings().gain = resized
         return embeddings
 
 
