@@ -23,6 +23,7 @@ from bcos_peft.guards import check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.hooks import set_class
 from bcos_peft.hub import BcosHubMixin
 from bcos_peft.layers import BcosLayer, BcosLayerNorm, Gain
+from bcos_peft.quantization import count_of
 from bcos_peft.quantized_loading import add_stored_gains, quantize_layers, stored_names
 from bcos_peft.steady import SteadyGeneration
 from bcos_peft.structure import plan_stored
@@ -132,7 +133,7 @@ class BcosModel(BcosHubMixin):
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters are trained, in the words of peft's method of this name."""
-        sizes = [(_size(parameter), parameter.requires_grad) for parameter in self.parameters()]
+        sizes = [(count_of(parameter), parameter.requires_grad) for parameter in self.parameters()]
         trained, total = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
         share = 100 * trained / max(1, total)
         text = f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {share:.4f}"
@@ -187,12 +188,6 @@ def _resized(gain: Gain, size: int) -> Gain:
     with torch.no_grad():
         resized.weight[:kept] = gain.weight[:kept]
     return resized
-
-
-def _size(parameter: nn.Parameter) -> int:
-    if type(parameter).__name__ == "Params4bit":
-        return parameter.numel() * 2 * parameter.element_size()
-    return parameter.numel() or getattr(parameter, "ds_numel", 0)  # ZeRO-3 keeps them elsewhere
 
 
 def _stored_config(config: PretrainedConfig) -> BcosConfig:

@@ -7,7 +7,7 @@ import sys
 from torch import nn
 
 
-__all__ = ["is_quantized", "quantized_class"]
+__all__ = ["count_of", "is_quantized", "quantized_class"]
 
 
 def quantized_class(module: nn.Module) -> type | None:
@@ -40,3 +40,17 @@ def is_quantized(module: nn.Module) -> bool:
     from bcos_peft import quantized_layers
 
     return isinstance(module, quantized_layers.QuantizedBcosLayer)
+
+
+def count_of(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter stands for: of 4 bits, two are in a byte.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.quantization import count_of
+        >>> count_of(torch.nn.Parameter(torch.ones(2, 3)))
+        6
+    """
+    if type(parameter).__name__ == "Params4bit":
+        return parameter.numel() * 2 * parameter.element_size()
+    return parameter.numel() or getattr(parameter, "ds_numel", 0)  # ZeRO-3 keeps them elsewhere

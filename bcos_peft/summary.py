@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.layers import BcosLayer, BcosNorm
+from bcos_peft.quantization import count_of
 from bcos_peft.structure import is_activation, matches_any
 
 
@@ -122,8 +123,8 @@ def summarize(model: PreTrainedModel) -> ConversionSummary:
         activations=activations,
         held=held,
         biases=sum(name.endswith("bias") for name in parameters),
-        parameters=sum(parameter.numel() for parameter in parameters.values()),
-        trainable_parameters=sum(p.numel() for p in parameters.values() if p.requires_grad),
+        parameters=sum(map(count_of, parameters.values())),
+        trainable_parameters=sum(count_of(p) for p in parameters.values() if p.requires_grad),
         probe_residual=config.probe_residual,
         calibration=config.calibration_report,
     )

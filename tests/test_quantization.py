@@ -235,6 +235,12 @@ print("bcos_peft.quantized_layers" in sys.modules)
 
 
 @both
+def test_the_summary_counts_numbers_and_not_bytes(tmp_path, bits):
+    whole = get_bcos_model(AutoModelForCausalLM.from_pretrained(checkpoint(tmp_path)), BcosConfig(b=1.5))
+    assert quantised(tmp_path, bits).bcos_summary().parameters == whole.bcos_summary().parameters
+
+
+@both
 def test_gains_are_trained_beside_an_adapter(tmp_path, bits):
     """And a saved quantised base finds them again, by every way of loading."""
     quantised(checkpoint(tmp_path / "base"), bits).save_pretrained(tmp_path / "bcos")
