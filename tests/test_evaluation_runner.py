@@ -273,6 +273,7 @@ def test_plots(tmp_path):
         run(metrics=["completeness"]).plot_curves()
 
 
+@pytest.mark.newest
 def test_a_row_has_one_colour_in_all_panels_and_in_the_legend():
     result = run(methods=[Noise()], metrics=["sufficiency"]) + run(methods=[Gradient()], metrics=["comprehensiveness"])
     figure = result.plot_curves()
