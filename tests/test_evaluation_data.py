@@ -106,6 +106,8 @@ def test_refusals():
         ({"metrics": []}, ValueError, "metrics is empty"),
         ({"metrics": [Sufficiency]}, TypeError, r"metrics has the class Sufficiency; make one of it: Sufficiency\("),
         ({"methods": [Noise]}, TypeError, "methods has the class Noise"),
+        ({"count": 1.5}, TypeError, "count must be a whole number, got 1.5"),
+        ({"count": 0}, ValueError, "count must be at least 1, got 0"),
         ({"confidence": 95}, ValueError, "confidence must be between 0 and 1, got 95"),
     ]:
         with pytest.raises(error, match=message):

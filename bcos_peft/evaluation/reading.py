@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ def read_dataset(
         seed (`int`, defaults to 0): of the draw.
 
     Raises:
-        ValueError: there is no such column, a row has no text, or there is no row.
-        TypeError: it is a single text.
+        ValueError: there is no such column, a row has no text, there is no row, or `count` is below 1.
+        TypeError: it is a single text, or `count` is no whole number.
 
     Example:
         >>> from bcos_peft.evaluation import read_dataset
@@ -41,6 +42,10 @@ def read_dataset(
     """
     if isinstance(dataset, str):
         raise TypeError("dataset must be a list of texts, or a dataset, and not a single text.")
+    if count is not None and not isinstance(count, Integral):
+        raise TypeError(f"count must be a whole number, got {count!r}.")
+    if count is not None and count < 1:
+        raise ValueError(f"count must be at least 1, got {count}.")
     dataset = _rows_or_columns(dataset, text_column)
     labels = None if label_column is None else _labels(dataset, label_column)
     if isinstance(dataset, list) and text_column is not None and _are_mappings(dataset):
@@ -53,8 +58,6 @@ def read_dataset(
     else:
         items, _ = split_inputs(dataset, text_column)
     if count is not None and count < len(items):
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}.")
         chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count].sort().values
         items = [items[i] for i in chosen.tolist()]
         labels = None if labels is None else [labels[i] for i in chosen.tolist()]
