@@ -203,9 +203,8 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
     """
 
     def __init__(self, target: float | None = None, start: float = 1.0, share: float = 0.5):
-        for name, value in (("target", target), ("start", start), ("share", share)):
-            if value is None and name == "target":
-                continue
+        given = {"start": start, "share": share} | ({} if target is None else {"target": target})
+        for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number, got {value!r}.")
             if name != "share" and not (math.isfinite(value) and value >= 1):
@@ -215,7 +214,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
         self.target, self.start, self.share = target, start, share
         self.final_b: float | None = target  # the target in use
         self.current_b: float | None = None  # what this callback set last, and on which model
-        self._scheduled: weakref.ref | None = None
+        self._scheduled = type(None)  # called, it gives that model, or None
 
     def b_at(self, step: int, max_steps: int) -> float:
         """B after a number of finished optimisation steps.
@@ -249,11 +248,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
             self.final_b = self.target
         elif state.global_step > 0 and isinstance(stored, dict):
             self.final_b = stored["attributes"]["final_b"]
-        elif (
-            bcos_model.bcos_config.b != self.current_b
-            or self._scheduled is None
-            or self._scheduled() is not bcos_model
-        ):
+        elif bcos_model.bcos_config.b != self.current_b or self._scheduled() is not bcos_model:
             self.final_b = bcos_model.bcos_config.b  # else it is what an interrupted training of this model has left
         # The Trainer expects an entry when it saves, and a checkpoint written without this callback has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -285,7 +280,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
         }
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"_scheduled": None}  # copies for other processes have other models
+        return vars(self) | {"_scheduled": type(None)}  # copies for other processes have other models
 
     def _set(self, model, step: int, max_steps: int) -> None:
         self.current_b, self._scheduled = self.b_at(step, max_steps), weakref.ref(model)
@@ -297,9 +292,8 @@ def _check_follows(model) -> None:
     """Refuse a model in which changing the config's `b` would change no layer."""
     config = model.bcos_config
     layers = [name for name, module in model.named_modules() if isinstance(module, BcosLayer) and module.b is not None]
-    names = [model.bcos_name(name) for name in layers]
     changed = replace(config, b=config.b + 1)
-    if all(changed.b_for(name) == config.b_for(name) for name in names):
+    if all(changed.b_for(name) == config.b_for(name) for name in map(model.bcos_name, layers)):
         raise ValueError(
             "BcosScheduleCallback has nothing to schedule: no layer takes its B from the config's b (align=False, or "
             "b_pattern has an entry for each)."

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.evaluation.arguments import refuse_twice, several
 from bcos_peft.evaluation.checkpoint import Checkpoint, asked, fingerprint
 from bcos_peft.evaluation.methods import get_method
 from bcos_peft.evaluation.methods_cost import Cost, Metered
@@ -106,7 +107,7 @@ def evaluate(
         >>> result.rows
         [('conventional', 'saliency'), ('conventional', 'random')]
     """
-    methods, metrics = _several(methods, "methods"), _several(metrics, "metrics")
+    methods, metrics = several(methods, "methods"), several(metrics, "metrics")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 95 % is 0.95.")
     items, labels = read_dataset(dataset, text_column, label_column, count, seed)
@@ -118,9 +119,9 @@ def evaluate(
         metrics = _DEFAULTS.get(type(items[0]), ("comprehensiveness", "sufficiency"))
     runners = [_metered(get_method(one, tokenizer) if isinstance(one, str) else one) for one in methods]
     judges = [get_metric(one) if isinstance(one, str) else one for one in metrics]
-    _refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
-    _refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
-    _refuse_twice([name for metric in judges for name in metric.values], "the metrics' numbers", "another label=...")
+    refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
+    refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
+    refuse_twice([name for metric in judges for name in metric.values], "the metrics' numbers", "another label=...")
     texts = Texts(model, tokenizer, items, labels, target, truncation)
     tasks = [(metric, metric.examples(texts)) for metric in judges]
     settings = _settings(model, label, runners, judges, tasks, target, seed, converted)
@@ -264,26 +265,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _several(given: Iterable | None, what: str) -> list | None:
-    if given is None:
-        return None
-    if isinstance(given, (str, Metric)) or callable(given):
-        raise TypeError(f"{what} must be a list, got {given!r:.80}; write {what}=[...].")
-    several = list(given)
-    if not several:
-        raise ValueError(f"{what} is empty: there is nothing to evaluate. Leave it out for the defaults.")
-    for one in several:
-        if isinstance(one, type):
-            raise TypeError(f"{what} has the class {one.__name__}; make one of it: {one.__name__}(...).")
-    return several
-
-
-def _refuse_twice(names: list[str], what: str, way_out: str) -> None:
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise ValueError(f"Two of {what} are called {twice[0]!r}; give one another name: {way_out}.")
 
 
 def _in_order(records: list[Record], methods: list, tasks: list[tuple[Metric, list[Example]]]) -> list[Record]:
