@@ -38,7 +38,12 @@ def changed(model):
 
 # The plain base is on the hub.
 tiny.model("llama", "CausalLM").push_to_hub("me/base")
-base = get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
+
+def converted():
+    return get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
+
+def adapted():
+    return get_peft_model(converted(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
 """
 
 
@@ -53,16 +58,16 @@ def test_pushed_by_peft(hub, tmp_path):
     code = (
         PUSH
         + """
-model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+model = adapted()
 train_only(model, "lora", "gain_and_norms")
 expected = logits(changed(model))
 model.push_to_hub("me/adapter")
 model.push_to_hub("me/adapter", revision="other")
 check(bcos_peft.load("me/adapter"))
 check(bcos_peft.load("me/adapter", revision="other"))
-bare = get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
+bare = converted()
 check(PeftModel.from_pretrained(bare, "me/adapter"))
-bare = get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
+bare = converted()
 bare.load_adapter("me/adapter")
 check(bare)
 """
@@ -87,11 +92,12 @@ def test_pushed_by_transformers(hub, tmp_path):
     code = (
         PUSH
         + """
-base.add_adapter(LoraConfig(r=4, target_modules=["up_proj", "v_proj"], task_type="CAUSAL_LM"), "mine")
-base.set_adapter("mine")
-train_only(base, "lora", "norms")
-expected = logits(changed(base))
-base.push_to_hub("me/adapter")
+model = converted()
+model.add_adapter(LoraConfig(r=4, target_modules=["up_proj", "v_proj"], task_type="CAUSAL_LM"), "mine")
+model.set_adapter("mine")
+train_only(model, "lora", "norms")
+expected = logits(changed(model))
+model.push_to_hub("me/adapter")
 check(bcos_peft.load("me/adapter"))
 """
     )
@@ -107,7 +113,7 @@ def test_an_adapter_without_anything_beside_it(hub, tmp_path):
     code = (
         PUSH
         + """
-model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+model = adapted()
 expected = logits(changed(model))
 model.push_to_hub("me/adapter")
 check(bcos_peft.load("me/adapter"))
@@ -122,11 +128,10 @@ def test_what_lay_beside_an_earlier_adapter_goes(hub, tmp_path):
     code = (
         PUSH
         + """
-model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+model = adapted()
 train_only(model, "lora", "gain")
 changed(model).push_to_hub("me/adapter")
-base = get_bcos_model(AutoModelForCausalLM.from_pretrained("me/base"), BcosConfig(b=1.5))
-model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+model = adapted()
 expected = logits(changed(model))
 print(model.push_to_hub("me/adapter", create_pr=True).pr_revision)
 check(bcos_peft.load("me/adapter", revision="refs/pr/1"))
