@@ -1,7 +1,7 @@
 """What calibrated conversion keeps of a model without training, and which ingredient gives what.
 
-    python benchmarks/calibration.py             # all of it: about three hours on two cores
-    python benchmarks/calibration.py --case llm --b 1.25 --ingredients
+    python benchmarks/calibration.py             # all of it: about five hours of a core
+    python benchmarks/calibration.py --case llm --b 1.25 --ways rows auto
 
 LLM: SmolLM2-135M-Instruct, calibrated on at most 8,192 tokens of movie reviews, tested on newspaper editorials: the
 mean negative log-likelihood in nats per token. Classifier: MiniLM, fine-tuned here on movie reviews, calibrated on 256
@@ -60,7 +60,7 @@ def convert(model, b: float, way: dict | None, data, tokenizer):
     return get_bcos_model(model, config, calibration_data=data, tokenizer=tokenizer)
 
 
-def language_model(report, bs: list[float], ingredients: bool) -> None:
+def language_model(report, bs: list[float], ways: list[str]) -> None:
     stock, tokenizer = bundled.smollm2()
     calibration = [text for text, _ in reviews()[::17]]
     articles = editorials()[::3]
@@ -70,13 +70,13 @@ def language_model(report, bs: list[float], ingredients: bool) -> None:
     if not report.has("llm", "original"):
         report("llm", "original", {name: nll(stock, rows) for name, rows in tests.items()})
     for b in bs:
-        for name in WAYS if ingredients else ("published", "auto"):
+        for name in ways:
             if not report.has(f"llm B={b:g}", name):
                 model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
                 report(f"llm B={b:g}", name, {test: nll(model, rows) for test, rows in tests.items()})
 
 
-def classifier(report, bs: list[float], ingredients: bool, seed: int) -> None:
+def classifier(report, bs: list[float], ways: list[str], seed: int) -> None:
     """The seed draws the texts to train on and to test on, too."""
     case = "classifier" if seed == 0 else f"classifier, seed {seed}"
     rated = [(text, int(rating > 0)) for text, rating in reviews() if abs(rating) >= 0.5]
@@ -89,7 +89,7 @@ def classifier(report, bs: list[float], ingredients: bool, seed: int) -> None:
     report(case, "original", {"accuracy": share(wanted == labels)})
     calibration = [text for text, _ in train[:TEXTS]]
     for b in bs:
-        for name in [w for w in WAYS if ingredients or w in ("published", "auto")]:
+        for name in ways:
             if not report.has(f"{case} B={b:g}", name):
                 model = convert(copy.deepcopy(stock), b, WAYS[name], calibration, tokenizer)
                 found = choices(model, test, tokenizer)
@@ -158,15 +158,15 @@ def main() -> None:
     parser.add_argument("--case", choices=["llm", "classifier", "all"], default="all")
     parser.add_argument("--b", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the classifiers")
-    parser.add_argument("--ingredients", action="store_true", help="also what each ingredient gives")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["published", "auto"], help="of converting")
     parser.add_argument("--fresh", action="store_true", help="forget the figures of earlier runs")
     options = parser.parse_args()
     report = Report(options.fresh)
     if options.case in ("classifier", "all"):
         for seed in options.seeds:
-            classifier(report, options.b, options.ingredients, seed)
+            classifier(report, options.b, options.ways, seed)
     if options.case in ("llm", "all"):
-        language_model(report, options.b, options.ingredients)
+        language_model(report, options.b, options.ways)
 
 
 if __name__ == "__main__":
