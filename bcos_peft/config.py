@@ -10,10 +10,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from bcos_peft.config_checks import valid_b, valid_count, valid_modules, valid_regex
-from bcos_peft.config_files import CONFIG_NAME, stored_values
-from bcos_peft.files import write_text
-from bcos_peft.patterns import matches_pattern
+from bcos_peft._utils.checks import valid_b, valid_count, valid_modules, valid_regex
+from bcos_peft._utils.config_files import CONFIG_NAME, stored_values
+from bcos_peft._utils.files import write_text
+from bcos_peft._utils.patterns import matches_pattern
 
 
 __all__ = ["CONFIG_NAME", "BcosConfig"]

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bcos_peft.application import apply_plan
-from bcos_peft.calibrate import Calibration
-from bcos_peft.calibration_data import calibration_rows
+from bcos_peft._utils.accelerate_hooks import is_hooked, set_class
+from bcos_peft.attribution.certificate import probe_residual, tolerance
+from bcos_peft.calibration.calibrate import Calibration
+from bcos_peft.calibration.data import calibration_rows
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
-from bcos_peft.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
-from bcos_peft.hooks import is_hooked, set_class
-from bcos_peft.models import BcosModel, config_class, keep_class, model_class
-from bcos_peft.structure import plan_conversion
-from bcos_peft.verify import probe_residual, tolerance
+from bcos_peft.models.apply import apply_plan
+from bcos_peft.models.generated import BcosModel, config_class, keep_class, model_class
+from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
+from bcos_peft.models.plan import plan_conversion
 from bcos_peft.version import __version__
 
 

@@ -32,8 +32,8 @@ from bcos_peft import (
     bcos_bce_loss,
     get_bcos_model,
 )
-from bcos_peft.files import write_text
-from bcos_peft.visualize import render_html
+from bcos_peft._utils.files import write_text
+from bcos_peft.explanation.views.html import render_html
 
 
 # Each model has the learning rate that was best for it on tweets that are in neither part.

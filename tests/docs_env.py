@@ -286,7 +286,7 @@ def stand_in(code: str) -> None:
 
 def calibrate_on_less() -> None:
     """Of the text that a calibration makes itself, a sixteenth will do for models as small as the stand-ins."""
-    from bcos_peft import calibrate
+    from bcos_peft.calibration import calibrate
 
     gather = calibrate.gather
     calibrate.gather = lambda model, rows, more: gather(model, rows, more // 16)

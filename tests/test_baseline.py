@@ -6,10 +6,10 @@ import tiny
 import torch
 
 from bcos_peft import BcosConfig, BcosExplainer, Explanation, GenerationExplanation, attribute, get_bcos_model
+from bcos_peft.attribution.sequence import attribute_sequence
 from bcos_peft.evaluation import Completeness, Question, evaluate, get_method, score
-from bcos_peft.generation_attribution import attribute_sequence
-from bcos_peft.generation_view import layout_generation
-from bcos_peft.view import AVERAGE_WORDS, layout
+from bcos_peft.explanation.views.generation_layout import layout_generation
+from bcos_peft.explanation.views.layout import AVERAGE_WORDS, layout
 
 
 PROMPT = "A gripping film"

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.attribution import attribute
-from bcos_peft.least_squares import Layer, fit_layers, importance_of
+from bcos_peft.attribution.attribute import attribute
+from bcos_peft.calibration.least_squares import Layer, fit_layers, importance_of
 
 
 def texts(count: int = 120, seed: int = 0) -> list[list[int]]:
@@ -198,7 +198,7 @@ def test_training_mode_and_gradients_are_as_before():
     ],
 )
 def test_a_failure_leaves_the_stock_model(where, family, monkeypatch):
-    from bcos_peft import calibrate
+    from bcos_peft.calibration import calibrate
 
     stock = make(family)
     reference = copy.deepcopy(stock)

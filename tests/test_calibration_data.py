@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import GenerationConfig
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.calibration_data import calibration_rows, replay
+from bcos_peft.calibration.data import calibration_rows, replay
 
 
 LINES = [f"the film was {word} and the plot {other}" for word in ("good", "bad", "slow") for other in "abcd"]

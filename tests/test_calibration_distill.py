@@ -10,10 +10,10 @@ import torch
 from test_calibration import calibrated, divergence, make, texts
 from torch import nn
 
-from bcos_peft.attribution import attribute
-from bcos_peft.calibration_distill import _RANK, Correction, Distillation, corrections
-from bcos_peft.calibration_head import Head
-from bcos_peft.families.conv1d import BcosConv1D
+from bcos_peft.attribution.attribute import attribute
+from bcos_peft.calibration.distill import _RANK, Correction, Distillation, corrections
+from bcos_peft.calibration.head import Head
+from bcos_peft.nn.conv1d import BcosConv1D
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
@@ -120,7 +120,7 @@ def test_the_certificate_holds_in_float64():
 
 def test_what_does_not_help_is_not_kept(monkeypatch):
     alone = calibrated(make("llama"), calibration_epochs=0)
-    monkeypatch.setattr("bcos_peft.calibration_distill._RATE", 100.0)
+    monkeypatch.setattr("bcos_peft.calibration.distill._RATE", 100.0)
     model = calibrated(make("llama"))
     assert model.bcos_config.calibration_report["refinement"] == 1
     for (name, left), right in zip(model.named_parameters(), alone.parameters(), strict=True):

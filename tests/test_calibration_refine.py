@@ -11,9 +11,9 @@ from test_calibration import calibrated, gap, make, texts
 from torch import nn
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.calibration_refine import Batch, refine
-from bcos_peft.calibration_texts import gather
-from bcos_peft.calibration_variations import variations
+from bcos_peft.calibration.refine import Batch, refine
+from bcos_peft.calibration.texts import gather
+from bcos_peft.calibration.variations import variations
 
 
 def batches(count: int = 4, dtype: torch.dtype = torch.float32) -> list[Batch]:
@@ -66,7 +66,7 @@ def test_weights_that_fit_already_stay():
 
 
 def test_what_does_not_help_is_not_kept(monkeypatch):
-    monkeypatch.setattr("bcos_peft.calibration_refine._RATE", 100.0)
+    monkeypatch.setattr("bcos_peft.calibration.refine._RATE", 100.0)
     model = block()
     before = copy.deepcopy(model.state_dict())
     assert refine(model, ["0.weight", "1.weight"], batches(), 3, torch.float32) == 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import bcos_peft
 from bcos_peft import BcosConfig, BcosExplainer, Explanation, get_bcos_model
-from bcos_peft.cli import app
+from bcos_peft.cli.app import app
 
 
 TEXT = "An awful movie with a great soundtrack."
@@ -222,7 +222,7 @@ def test_generate(language_model, tmp_path):
 
 
 def test_json_for_a_console_that_lacks_characters(language_model, monkeypatch):
-    monkeypatch.setattr("bcos_peft.terminal.encodable", lambda encoding, sample: False)
+    monkeypatch.setattr("bcos_peft.explanation.views.terminal.encodable", lambda encoding, sample: False)
     result = run("explain", language_model, TEXT, "--json", "-")
     assert result.stdout.isascii()
     assert any("\u0120" in token for token in json.loads(result.stdout)[0]["tokens"]), "what BPE has for a space"

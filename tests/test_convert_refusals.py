@@ -10,8 +10,8 @@ from torch import nn
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft.attribution.certificate import probe_residual
 from bcos_peft.families import find_family
-from bcos_peft.verify import probe_residual
 
 
 def assert_refused(model, config=None, match=None, error=ValueError, **arguments):

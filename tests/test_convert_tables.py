@@ -31,7 +31,7 @@ def family_for(*architectures, **changes):
 def keep_tables():
     """Conversions with a table of one's own register it; put the package's back."""
     from bcos_peft.families import base, register_family
-    from bcos_peft.registration import register
+    from bcos_peft.models.registration import register
 
     before = dict(base._FAMILIES)
     yield

@@ -20,7 +20,7 @@ from bcos_peft.evaluation import (
     hatexplain_rationales,
     logits,
 )
-from bcos_peft.evaluation.sensitivity import randomization_stages
+from bcos_peft.evaluation.metrics.sensitivity import randomization_stages
 
 
 # ---- plausibility -------------------------------------------------------------------------------------------------

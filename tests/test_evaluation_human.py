@@ -10,7 +10,7 @@ import tiny
 
 from bcos_peft import BcosConfig, Explanation, get_bcos_model
 from bcos_peft.evaluation import HumanKit, explain_with, get_method
-from bcos_peft.words import split_words
+from bcos_peft.text.words import split_words
 
 
 TEXTS = [

@@ -19,7 +19,7 @@ from bcos_peft.evaluation import (
     planted_answers,
     probabilities,
 )
-from bcos_peft.evaluation.contrastive import next_word
+from bcos_peft.evaluation.metrics.contrastive import next_word
 
 
 def texts(items=("unused",), kind="bpe"):

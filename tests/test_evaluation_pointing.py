@@ -8,7 +8,7 @@ import torch
 from evaluation_toys import Noise
 
 from bcos_peft.evaluation import SequencePair, SequencePointingGame, Texts, build_pairs, load_pairs, logits, save_pairs
-from bcos_peft.evaluation.pointing import positive_share
+from bcos_peft.evaluation.metrics.pointing import positive_share
 
 
 TEXTS = [

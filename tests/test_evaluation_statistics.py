@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bcos_peft.evaluation.ranking import average_precision, expected_reciprocal_rank, spearman, top_tokens
-from bcos_peft.evaluation.statistics import bootstrap_interval, paired_test
+from bcos_peft.evaluation.metrics.ranking import average_precision, expected_reciprocal_rank, spearman, top_tokens
+from bcos_peft.evaluation.results.statistics import bootstrap_interval, paired_test
 
 
 def test_top_tokens_are_stable_and_leave_out_others():

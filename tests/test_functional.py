@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from bcos_peft import numerics
-from bcos_peft.functional import bcos_linear, hold_ratio
-from bcos_peft.layers import BcosLinear
+from bcos_peft.nn import numerics
+from bcos_peft.nn.functional import bcos_linear, hold_ratio
+from bcos_peft.nn.layers import BcosLinear
 
 
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 3.0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_functional import SHAPES, both_modes, exponents, gradients, operands, reference
 
-from bcos_peft import numerics
-from bcos_peft.functional import bcos_linear, hold_ratio
+from bcos_peft.nn import numerics
+from bcos_peft.nn.functional import bcos_linear, hold_ratio
 
 
 EXTREMES = {

@@ -16,7 +16,7 @@ from fake_hub import FakeHub
 from launching import start
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.model_card import base_licence
+from bcos_peft.models.card import base_licence
 
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from test_lora import layer_types
     [
         "peft, bcos_peft",
         "bcos_peft, peft",
-        pytest.param("bcos_peft.lora_layer", marks=pytest.mark.slow),
-        pytest.param("bcos_peft.lora_config", marks=pytest.mark.slow),
+        pytest.param("bcos_peft.lora.layer", marks=pytest.mark.slow),
+        pytest.param("bcos_peft.lora.config", marks=pytest.mark.slow),
     ],
 )
 def test_the_order_of_imports_makes_no_difference(imports):
@@ -46,7 +46,7 @@ sys.path.pop(0)
 import importlib; importlib.invalidate_caches()
 import peft
 from peft.tuners.tuners_utils import BaseTuner
-left = ["bcos_peft.imports" in repr(finder) for finder in sys.meta_path].count(True)
+left = ["bcos_peft._utils.imports" in repr(finder) for finder in sys.meta_path].count(True)
 print(hasattr(BaseTuner.inject_adapter, "_bcos_peft"), left)
 """
     run = start(["-c", code])

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import bcos_peft
 from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
-from bcos_peft.functional import bcos_scale
-from bcos_peft.layers import BcosLayer, BcosLinear
-from bcos_peft.lora_layer import BcosLora
-from bcos_peft.numerics import row_norms
+from bcos_peft.lora.layer import BcosLora
+from bcos_peft.nn.functional import bcos_scale
+from bcos_peft.nn.layers import BcosLayer, BcosLinear
+from bcos_peft.nn.numerics import row_norms
 
 
 pytestmark = pytest.mark.newest  # bitsandbytes is not among the oldest dependencies
@@ -213,7 +213,7 @@ def test_copies_and_refusals(tmp_path):
     model = quantised(checkpoint(tmp_path / "base"), "4 bits")
     assert distance(logits(copy.deepcopy(model)), logits(model)) < 1e-6
     model.save_pretrained(tmp_path / "bcos")
-    from bcos_peft.quantized_loading import quantize_layers
+    from bcos_peft.models.quantized_loading import quantize_layers
 
     class Other:
         quantization_config = type("Config", (), {"quant_method": "gptq"})
@@ -228,7 +228,7 @@ import sys, tiny, peft
 from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
 model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig())
 attribute(peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")), **tiny.inputs())
-print("bcos_peft.quantized_layers" in sys.modules)
+print("bcos_peft.nn.quantized_layers" in sys.modules)
 """
     run = start(["-c", code], cwd=Path(__file__).parent)
     assert run.stdout.split()[-1:] == ["False"], run.stderr

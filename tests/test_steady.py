@@ -10,8 +10,10 @@ import tiny
 import torch
 from torch import nn
 
-from bcos_peft import BcosConfig, attribute, functional, get_bcos_model, lora_functional, steady_weights
-from bcos_peft.layers import BcosLayer
+from bcos_peft import BcosConfig, attribute, get_bcos_model, steady_weights
+from bcos_peft.nn import functional
+from bcos_peft.nn import low_rank as lora_functional
+from bcos_peft.nn.layers import BcosLayer
 
 
 FAMILIES = ("bert", "llama", "gpt2", "mixtral", "qwen3_moe")

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from bcos_peft.explanation import Explanation
-from bcos_peft.view import layout
-from bcos_peft.view_text import format_residual, format_score, printable, visible
-from bcos_peft.visualize import show
+from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.views.html import show
+from bcos_peft.explanation.views.layout import layout
+from bcos_peft.explanation.views.text import format_residual, format_score, printable, visible
 
 
 HOSTILE = """</style></title><script>alert('x')</script> "quoted" <img src=x onerror='y'> {{ 7*7 }} &amp;"""

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from bcos_peft.words import group_tokens, split_words, strip_span
+from bcos_peft.text.words import group_tokens, split_words, strip_span
 
 
 SENTENCES = [

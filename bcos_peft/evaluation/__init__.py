@@ -1,30 +1,30 @@
 """Are the explanations good? Metrics over the scores of any method, for any classifier or causal language model."""
 
-from bcos_peft.evaluation.completeness import Completeness, completeness_gaps
-from bcos_peft.evaluation.contrastive import ContrastiveEvidence
-from bcos_peft.evaluation.curves import perturbation_curves
-from bcos_peft.evaluation.human import HumanKit
-from bcos_peft.evaluation.human_analysis import HumanResult, analyse_answers
-from bcos_peft.evaluation.human_explain import explain_with
-from bcos_peft.evaluation.methods import METHODS, get_method
-from bcos_peft.evaluation.methods_base import Method
-from bcos_peft.evaluation.methods_cost import Cost, Metered
-from bcos_peft.evaluation.metric import Example, Metric, Texts, Value
-from bcos_peft.evaluation.metrics import METRICS, get_metric
-from bcos_peft.evaluation.minimal_pairs import MinimalPair, blimp_pairs, ioi_pairs, load_minimal_pairs
-from bcos_peft.evaluation.pairs import SequencePair, build_pairs, load_pairs, save_pairs
-from bcos_peft.evaluation.passages import PassageAttribution, PlantedAnswer, planted_answers
-from bcos_peft.evaluation.perturbation import Comprehensiveness, Sufficiency
-from bcos_peft.evaluation.plausibility import Plausibility, Rationale, hatexplain_rationales
-from bcos_peft.evaluation.pointing import SequencePointingGame
-from bcos_peft.evaluation.precomputed import PrecomputedScores
-from bcos_peft.evaluation.question import Question, ask, logits, probabilities, score
-from bcos_peft.evaluation.reading import read_dataset
-from bcos_peft.evaluation.record import Record
-from bcos_peft.evaluation.result import EvaluationResult
-from bcos_peft.evaluation.runner import evaluate
-from bcos_peft.evaluation.sensitivity import ParameterRandomization, cascading_randomization
-from bcos_peft.evaluation.statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from bcos_peft.evaluation.data.dataset import read_dataset
+from bcos_peft.evaluation.data.minimal_pairs import MinimalPair, blimp_pairs, ioi_pairs, load_minimal_pairs
+from bcos_peft.evaluation.data.pairs import SequencePair, build_pairs, load_pairs, save_pairs
+from bcos_peft.evaluation.evaluate import evaluate
+from bcos_peft.evaluation.human.analysis import HumanResult, analyse_answers
+from bcos_peft.evaluation.human.explain import explain_with
+from bcos_peft.evaluation.human.kit import HumanKit
+from bcos_peft.evaluation.methods.base import Method
+from bcos_peft.evaluation.methods.cost import Cost, Metered
+from bcos_peft.evaluation.methods.names import METHODS, get_method
+from bcos_peft.evaluation.methods.precomputed import PrecomputedScores
+from bcos_peft.evaluation.metrics.base import Example, Metric, Texts, Value
+from bcos_peft.evaluation.metrics.completeness import Completeness, completeness_gaps
+from bcos_peft.evaluation.metrics.contrastive import ContrastiveEvidence
+from bcos_peft.evaluation.metrics.curves import perturbation_curves
+from bcos_peft.evaluation.metrics.names import METRICS, get_metric
+from bcos_peft.evaluation.metrics.passages import PassageAttribution, PlantedAnswer, planted_answers
+from bcos_peft.evaluation.metrics.perturbation import Comprehensiveness, Sufficiency
+from bcos_peft.evaluation.metrics.plausibility import Plausibility, Rationale, hatexplain_rationales
+from bcos_peft.evaluation.metrics.pointing import SequencePointingGame
+from bcos_peft.evaluation.metrics.sensitivity import ParameterRandomization, cascading_randomization
+from bcos_peft.evaluation.questions.question import Question, ask, logits, probabilities, score
+from bcos_peft.evaluation.results.record import Record
+from bcos_peft.evaluation.results.result import EvaluationResult
+from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 
 
 __all__ = [

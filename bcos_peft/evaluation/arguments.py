@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bcos_peft.evaluation.metric import Metric
+from bcos_peft.evaluation.metrics.base import Metric
 
 
 __all__ = ["refuse_twice", "several"]

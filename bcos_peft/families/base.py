@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bcos_peft.patterns import matches_pattern
+from bcos_peft._utils.patterns import matches_pattern
 
 
 __all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family", "share"]

@@ -7,10 +7,10 @@ from transformers.activations import ACT2FN
 from transformers.models.deberta import modeling_deberta as v1
 from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 
-from bcos_peft import functional as F
 from bcos_peft.families.base import Family, architectures, hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.layers import BcosNorm
+from bcos_peft.nn import functional as F
+from bcos_peft.nn.layers import BcosNorm
 
 
 class BcosContextPooler(FunctionalActivation):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.functional import hold_ratio
-from bcos_peft.layers import DynamicLinear
+from bcos_peft.nn.functional import hold_ratio
+from bcos_peft.nn.layers import DynamicLinear
 
 
 class FunctionalActivation(DynamicLinear):

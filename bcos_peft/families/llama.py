@@ -7,7 +7,7 @@ from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.smollm3 import modeling_smollm3
 
 from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
-from bcos_peft.layers import BcosRMSNorm
+from bcos_peft.nn.layers import BcosRMSNorm
 
 
 def _family(model_type: str, prefix: str, norm: type) -> Family:

@@ -6,7 +6,7 @@ from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
 from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
-from bcos_peft.layers import BcosLayer, BcosRMSNorm
+from bcos_peft.nn.layers import BcosLayer, BcosRMSNorm
 
 
 class BcosExperts(BcosLayer, nn.Module):

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 from transformers.models.phi3 import modeling_phi3
 
 from bcos_peft.families.base import Family, decoder_architectures, register_family
-from bcos_peft.layers import BcosRMSNorm
+from bcos_peft.nn.layers import BcosRMSNorm
 
 
 def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:

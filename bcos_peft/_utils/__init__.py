@@ -1,0 +1,1 @@
+"""What every folder may use: it knows nothing of the package."""

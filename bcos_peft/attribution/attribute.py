@@ -1,0 +1,224 @@
+"""`attribute`: token contributions as tensors, from one forward and one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bcos_peft.attribution.checks import (
+    check_adapters,
+    check_baseline,
+    check_inputs,
+    check_names,
+    padding_token,
+    reads_last_token,
+    refuses_padding,
+    spread,
+)
+from bcos_peft.attribution.linear_map import (
+    contributions_of,
+    cut_inputs,
+    frozen,
+    keeps_logits,
+    named_outputs,
+    outside_inference_mode,
+    rest_of,
+)
+from bcos_peft.attribution.mode import explanation_mode
+from bcos_peft.attribution.padding import arrange, looks_ahead, roll
+from bcos_peft.attribution.target import Choice, next_token_position, read_logits
+from bcos_peft.models.generated import find_bcos_model
+
+
+__all__ = ["Attribution", "attribute"]
+
+_OF_TRAINING = ("labels", "start_positions", "end_positions", "next_sentence_label")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What `attribute` returns. With `target="all"`, `scores`, `logit`, `residual` and `parts` have a dimension
+    for the targets after the batch.
+
+    Args:
+        scores (`torch.Tensor`): `(batch, sequence)`, each token's contribution to the logit, in logit units; 0 for
+            padding.
+        logit (`torch.Tensor`): `(batch,)`, the target's logit, or target minus foil.
+        residual (`torch.Tensor`): `(batch,)`, `logit − Σ scores − baseline`: zero to rounding.
+        target (`torch.Tensor`): `(batch,)`, the output that was explained.
+        foil (`torch.Tensor`, *optional*): `(batch,)`, the output it was contrasted with.
+        position (`torch.Tensor`, *optional*): `(batch,)`, the token whose output was explained, for token-level tasks.
+        probability (`torch.Tensor`): `(batch,)`, the target's probability, 0 to 1: softmax over the classes, over
+            the tokens for question answering, sigmoid for a single or for several independent labels.
+        logits (`torch.Tensor`): `(batch, classes)`, all logits (at `position`).
+        parts (`dict[str, torch.Tensor]`, *optional*): with `split=True`, the scores of word, position and
+            token-type embeddings; they sum to `scores`.
+        baseline (`torch.Tensor`, *optional*): `(batch,)`, with `baseline="average"`: what average words would give.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.attribution.attribute import Attribution
+        >>> zeros = torch.zeros(1)
+        >>> Attribution(torch.zeros(1, 3), zeros, zeros, zeros, probability=zeros, logits=zeros).foil is None
+        True
+    """
+
+    scores: Tensor
+    logit: Tensor
+    residual: Tensor
+    target: Tensor
+    probability: Tensor
+    logits: Tensor
+    foil: Tensor | None = None
+    position: Tensor | None = None
+    parts: dict[str, Tensor] | None = None
+    baseline: Tensor | None = None
+
+
+@outside_inference_mode
+def attribute(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    target: int | Tensor | str | None = None,
+    foil: int | Tensor | None = None,
+    position: int | Tensor | None = None,
+    split: bool = False,
+    baseline: str = "zero",
+    **inputs,
+) -> Attribution:
+    r"""Contribution of every input token to a logit of a B-cos model.
+
+    In explanation mode `logits(x) = W(x)·x`, so gradient × input, summed over the embedding dimensions, is exact:
+    the scores sum to the logit. One forward and one backward pass; parameters are frozen meanwhile and get no
+    gradient. The model may be in training mode and comes back as it was.
+
+    Left padding is moved to the right before the model sees it, and the scores are moved back: a text has the same
+    scores alone and in a batch, padded on either side. (A stock encoder would take left padding for the first
+    token.)
+
+    Args:
+        model (`torch.nn.Module`): a converted model, or a wrapper around one.
+        input_ids (`torch.Tensor`): `(batch, sequence)`, token ids.
+        attention_mask (`torch.Tensor`, *optional*): `(batch, sequence)`, 1 for tokens, 0 for padding.
+        target (`int`, `torch.Tensor` or `"all"`, *optional*):
+            The output to explain: an int for every row, a tensor `(batch,)`, or `"all"` for each output in turn.
+                Default: the largest logit.
+            For question answering 0 is the start and 1 the end of the answer; for language models it is a token id.
+        foil (`int` or `torch.Tensor`, *optional*): explain `logit[target] − logit[foil]` instead.
+        position (`int` or `torch.Tensor`, *optional*):
+            For outputs per token, the token whose output is explained, counted in `input_ids`. Default: where the
+            target's logit (or, without a target, any logit) is largest among the tokens; for causal language
+            models the last token.
+        split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
+            embeddings apart.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`):
+            What a word's embedding is compared with. `"average"` compares it with the mean embedding of the
+            vocabulary, and gives what that makes in the place of every word as `Attribution.baseline`: `Σ scores +
+            baseline = logit`. What any word would get in that place is then no contribution of *this* word. That
+            matters where one place gets much for nothing, as the first token of a language model's text does.
+        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all. Labels
+            of a batch for training are not looked at.
+
+    Returns:
+        [`Attribution`]
+
+    Raises:
+        TypeError: `input_ids` is not a tensor of integers, or there is no such argument.
+        ValueError: the model is not converted, or an argument does not fit it; nothing was computed.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, attribute, get_bcos_model
+        >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> model = get_bcos_model(BertForSequenceClassification(config), BcosConfig())
+        >>> result = attribute(model, torch.tensor([[101, 7592, 2088, 102]]), target=1)
+        >>> result.scores.shape, bool(torch.allclose(result.scores.sum(1), result.logit, atol=1e-6))
+        (torch.Size([1, 4]), True)
+
+    Source: B-cos LM (arXiv 2502.12992), section 3 (explanations); contrastive form: Yin & Neubig (arXiv 2202.10419).
+    """
+    bcos_model = find_bcos_model(model)
+    check_adapters(model)
+    check_inputs(bcos_model, input_ids, attention_mask)
+    check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
+    check_baseline(baseline)
+    inputs = spread(inputs, input_ids.shape)
+    # Outputs are read by name, and no loss is: with one, stock models also change their config.
+    inputs = {name: value for name, value in inputs.items() if name not in ("return_dict", *_OF_TRAINING)}
+    causal = bcos_model.bcos_family.causal
+    if causal:
+        inputs.setdefault("use_cache", False)
+    if inputs.get("past_key_values") is not None:
+        raise ValueError(
+            "past_key_values stands for tokens that are not in input_ids, whose contributions would be missing. Pass "
+            "the whole text as input_ids, and no cache."
+        )
+    at = None
+    if keeps_logits(bcos_model):
+        if inputs.get("logits_to_keep") is not None:
+            raise ValueError("logits_to_keep is chosen by attribute itself; say with position=... what to explain.")
+        at = next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
+    one_way = causal and not looks_ahead(bcos_model.config)
+    if attention_mask is not None and refuses_padding(bcos_model) and bool((attention_mask == 0).any()):
+        raise ValueError(
+            f"{type(bcos_model).__name__} looks for the last token that is not padding, and there is padding but no "
+            "token for it: set model.config.pad_token_id, or pass each text alone."
+        )
+    padding = padding_token(bcos_model) if reads_last_token(bcos_model) else None
+    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
+    if at is not None:
+        # A whole vocabulary for every token of a long prompt would take more memory than all the rest.
+        kept, place = (at if shift is None else at - shift).unique(return_inverse=True)
+        per_token["logits_to_keep"] = kept
+    with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
+        leaves: dict[str, Tensor] = {}
+        references: dict[str, Tensor] | None = {} if baseline == "average" else None
+        with cut_inputs(bcos_model, split, len(input_ids), leaves, references):
+            # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
+            output = (model.module if isinstance(model, nn.DataParallel) else model)(**per_token)
+        logits, probabilities = read_logits(output, per_token.get("attention_mask"))
+        if at is not None:
+            logits = logits[torch.arange(len(logits)), place.to(logits.device)]
+        elif shift is not None and logits.dim() == 3:
+            logits = roll(logits, shift)
+            probabilities = None if probabilities is None else roll(probabilities, shift)
+        independent = bcos_model.config.problem_type == "multi_label_classification"
+        chosen = Choice(logits, attention_mask, causal, target, foil, position, probabilities, independent, at)
+        # The last backward pass frees the graph as it goes.
+        values = chosen.values()
+        last = len(values) - 1
+        maps = [
+            torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=index < last)
+            for index, value in enumerate(values)
+        ]
+    found, averages = zip(*(contributions_of(leaves, gradients, references or {}) for gradients in maps), strict=True)
+    parts = {name: torch.stack([one[name] for one in found], dim=1) for name in leaves}
+    if shift is not None:
+        parts = {name: roll(scores, shift[:, None]) for name, scores in parts.items()}
+    average = torch.stack(averages, dim=1) if references else None
+    return _result(chosen, sum(parts.values()), parts if split else None, average)
+
+
+def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
+    logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
+
+    def select(value: Tensor) -> Tensor:
+        return value if chosen.all else value[:, 0]
+
+    return Attribution(
+        scores=select(scores),
+        logit=select(logit),
+        residual=select(rest_of(logit, scores, baseline)),
+        target=select(chosen.target),
+        probability=select(chosen.probabilities.gather(1, chosen.target)),
+        logits=chosen.logits.detach(),
+        foil=chosen.foil,
+        position=chosen.position,
+        parts=None if parts is None else {name: select(value) for name, value in parts.items()},
+        baseline=None if baseline is None else select(baseline),
+    )

@@ -1,0 +1,58 @@
+"""The certificate on a short probe: do the contributions of a converted model sum to its logits?"""
+
+from __future__ import annotations
+
+import torch
+
+from bcos_peft.attribution.attribute import Attribution, attribute
+from bcos_peft.attribution.checks import max_tokens, padding_token
+from bcos_peft.models.generated import BcosModel
+
+
+__all__ = ["probe_inputs", "probe_residual", "tolerance"]
+
+
+def probe_residual(model: BcosModel) -> float:
+    """The largest `|logit − Σ contributions| / Σ |contributions|` over two short rows, one of them padded, with the
+    input as a whole and split into its parts.
+
+    Args:
+        model: a converted model; it may be on any device and in any precision.
+
+    Returns:
+        `float`: zero to rounding when the model is dynamic-linear.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from bcos_peft.attribution.certificate import probe_residual
+        >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> probe_residual(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
+        True
+    """
+    ids, mask = probe_inputs(model)
+    return max(_relative_residual(attribute(model, ids, mask, split=s)) for s in (False, True))
+
+
+def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    known, length = padding_token(model), min(8, max_tokens(model) or 8)
+    ids, padding = (torch.arange(2 * length) * 7919 + 13) % vocabulary, known or 0
+    ids[ids == padding] = (padding + 1) % vocabulary
+    ids, mask = ids.view(2, length), torch.ones(2, length, dtype=torch.long)
+    ids[1, 6:], mask[1, 6:] = padding, 0
+    if known is None:  # classifiers refuse a batch then
+        ids, mask = ids[:1], mask[:1]
+    device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
+    return ids.to(device), mask.to(device)
+
+
+def _relative_residual(result: Attribution) -> float:
+    scale = result.scores.abs().sum(-1).clamp_min(torch.finfo(result.scores.dtype).tiny)
+    return float((result.residual.abs() / scale).max())
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What rounding may leave of `probe_residual` in a precision."""
+    return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 5e-2)

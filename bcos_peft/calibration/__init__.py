@@ -1,0 +1,1 @@
+"""Fitting converted layers to what the stock model gave, on texts without labels."""

@@ -1,0 +1,258 @@
+"""Running a model block by block: what each block is called with, what its layers read and give, and which of them
+write to the residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from bcos_peft.families.base import Family
+from bcos_peft.models.plan import Plan, matches_any
+
+
+__all__ = ["Call", "Capture", "Stage", "find_blocks", "layers_outside", "modes", "repairs", "run_block", "wait_for"]
+
+Call = tuple[tuple, dict[str, Any]]
+
+
+def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The transformer blocks by name, in order.
+
+    Raises:
+        ValueError: if there are none.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from bcos_peft.calibration.blocks import find_blocks
+        >>> small = BertConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> list(find_blocks(BertModel(small)))
+        ['encoder.layer.0', 'encoder.layer.1']
+    """
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
+    if not blocks:
+        raise ValueError(
+            f"Calibration goes block by block, and {type(model).__name__} has no blocks (modules that derive from "
+            "transformers' GradientCheckpointingLayer). Convert it without calibration_data."
+        )
+    return blocks
+
+
+def layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Module], family: Family) -> list[str]:
+    """Linear layers that are in no block, but for language-modelling heads, which are never fitted."""
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [
+        name
+        for name in (*plan.bcos, *plan.plain)
+        if not any(name.startswith(block + ".") for block in blocks)
+        and not matches_any(family.lm_heads, name)
+        and id(getattr(model.get_submodule(name), "weight", None)) not in embedded
+    ]
+
+
+def modes(model: nn.Module) -> Callable[[], None]:
+    """A function that puts all modules, by name, back into training or evaluation mode as they are now."""
+    training = {name: module.training for name, module in model.named_modules()}
+
+    def restore() -> None:
+        for name, module in model.named_modules():
+            module.training = training.get(name, module.training)  # a gain may be new
+
+    return restore
+
+
+class Capture:
+    """While it is entered, keeps what modules give and read.
+
+    Args:
+        outputs (`dict[str, torch.nn.Module]`): modules whose outputs are kept, by name, of their first call.
+        inputs (`set[torch.nn.Module]`): modules whose first argument is kept.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.calibration.blocks import Capture
+        >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> x = torch.ones(1, 2)
+        >>> with Capture(outputs={"first": first, "second": second}) as capture:
+        ...     _ = first(x) + second(x)
+        >>> capture.groups()
+        [['first', 'second']]
+    """
+
+    def __init__(self, outputs: dict[str, nn.Module], inputs: set[nn.Module] = frozenset()):
+        self._modules, self._read = outputs, inputs
+        self.outputs: dict[str, Tensor] = {}
+        self.inputs: dict[nn.Module, Tensor] = {}
+        self.calls: dict[str, int] = {}
+        self._order: list[tuple[str, Tensor]] = []
+
+    def __enter__(self):
+        self._hooks = [m.register_forward_hook(self._keep_output(name)) for name, m in self._modules.items()]
+        self._hooks += [module.register_forward_pre_hook(self._keep_input) for module in self._read]
+        return self
+
+    def __exit__(self, *_):
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep_output(self, name: str) -> Callable:
+        def hook(module, args, output):
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if self.calls[name] == 1:
+                self.outputs[name] = output
+                self._order.append((name, args[0]))
+
+        return hook
+
+    def _keep_input(self, module, args):
+        self.inputs.setdefault(module, args[0])
+
+    def groups(self) -> list[list[str]]:
+        """Names of the modules in the order of their calls; those that read the same tensor together."""
+        groups: list[tuple[Tensor, list[str]]] = []
+        for name, x in self._order:
+            known = next((members for tensor, members in groups if tensor is x), None)
+            if known is None:
+                groups.append((x, [name]))
+            else:
+                known.append(name)
+        return [members for _, members in groups]
+
+
+class Stage:
+    """Where the data stands: the input of the next block, batch by batch, and what else blocks are called with. Enter
+    it around a forward pass of the whole model, once for each batch."""
+
+    def __init__(self, model: PreTrainedModel, blocks: dict[str, nn.Module], outside: list[str]):
+        self._blocks, self._first = blocks, next(iter(blocks))
+        self._outside = {name: model.get_submodule(name) for name in outside}
+        self.hidden: list[Tensor] = []
+        self.outputs: dict[str, list[Tensor]] = {name: [] for name in outside}
+        self.before_blocks: set[str] = set()
+        # Inputs of blocks that do not read what the one before gave: something is between them.
+        self.entering: dict[str, list[Tensor]] = {}
+        self._calls: dict[str, list[Call]] = {name: [] for name in blocks}
+        self._last: Tensor | None = None
+
+    def __enter__(self):
+        self._capture = Capture(self._outside)
+        self._capture.__enter__()
+        self._hooks = []
+        for name, block in self._blocks.items():
+            self._hooks.append(block.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self._hooks.append(block.register_forward_hook(self._after))
+        return self
+
+    def __exit__(self, *_):
+        self._capture.__exit__()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before(self, name: str) -> Callable:
+        def hook(module, args, kwargs):
+            hidden, rest, kwargs = _take_hidden(args, kwargs)
+            if name == self._first:
+                self.hidden.append(hidden)
+                self.before_blocks.update(self._capture.outputs)
+            elif hidden is not self._last and not torch.equal(hidden, self._last):
+                self.entering.setdefault(name, []).append(hidden)
+            self._calls[name].append((rest, kwargs))
+
+        return hook
+
+    def _after(self, module, args, output):
+        self._last = _hidden(output)
+
+    def outputs_to(self, flatten: Callable[[Tensor], Tensor]) -> None:
+        """Keep the outputs of the layers outside, after a pass."""
+        for name, output in self._capture.outputs.items():
+            if self._capture.calls[name] == 1:
+                self.outputs[name].append(flatten(output))
+
+    def call(self, name: str, batch: int) -> Call:
+        """The arguments of a block, with the hidden states as they stand now."""
+        args, kwargs = self._calls[name][batch]
+        return (self.hidden[batch], *args), kwargs
+
+    def done(self, name: str) -> None:
+        """Forget what a block was called with."""
+        del self._calls[name]
+
+
+def _take_hidden(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, tuple, dict[str, Any]]:
+    if args:
+        return args[0], args[1:], kwargs
+    rest = dict(kwargs)
+    return rest.pop("hidden_states"), (), rest
+
+
+def _hidden(output) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def run_block(
+    block: nn.Module, args: tuple, kwargs: dict[str, Any], weights: dict[str, Tensor] | None = None
+) -> Tensor:
+    """The hidden states that a block gives; with other `weights` by name, if given."""
+    return _hidden(block(*args, **kwargs) if weights is None else functional_call(block, weights, args, kwargs))
+
+
+class _Arrived(Exception):
+    pass
+
+
+def wait_for(
+    run: Callable, module: nn.Module, needed: set[nn.Module], args: tuple, kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[nn.Module, Tensor]]:
+    """Run until `module` is called. Its input, and those of the modules `needed`, which come no later."""
+    arrived: list[Tensor] = []
+
+    def stop(_, args, kwargs):
+        arrived.append(_take_hidden(args, kwargs)[0])
+        raise _Arrived
+
+    with Capture({}, needed) as capture:
+        hook = module.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            run(*args, **kwargs)
+        except _Arrived:
+            pass
+        finally:
+            hook.remove()
+    return arrived[0], capture.inputs
+
+
+def repairs(
+    block: nn.Module, linears: dict[str, nn.Module], args: tuple, kwargs: dict[str, Any]
+) -> dict[str, nn.Module]:
+    """Which layers write to the residual stream, each with a module that reads the stream before it.
+
+    Found by looking: a layer's output and the input of an earlier module sum to the input of a later one, or to
+    what the block gives.
+    """
+    leaves = {m for m in block.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())}
+    with Capture(linears, leaves) as capture:
+        final = run_block(block, args, kwargs)
+    after = [value for value in (*capture.inputs.values(), final) if torch.is_tensor(value)]
+    found = {}
+    for name, output in capture.outputs.items():
+        if capture.calls[name] != 1 or not torch.is_tensor(output) or not output.any():
+            continue  # what is zero, as of a layer that was pruned, would seem to write to every stream
+        for module, before in capture.inputs.items():
+            if module is linears[name] or before.shape != output.shape:
+                continue
+            total = before + output
+            if any(value.shape == total.shape and _close(value[:1], total[:1]) for value in after):
+                found[name] = module
+                break
+    return found
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    scale = right.abs().amax()
+    return bool((left - right).abs().amax() <= 4 * torch.finfo(right.dtype).eps * scale) and bool(scale > 0)

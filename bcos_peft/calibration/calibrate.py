@@ -1,0 +1,299 @@
+"""Calibrated conversion: a model becomes a B-cos model block by block, and each layer is fitted to what the stock
+layer gave, on the inputs that the converted layers below it really give.
+
+Source: section 4 of B-cos LM (arXiv 2502.12992) leaves the way back to training; what is done here instead is in the
+guide 'Calibration'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bcos_peft.attribution.linear_map import named_outputs
+from bcos_peft.calibration.blocks import (
+    Capture,
+    Stage,
+    find_blocks,
+    layers_outside,
+    modes,
+    repairs,
+    run_block,
+    wait_for,
+)
+from bcos_peft.calibration.distill import Distillation
+from bcos_peft.calibration.fit import LayerFits, is_trained
+from bcos_peft.calibration.least_squares import fit_experts, importance_of
+from bcos_peft.calibration.passes import Passes
+from bcos_peft.calibration.refine import Batch, refine
+from bcos_peft.calibration.report import is_language_model, predictions, report
+from bcos_peft.calibration.scale import PredictionScale
+from bcos_peft.calibration.texts import gather
+from bcos_peft.calibration.weights import Weights
+from bcos_peft.config import BcosConfig
+from bcos_peft.families.base import Family
+from bcos_peft.families.moe import BcosExperts
+from bcos_peft.models.apply import apply_plan
+from bcos_peft.models.plan import Plan, sub_plan
+from bcos_peft.nn.quantization import quantized_class
+
+
+__all__ = ["Calibration"]
+
+
+class Calibration:
+    """One calibrated conversion. `get_bcos_model` calls `convert_blocks`, gives the model its class, and calls
+    `convert_heads`.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): the stock model.
+        plan (`Plan`): what the conversion does.
+        config ([`BcosConfig`]): its `calibration` says how.
+        family ([`Family`]): the model's table.
+        rows (`list[dict]`): token ids, from `calibration_rows`.
+        progress (`bool`): show a progress bar.
+
+    Raises:
+        ValueError: a model that has no blocks, or no weights here.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> texts = torch.randint(1000, (20, 8), generator=torch.Generator().manual_seed(0)).tolist()
+        >>> model = get_bcos_model(BertForSequenceClassification(small), BcosConfig(), calibration_data=texts)
+        >>> model.bcos_config.calibration_report["texts"]
+        20
+    """
+
+    def __init__(self, model: PreTrainedModel, plan: Plan, config: BcosConfig, family: Family, rows, progress: bool):
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise ValueError(
+                "calibration_data was given, but weights of the model are on the meta device or offloaded. Load the "
+                "model onto devices that hold all of it, or convert it without calibration_data."
+            )
+        self.model, self.plan, self.config, self.family = model, plan, config, family
+        self.dtype = torch.promote_types(model.dtype, torch.float32)
+        self.blocks = find_blocks(model)
+        self.texts = gather(model, rows, config.calibration_replay)
+        self.passes = Passes(model, family, self.texts.rows)
+        self.batches = self.passes.batches(self.texts.fitted)
+        self.outside = layers_outside(model, plan, self.blocks, family)
+        self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
+        self.refined: list[float] = []
+        language = is_language_model(model)
+        epochs = config.epochs(language) if config.calibration == "auto" else 0
+        # Blocks of language models hardly come closer on held-out text. Their predictions say more to learn from.
+        self.block_epochs = 0 if language else epochs
+        self.distillation = Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
+        self.progress = progress
+        self.weights = Weights(model)
+        self.layers = LayerFits(model, self.weights, config.calibration, self.dtype)
+        # Adapters of quantised models carry gains, and no norms.
+        quantised = any(map(quantized_class, model.modules()))
+        self.scale = PredictionScale(model) if language and not quantised else None
+
+    def convert_blocks(self) -> list[Callable[[], None]]:
+        """Convert and fit everything up to the last block.
+
+        Returns:
+            Functions that undo it, to be called in reverse order.
+        """
+        undo: list[Callable[[], None]] = [self.weights.restore]
+        restore_modes = modes(self.model)
+        undo.append(restore_modes)
+        try:
+            self.model.eval()
+            with torch.no_grad(), named_outputs(self.model.config):
+                read = self._told_predictions
+                self.before = self.scale.record(read) if self.scale else read()
+                stock = self._run_all(self.distillation)
+                self.wanted = stock.outputs
+                before = [name for name in self.outside if name in stock.before_blocks]
+                undo.append(apply_plan(self.model, sub_plan(self.plan, None, list(self.blocks)), self.config))
+                self._fit_outside(before)
+                mine = self._run_all()
+                for name in self._progress(self.blocks):
+                    if name in stock.entering:
+                        stock.hidden = stock.entering.pop(name)
+                        mine.hidden = [self.passes.input_of(self.blocks[name], members) for members in self.batches]
+                    undo.append(self._convert_block(name, stock, mine))
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
+        restore_modes()
+        return undo
+
+    def convert_heads(self) -> None:
+        """Fit the layers after the last block, once the model has its class, and write the report."""
+        restore_modes = modes(self.model)
+        try:
+            self.model.eval()
+            with torch.no_grad(), named_outputs(self.model.config):
+                self._fit_outside([name for name in self.outside if name not in self.layers.found])
+                if self.distillation:
+                    modules = map(self.model.get_submodule, self.layers.found)
+                    layers = [module for module in modules if is_trained(module)]
+                    self.refined.append(self.distillation.learn(layers, self.progress))
+                factor = self._fit_scale()
+                after = self._told_predictions()
+        finally:
+            restore_modes()
+        given, count = self.texts.given, len(self.texts.rows)
+        read = {"texts": given, "tokens": self.texts.tokens(0, given)}
+        read["replayed_tokens"] = self.texts.tokens(given, count)
+        if self.refined:
+            read["refinement"] = sum(self.refined) / len(self.refined)
+        self.config.calibration_report = report(
+            self.config.calibration, read, self.before, after, self.layers.found, factor
+        )
+
+    def _fit_scale(self) -> float | None:
+        if self.scale is None:
+            return None
+        mask = torch.cat([self.passes.mask(members).flatten() for members in self._told_batches()])
+        found = self.scale.fit(self._told_predictions, mask)
+        if found is None:
+            return None
+        norm, factor = found
+        self.weights.save({name: module for name, module in self.model.named_modules() if module is norm})
+        norm.scale_output(factor)
+        return factor
+
+    def _chooses(self, counts: list[int]) -> Tensor:
+        return self.passes.tokens_of(self.texts.chooses, self.batches, counts)
+
+    def _told_batches(self) -> list[list[int]]:
+        return self.passes.batches(sorted(self.texts.told))
+
+    def _told_predictions(self):
+        batches = map(self.passes.collate, self._told_batches())
+        return predictions(self.model, batches, causal=self.family.causal)
+
+    def _run_all(self, distillation: Distillation | None = None) -> Stage:
+        """One pass over the data: what feeds the first block, what else every block is called with, and the outputs
+        of the layers outside."""
+        stage = Stage(self.model, self.blocks, self.outside)
+        for members in self.batches:
+            with stage:
+                output = self.passes.forward(self.passes.collate(members))
+            if distillation:
+                distillation.record(members, output)
+            stage.outputs_to(lambda value, members=members: self.passes.flat(members, value, pooled=True))
+        return stage
+
+    def _convert_block(self, name: str, stock: Stage, mine: Stage) -> Callable[[], None]:
+        block = self.blocks[name]
+        linears = {
+            path: self.model.get_submodule(path)
+            for path in (*self.plan.bcos, *self.plan.plain)
+            if path.startswith(name + ".")
+        }
+        streams = repairs(block, linears, *stock.call(name, 0))
+        outputs: dict[str, list[Tensor]] = {path: [] for path in linears}
+        for i, members in enumerate(self.batches):
+            with Capture(outputs=linears, inputs=set(streams.values())) as capture:
+                stock.hidden[i] = run_block(block, *stock.call(name, i))
+            tokens = int(self.passes.mask(members).sum())
+            for path, values in list(outputs.items()):
+                value = capture.outputs.get(path)
+                if path in streams:
+                    value = value + capture.inputs[streams[path]]
+                if value is not None:
+                    values.append(self.passes.flat(members, value))
+                if capture.calls.get(path) != 1 or len(values[-1]) != tokens:
+                    del outputs[path]  # read in another way, or for something else than tokens: relative positions
+        undo = apply_plan(self.model, sub_plan(self.plan, name, list(self.blocks)), self.config)
+        try:
+            wanted = {path: torch.cat(values) for path, values in outputs.items()}
+            self._fit_block(name, {path: linears[path] for path in wanted}, streams, wanted, mine)
+            if self.block_epochs:
+                self._refine(name, list(outputs), stock, mine)
+            for i in range(len(self.batches)):
+                mine.hidden[i] = run_block(block, *mine.call(name, i))
+        except BaseException:
+            undo()
+            raise
+        stock.done(name)
+        mine.done(name)
+        return undo
+
+    def _fit_block(self, name: str, linears: dict[str, nn.Module], streams, wanted, mine: Stage) -> None:
+        block = self.blocks[name]
+        with Capture(outputs=linears) as capture:
+            run_block(block, *mine.call(name, 0))
+        for group in capture.groups():
+            x, streamed = [], {path: [] for path in group if path in streams}
+            for i, members in enumerate(self.batches):
+                needed = {streams[path] for path in streamed}
+                value, inputs = wait_for(block, linears[group[0]], needed, *mine.call(name, i))
+                x.append(self.passes.flat(members, value))
+                for path, values in streamed.items():
+                    values.append(self.passes.flat(members, inputs[streams[path]]))
+            counts = [len(part) for part in x]
+            x = torch.cat(x).to(self.dtype)
+            if isinstance(linears[group[0]], BcosExperts):
+                self.weights.save({group[0]: linears[group[0]]})
+                fit_experts(linears[group[0]], x)
+                continue
+            layers = {}
+            for path in group:
+                target, importance = wanted.pop(path).to(self.dtype), None
+                if path in streamed:
+                    # What counts is the stream after the sublayer, relative to its size: norms divide by it. And what
+                    # the layers below have done to the stream is repaired here as far as it can be.
+                    importance = importance_of(target)
+                    target = target - torch.cat(streamed[path]).to(self.dtype)
+                layers[path] = target, importance
+            self.layers.fit(x, layers, self._chooses(counts).to(x.device))
+
+    def _refine(self, name: str, paths: list[str], stock: Stage, mine: Stage) -> None:
+        """Train the layers that were fitted, together, where they have weights of their own."""
+        modules = {path: self.model.get_submodule(path) for path in paths}
+        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if is_trained(module)]
+        if not names:
+            return
+        batches = []
+        for i, members in enumerate(self.batches):
+            mask = self.passes.mask(members)
+            chooses = torch.tensor([member in self.texts.chooses for member in members], device=mask.device)[:, None]
+            batches.append(Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
+        self.refined.append(refine(self.blocks[name], names, batches, self.block_epochs, self.dtype))
+
+    def _fit_outside(self, names: list[str]) -> None:
+        names = [name for name in names if self.wanted.get(name)]
+        if not names:
+            return
+        modules = {name: self.model.get_submodule(name) for name in names}
+        with Capture(outputs=modules) as capture:
+            self.passes.forward(self.passes.collate(self.batches[0]))
+        for group in capture.groups():
+            x = []
+            for members in self.batches:
+                x.append(self.passes.flat(members, self.passes.input_of(modules[group[0]], members), pooled=True))
+            counts = [len(part) for part in x]
+            targets = {}
+            for name in group:
+                target = torch.cat(self.wanted[name]).to(self.dtype)
+                parent = name.rpartition(".")[0]
+                if parent in self.activations:  # the layer stands for itself and the activation that is gone
+                    target = self.activations[parent](target)
+                targets[name] = target, None
+            x = torch.cat(x).to(self.dtype)
+            self.layers.fit(x, targets, self._chooses(counts).to(x.device))
+
+    def close(self) -> None:
+        """Forget the old weights."""
+        self.weights.close()
+
+    def _progress(self, blocks):
+        if not self.progress:
+            return blocks
+        from tqdm.auto import tqdm
+
+        return tqdm(blocks, desc="Calibrating", unit="block")

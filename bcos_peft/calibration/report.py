@@ -1,0 +1,66 @@
+"""How well a calibrated conversion went: predictions on texts that it was not fitted on, before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bcos_peft.calibration.least_squares import Fit
+
+
+__all__ = ["is_language_model", "predictions", "report"]
+
+
+def is_language_model(model: PreTrainedModel) -> bool:
+    """Whether the model predicts the next token."""
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool) -> dict[str, Any]:
+    """What a model predicts: `choices`, the classes or tokens, or `values` where there is one number; and the mean
+    negative log-likelihood of the texts, `loss`, in nats per token, where the model is a causal language model."""
+    language = is_language_model(model)
+    choices, values, loss, count = [], [], 0.0, 0
+    for batch in batches:
+        output = model(**batch, **({"use_cache": False} if causal else {}))
+        mask = batch["attention_mask"].bool()
+        if language:
+            logits, following, kept = output.logits[:, :-1].float(), batch["input_ids"][:, 1:], mask[:, 1:]
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
+            loss, count = loss + float(losses[kept.flatten()].double().sum()), count + int(kept.sum())
+            choices.append(logits.argmax(-1)[kept])
+        elif "start_logits" in output:
+            found = [x.masked_fill(~mask, float("-inf")).argmax(-1) for x in (output.start_logits, output.end_logits)]
+            choices.append(torch.cat(found))
+        elif output.logits.shape[-1] == 1:
+            values.append(output.logits.float().flatten())
+        else:
+            best = output.logits.argmax(-1)
+            choices.append(best[mask] if best.shape == mask.shape else best.flatten())
+    return {
+        "choices": torch.cat(choices).cpu() if choices else None,
+        "values": torch.cat(values).cpu() if values else None,
+        "loss": loss / count if count else None,
+    }
+
+
+def report(
+    method: str, read: dict[str, int], before: dict, after: dict, fits: dict[str, Fit], factor: float | None
+) -> dict[str, Any]:
+    """What is kept in the config: JSON's types only. `factor`: by which the last norm was scaled."""
+    strengths = Counter("none" if fit.ridge is None else f"{fit.ridge:g}" for fit in fits.values())
+    result: dict[str, Any] = {"method": method, **read, "ridges": dict(strengths)}
+    if factor is not None:
+        result["prediction_scale"] = factor
+    if before["choices"] is not None:
+        result["agreement"] = float((before["choices"] == after["choices"]).double().mean())
+    if before["values"] is not None:
+        result["mean_difference"] = float((before["values"] - after["values"]).abs().mean())
+    if before["loss"] is not None:
+        result["loss_before"], result["loss_after"] = before["loss"], after["loss"]
+    return result

@@ -1,0 +1,124 @@
+"""The command `bcos-peft evaluate human-kit`: explain with a method, export a kit, analyse what readers returned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcos_peft._utils.files import check_target, write_text
+from bcos_peft.cli.errors import clean_errors
+from bcos_peft.cli.inputs import check_device, choice, read_lines
+from bcos_peft.cli.loading import load_model
+
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Let people judge which of two explanations is better: explain, export a page, analyse the answers.",
+)
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="A model, converted or not: a directory, or a model of the hub.")],
+    output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    method: Annotated[str, typer.Option(help="The attribution method, such as bcos or integrated_gradients.")],
+    file: Annotated[str, typer.Option(help="A file with one text per line; - reads standard input.")],
+    target: Annotated[str | None, typer.Option(help="Label or number. Default: what the model predicts.")] = None,
+    foil: Annotated[str | None, typer.Option(help="Explain the target against this label or number.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="For methods that have one: mask, pad or zero.")] = None,
+    truncation: Annotated[bool, typer.Option("--truncation", help="Cut texts that are too long.")] = False,
+    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+) -> None:
+    """Explain texts with any attribution method, and write the explanations."""
+    with clean_errors():
+        from bcos_peft.evaluation.human.explain import explain_with
+        from bcos_peft.evaluation.methods.names import get_method
+        from bcos_peft.models.labels import Labels
+
+        check_target(output)
+        texts = read_lines(file)
+        if not texts:
+            raise ValueError(f"--file {file!r} has no text.")
+        check_device(device)
+        loaded, tokenizer = load_model(model, revision)
+        labels, options = Labels(loaded, tokenizer), {} if baseline is None else {"baseline": baseline}
+        found = explain_with(
+            loaded.to(device),
+            tokenizer,
+            texts,
+            get_method(method, tokenizer, **options),
+            choice(target, labels),
+            choice(foil, labels),
+            truncation,
+        )
+        content = json.dumps([one.to_dict() for one in found], ensure_ascii=False, indent=1)
+        write_text(output, content + "\n")
+    typer.echo(f"{len(found)} explanations by {method} in {output}")
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="The folder for page.html and key.json.")],
+    explanations: Annotated[
+        list[str],
+        typer.Option(help="METHOD=FILE, a list of explanations as `explain --json` writes it; two or more."),
+    ],
+    reference: Annotated[str | None, typer.Option(help="Compare only with this method.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and the sides.")] = 0,
+    signed: Annotated[bool, typer.Option(help="Show what speaks against the prediction too.")] = True,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which marking explains better?",
+    instructions: Annotated[Path | None, typer.Option(help="A text file with what readers are told.")] = None,
+) -> None:
+    """Write a page with blinded, shuffled pairs for readers, and the key that tells the methods."""
+    with clean_errors():
+        from bcos_peft.evaluation.human.kit import HumanKit
+
+        found = dict(map(_named_file, explanations))
+        if len(found) < len(explanations):
+            raise ValueError("--explanations names a method twice.")
+        told = None if instructions is None else instructions.read_text(encoding="utf-8-sig")
+        kit = HumanKit.build(found, reference, limit, seed, signed, title, told)
+        page, key = kit.save(output)
+    for line in kit.left_out:
+        typer.echo(f"Left out: {line}")
+    typer.echo(f"{len(kit.pairs)} pairs. For readers: {page}. Keep from them: {key}")
+
+
+@app.command()
+def analyse(
+    key: Annotated[Path, typer.Argument(help="The kit's key.json, or the folder it is in.")],
+    files: Annotated[list[Path], typer.Argument(help="The files that readers downloaded.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="The files are simulated, and marked so.")] = False,
+) -> None:
+    """Say how often readers preferred which method, and whether they agree."""
+    with clean_errors():
+        from bcos_peft.evaluation.human.analysis import analyse_answers
+        from bcos_peft.evaluation.human.kit import HumanKit
+
+        result = analyse_answers(HumanKit.load(key), files, simulated)
+        if json_file is not None:
+            write_text(json_file, json.dumps(result.to_dict(), ensure_ascii=False, indent=1) + "\n")
+    typer.echo(result.table())
+
+
+def _named_file(entry: str) -> tuple[str, list]:
+    from bcos_peft.explanation.explanation import Explanation
+
+    name, separator, file = entry.partition("=")
+    if not (name and separator and file):
+        raise ValueError(f"--explanations {entry!r} must be METHOD=FILE, as in 'bcos=bcos.json'.")
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise ValueError(f"{file!r} is no JSON file.") from None
+    if not isinstance(values, list):
+        raise ValueError(f"{file!r} is no list of explanations, as `bcos-peft explain --json` writes it.")
+    return name, [Explanation.from_dict(one) for one in values]

@@ -1,0 +1,50 @@
+"""What the commands are given: lines of text, and a device."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from bcos_peft.models.labels import Labels
+
+
+__all__ = ["check_device", "choice", "read_lines"]
+
+
+def read_lines(file: str) -> list[str]:
+    """The texts of a file, one on each line that is not blank; `-` is standard input, read in the same way.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
+        # Windows puts a mark in front, and ends lines otherwise.
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+    except UnicodeDecodeError:
+        raise ValueError(f"--file {file!r} is not UTF-8 text.") from None
+    # Not splitlines(), which cuts within texts too.
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not there, before a model is loaded for it.
+
+    Raises:
+        ValueError: torch cannot use it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def choice(value: str | None, labels: Labels) -> str | int | None:
+    """A target or foil as it was typed: a number, unless the model has a label of that name."""
+    return value if value is None or not value.isdecimal() or value in labels else int(value)

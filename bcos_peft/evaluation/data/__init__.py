@@ -1,0 +1,1 @@
+"""Data that explanations are evaluated on."""

@@ -1,0 +1,1 @@
+"""Asking people which explanation is better."""

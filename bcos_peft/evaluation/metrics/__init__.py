@@ -1,0 +1,1 @@
+"""Metrics over the scores of attribution methods."""

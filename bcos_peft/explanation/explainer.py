@@ -1,0 +1,264 @@
+"""`BcosExplainer`: from text to `Explanation`s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcos_peft.attribution.attribute import Attribution, attribute
+from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
+from bcos_peft.attribution.linear_map import forward_parameters
+from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.generation_explainer import GenerationExplainer
+from bcos_peft.models.generated import find_bcos_model
+from bcos_peft.models.labels import Labels
+from bcos_peft.text.encoding import Encoding, encode
+from bcos_peft.text.inputs import plain, split_inputs
+
+
+__all__ = ["BcosExplainer"]
+
+# transformers marks "no limit" with a huge model_max_length.
+_NO_LIMIT = 10**6
+
+
+class BcosExplainer(GenerationExplainer):
+    """Explain the predictions of a B-cos model on text.
+
+    Calling it explains a prediction of any model; `explain`, `generate` and `explain_generation` are for causal
+    language models.
+
+    Args:
+        model (`torch.nn.Module`): a converted model, or a wrapper around one; on any device.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the model's tokenizer.
+        batch_size (`int`, defaults to 16): texts explained at once. Scores do not depend on it.
+        progress (`bool`, *optional*): show a progress bar; default: when there are more than 4 batches.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`):
+            What words are compared with. With `"average"` a score says what a word adds to what the vocabulary's mean
+            embedding would give in its place, and `Explanation.baseline` what that gives in all places together:
+            `sum(scores) + baseline + residual == logit`.
+
+    Raises:
+        TypeError: `model` or `tokenizer` is of the wrong kind.
+        ValueError: the model is not converted, or `batch_size` or `baseline` is no possible value.
+
+    Example:
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        >>> from bcos_peft import BcosConfig, BcosExplainer, get_bcos_model
+        >>> name = "google-bert/bert-base-uncased"
+        >>> model = get_bcos_model(AutoModelForSequenceClassification.from_pretrained(name), BcosConfig())
+        >>> explainer = BcosExplainer(model, AutoTokenizer.from_pretrained(name))
+        >>> explanation = explainer("A gripping, beautifully shot film.")
+        >>> abs(explanation.residual) < 1e-4
+        True
+
+    Source: B-cos LM (arXiv 2502.12992), section 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        batch_size: int = 16,
+        progress: bool | None = None,
+        baseline: str = "zero",
+    ):
+        self.bcos_model = find_bcos_model(model)
+        if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+        check_baseline(baseline)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.labels = Labels(self.bcos_model, tokenizer)
+        self.batch_size = batch_size
+        self.progress = progress
+        self.baseline = baseline
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        target: int | str | Sequence | None = None,
+        foil: int | str | Sequence | None = None,
+        position: int | Sequence[int] | None = None,
+        split: bool = False,
+        truncation: bool = False,
+        text_column: str | tuple[str, str] | None = None,
+    ) -> Explanation | list:
+        """Explain one text, or many.
+
+        Args:
+            inputs:
+                A string; a pair of strings (a tuple); token ids; a `BatchEncoding` or a dict with `input_ids`; a dict
+                `{"text", "text_pair"}`; a list, tensor or any iterable of these; or a `datasets` column, or a dataset
+                with `text_column`. Of token ids, which have lost their text, the explained text is what they
+                decode to.
+            target (`int`, `str` or a list of these, *optional*):
+                Class (its number or label), or the vocabulary token of a language model; one for all texts, or one
+                for each. `"all"` explains every class. Default (`None`, also in a list): what the model predicts.
+            foil (`int`, `str` or a list of these, *optional*): explain the target against this one: `logit[target]
+                − logit[foil]`.
+            position (`int` or a list, *optional*):
+                For outputs per token, the index of the token in `Explanation.tokens`: special tokens are counted,
+                padding is not. Default: the mask token of a masked language model, if the text has one; else where
+                the target's logit is largest.
+            split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
+                embeddings.
+            truncation (`bool`, defaults to `False`): explain a part of texts that are longer than the model reads: the
+                part that the tokenizer keeps.
+            text_column (`str` or a pair, *optional*): the column of a dataset that has the texts, or the two with
+                the texts of pairs.
+
+        Returns:
+            [`Explanation`] for one text, a list of them for several; with `target="all"` a list of one per class
+            in the place of each.
+
+        Raises:
+            TypeError: an input is no text.
+            ValueError: an input is empty or too long, or a target, foil or position does not exist. Inputs, labels and
+                positions are checked before anything is computed.
+        """
+        items, single = split_inputs(inputs, text_column)
+        names = ["inputs" if single else f"inputs[{i}]" for i in range(len(items))]
+        limit = self._max_length()
+        encodings = [
+            encode(item, self.tokenizer, limit, truncation, name) for item, name in zip(items, names, strict=True)
+        ]
+        every = isinstance(target, str) and target == "all"
+        targets = [None] * len(items) if every else self._classes(target, "target", len(items))
+        foils = self._classes(foil, "foil", len(items))
+        positions = _one_each(position, "position", len(items))
+        positions = [self._position(*row) for row in zip(positions, encodings, names, strict=True)]
+
+        def kind(i: int) -> tuple:
+            # Texts of one batch have the same inputs, and the same of the choices left open.
+            return sorted(encodings[i].extra), targets[i] is None, foils[i] is None, positions[i] is None
+
+        # Texts of like length share a batch, so that little is padded; the longest first, where memory may run out.
+        order = sorted(range(len(items)), key=lambda i: (kind(i), -len(encodings[i].input_ids)))
+        size = 1 if refuses_padding(self.bcos_model) else self.batch_size
+        batches = [
+            members[start : start + size]
+            for members in (list(group) for _, group in groupby(order, key=kind))
+            for start in range(0, len(members), size)
+        ]
+        explanations: list = [None] * len(items)
+        for batch in self._progress(batches):
+            results = attribute(
+                self.model,
+                **self._collate([encodings[i] for i in batch]),
+                target="all" if every else self._tensor([targets[i] for i in batch]),
+                foil=self._tensor([foils[i] for i in batch]),
+                position=self._tensor([positions[i] for i in batch]),
+                split=split,
+                baseline=self.baseline,
+            )
+            for row, i in enumerate(batch):
+                places = [(row, t) for t in range(results.target.shape[1])] if every else [(row,)]
+                found = [self._explanation(encodings[i], results, place) for place in places]
+                explanations[i] = found if every else found[0]
+        return explanations[0] if single else explanations
+
+    def _max_length(self) -> int | None:
+        config = self.bcos_model.config
+        limits = (
+            self.tokenizer.model_max_length,
+            max_tokens(self.bcos_model),
+            getattr(config, "max_position_embeddings", None),
+        )
+        known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+        return min(known) if known else None
+
+    def _classes(self, value: Any, name: str, count: int) -> list[int | None]:
+        return [None if v is None else self.labels.index(v, name) for v in _one_each(value, name, count)]
+
+    def _position(self, value: Any, encoding: Encoding, where: str) -> int | None:
+        if value is not None:
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise TypeError(f"position must be the index of a token, got {value!r} for {where}.")
+            if not 0 <= value < len(encoding.input_ids):
+                raise ValueError(
+                    f"position={value} is no token of {where}, which has {len(encoding.input_ids)}; count from 0."
+                )
+            return int(value)
+        mask = self.tokenizer.mask_token_id
+        if not self.labels.of_tokens or self.bcos_model.bcos_family.causal or mask is None:
+            return None
+        found = [i for i, token in enumerate(encoding.input_ids) if token == mask]
+        if len(found) > 1:
+            raise ValueError(f"{where} has mask tokens at {found}: say with position=... which one to explain.")
+        return found[0] if found else None
+
+    def _progress(self, batches: list) -> Iterable:
+        shown = len(batches) > 4 if self.progress is None else self.progress
+        if not shown:
+            return batches
+        from tqdm.auto import tqdm
+
+        return tqdm(batches, desc="Explaining", unit="batch")
+
+    def _collate(self, encodings: list[Encoding]) -> dict[str, Tensor]:
+        """Right-padded tensors on the model's device."""
+        length = max(len(encoding.input_ids) for encoding in encodings)
+        # The model's own padding token: by it classifiers on decoders find the last token of a text.
+        known = (getattr(self.bcos_model.config, "pad_token_id", None), self.tokenizer.pad_token_id, 0)
+        pad = next(token for token in known if token is not None and token >= 0)
+        # A tokenizer may give more than its model takes (token types, to a model without).
+        taken = forward_parameters(type(self.bcos_model))
+        rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
+        for encoding in encodings:
+            missing = length - len(encoding.input_ids)
+            rows["input_ids"].append(encoding.input_ids + [pad] * missing)
+            rows["attention_mask"].append([1] * (length - missing) + [0] * missing)
+            for name, values in encoding.extra.items():
+                if name in taken:
+                    rows.setdefault(name, []).append(values + [0] * missing)
+        return {name: self._tensor(values) for name, values in rows.items()}
+
+    def _tensor(self, values: list) -> Tensor | None:
+        return None if values[0] is None else torch.tensor(values, device=self.bcos_model.device)
+
+    def _explanation(self, encoding: Encoding, result: Attribution, at: tuple[int, ...]) -> Explanation:
+        row, count = at[0], len(encoding.input_ids)
+        target, predicted = int(result.target[at]), int(result.logits[row].argmax())
+        foil = None if result.foil is None else int(result.foil[row])
+        parts = {name: part[at][:count].cpu().double().numpy() for name, part in (result.parts or {}).items()}
+        regression = self.bcos_model.config.problem_type == "regression"
+        return Explanation(
+            tokens=self.tokenizer.convert_ids_to_tokens(encoding.input_ids),
+            scores=result.scores[at][:count].cpu().double().numpy(),
+            text=encoding.text,
+            offsets=encoding.offsets,
+            sequence_ids=encoding.sequence_ids,
+            special=encoding.special,
+            token_ids=encoding.input_ids,
+            target=target,
+            target_label=self.labels.name(target),
+            predicted=predicted,
+            predicted_label=self.labels.name(predicted),
+            logit=float(result.logit[at]),
+            probability=None if regression else float(result.probability[at]),
+            foil=foil,
+            foil_label=None if foil is None else self.labels.name(foil),
+            position=None if result.position is None else int(result.position[row]),
+            parts=parts or None,
+            baseline=None if result.baseline is None else float(result.baseline[at]),
+        )
+
+
+def _one_each(value: Any, name: str, count: int) -> list:
+    """A choice for each text, from one for all or a list."""
+    value = plain(value)
+    if value is None or isinstance(value, (str, Integral)) or not isinstance(value, Iterable):
+        return [value] * count
+    values = [plain(entry) for entry in value]
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} texts; give one for all, or one for each.")
+    return values

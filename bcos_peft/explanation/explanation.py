@@ -1,0 +1,165 @@
+"""What an explanation is: tokens, their contributions to one logit, and how to read, save and load them. Pure data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bcos_peft._utils.files import write_text
+from bcos_peft.explanation.checks import checked_fields
+from bcos_peft.explanation.contribution import Readings
+from bcos_peft.explanation.io import Kept
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Explanation(Readings, Kept):
+    """The contribution of every token of one text to one logit.
+
+    The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`, with a `baseline`
+    where words were compared with an average one: `sum(scores) + baseline + residual == logit`. For a converted model
+    the residual is rounding error (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992,
+    section 3).
+
+    Args:
+        tokens (`list[str]`): Tokens in order, as the tokenizer writes them, without padding.
+        scores (`np.ndarray`): float64 of shape `(n_tokens,)`, in logit units.
+        text (`str` or `tuple[str, str]`): What was explained.
+        offsets (`list[tuple[int, int] | None]`): Character span of each token in its text; `None` if it has none.
+        sequence_ids (`list[int | None]`): 0 or 1, the text each token belongs to; `None` for special tokens.
+        special (`list[bool]`): Which tokens are special.
+        token_ids (`list[int]`): Vocabulary ids.
+        target (`int`): The explained class (or vocabulary id).
+        target_label (`str`): Its name.
+        predicted (`int`): The class with the largest logit.
+        predicted_label (`str`): Its name.
+        logit (`float`): Logit of the target, or target minus foil.
+        probability (`float`, *optional*): Probability of the target, 0 to 1; `None` where there is none (regression).
+        foil (`int`, *optional*): The class that the target is compared with.
+        foil_label (`str`, *optional*): Its name.
+        residual (`float`, *optional*): `logit - sum(scores)`, less the baseline, in logit units; computed when not
+            given.
+        position (`int`, *optional*): The token whose output is explained (token-level tasks).
+        parts (`dict[str, np.ndarray]`, *optional*): Each token's score by source (word, position, token type).
+        word_ids (`list[int | None]`, *optional*): Word of each token; made from `text` and `offsets` when not given.
+        segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of the text, such as the messages of a chat.
+        target_ids (`list[int]`, *optional*): All explained tokens, where there are several: their logits add.
+        foil_ids (`list[int]`, *optional*): All foils, where there are several: their mean is subtracted.
+        baseline (`float`, *optional*): What average words would give in the place of all these, in logit units; `None`
+            where scores are not relative to them.
+
+    Raises:
+        ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
+
+    Example:
+
+    ```python
+    >>> from bcos_peft.explanation.explanation import Explanation
+
+    >>> explanation = Explanation(
+    ...     tokens=["[CLS]", "grip", "##ping", "[SEP]"], scores=[0.5, 1.0, 2.0, -0.5], text="gripping",
+    ...     offsets=[None, (0, 4), (4, 8), None], sequence_ids=[None, 0, 0, None], special=[True, False, False, True],
+    ...     token_ids=[101, 5, 6, 102], target=1, target_label="positive", predicted=1, predicted_label="positive",
+    ...     logit=3.0, probability=0.95,
+    ... )
+    >>> explanation.words()[0].score
+    3.0
+    >>> explanation.by_segment({"praise": "gripping"})
+    {'praise': 3.0, 'rest': 0.0}
+
+    ```
+    """
+
+    tokens: list[str]
+    scores: np.ndarray
+    text: str | tuple[str, str]
+    offsets: list[tuple[int, int] | None]
+    sequence_ids: list[int | None]
+    special: list[bool]
+    token_ids: list[int]
+    target: int
+    target_label: str
+    predicted: int
+    predicted_label: str
+    logit: float
+    probability: float | None
+    foil: int | None = None
+    foil_label: str | None = None
+    residual: float | None = None
+    position: int | None = None
+    parts: dict[str, np.ndarray] | None = None
+    word_ids: list[int | None] | None = None
+    segments: dict[str, tuple[int, int]] | None = None
+    target_ids: list[int] | None = None
+    foil_ids: list[int] | None = None
+    baseline: float | None = None
+
+    def __post_init__(self) -> None:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in checked_fields(fields).items():
+            object.__setattr__(self, name, value)
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    _format, _version, _name, _indent = "bcos_peft.explanation", 1, "explanation", 1
+
+    def _plain(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["scores"] = self.scores.tolist()
+        values["offsets"] = [None if span is None else list(span) for span in self.offsets]
+        values["text"] = self.text if isinstance(self.text, str) else list(self.text)
+        values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
+        if self.segments is not None:
+            values["segments"] = {name: list(span) for name, span in self.segments.items()}
+        optional = ("segments", "target_ids", "foil_ids", "baseline")
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+    # ---- showing ----------------------------------------------------------------------------------------------------
+
+    def show(
+        self,
+        width: int | None = None,
+        words: bool = True,
+        console: Console | None = None,
+        hide_special: bool = False,
+        top: int = 5,
+    ) -> None:
+        """Prints the explanation in the terminal; see `bcos_peft.explanation.views.html.show`."""
+        from bcos_peft.explanation.views.html import show
+
+        show(self, width=width, words=words, console=console, hide_special=hide_special, top=top)
+
+    def to_html(
+        self,
+        path: str | os.PathLike | None = None,
+        words: bool = True,
+        hide_special: bool = False,
+        top: int = 5,
+    ) -> str:
+        """One self-contained HTML page, also written to `path` if given; see `render_html`."""
+        from bcos_peft.explanation.views.html import render_html
+
+        page = render_html(self, words=words, hide_special=hide_special, top=top)
+        if path is not None:
+            write_text(path, page)
+        return page
+
+    def _repr_html_(self) -> str:
+        from bcos_peft.explanation.views.html import render_fragment
+
+        return render_fragment(self)
+
+    def __repr__(self) -> str:
+        foil = "" if self.foil is None else f", foil={self.foil_label!r}"
+        top = ", ".join(f"{piece.text!r} {piece.score:+.3g}" for piece in self.top(3, words=True))
+        return (
+            f"Explanation(target={self.target_label!r}{foil}, logit={self.logit:+.4g}, residual={self.residual:.1e}, "
+            f"tokens={len(self.tokens)}, top: {top or 'nothing'})"
+        )

@@ -1,0 +1,1 @@
+"""Views draw plain values: in the terminal, as HTML, as SVG."""

@@ -1,0 +1,266 @@
+"""What terminal and HTML both show: an explanation laid out as pieces of text, rows of numbers and a headline.
+
+Only strings and numbers come out of here; `visualize` and `terminal` add colour.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bcos_peft.explanation.contribution import Contribution
+from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.views.text import format_score, label_text, printable, visible
+
+
+# White space may carry a contribution too; these marks make it visible.
+_LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
+_NOTE_WIDTH = 5.5  # characters of text that a number below it takes up
+_WEAK = 0.15  # strengths below this get no number below them
+AVERAGE_WORDS = "average words"  # the label of what scores are relative to
+_TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text to print in one colour.
+
+    Args:
+        text (`str`): The characters, free of control characters.
+        kind (`str`): "word", "special", "space" (between words) or "unseen" (text that no token covers).
+        score (`float`): Contribution in logit units (0 for "space" and "unseen").
+        strength (`float`): The same from -1 to 1, relative to the largest contribution in the text.
+        marked (`bool`): Whether it is among the top contributions.
+        noted (`bool`): Whether it is marked, not weak, and has room for its number below it.
+        explained (`bool`): Whether it is the token whose output is explained.
+    """
+
+    text: str
+    kind: str
+    score: float = 0.0
+    strength: float = 0.0
+    marked: bool = False
+    noted: bool = False
+    explained: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `kind` is "top", "rest", "special" or "part"; `strength` as in `Piece`."""
+
+    label: str
+    score: float
+    strength: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One explanation, laid out.
+
+    Args:
+        facts (`list[tuple[str, str]]`): The headline, as names and values.
+        lines (`list[list[Piece]]`): The text, or both texts of a pair.
+        rows (`list[Row]`): Top contributions, the others together, special tokens, the baseline; their scores sum to
+            the total.
+        parts (`list[Row]`): Sums by source, if the explanation was split.
+        scale (`float`): The contribution that has strength 1.
+        target (`str`): Label that positive contributions speak for.
+        against (`str`): What negative contributions speak for.
+        logit_name (`str`): "logit", or "logit difference" with a foil.
+        exact (`bool`): Whether the contributions sum to the logit.
+        unseen (`int`): Characters that no token covers.
+    """
+
+    explanation: Explanation
+    facts: list[tuple[str, str]]
+    lines: list[list[Piece]]
+    rows: list[Row]
+    parts: list[Row]
+    scale: float
+    target: str
+    against: str
+    logit_name: str
+    exact: bool
+    unseen: int
+
+    def number(self, value: float) -> str:
+        """A contribution as text, with as many decimals as the largest one needs."""
+        return format_score(value, self.scale)
+
+
+def layout(explanation: Explanation, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
+    """Lays out an explanation.
+
+    Args:
+        explanation (`Explanation`): What to show.
+        words (`bool`, defaults to `True`): Merge tokens into words.
+        hide_special (`bool`, defaults to `False`): Leave special tokens out of the text; their sum stays in the rows.
+        top (`int`, defaults to 5): How many contributions get a row of their own.
+
+    Returns:
+        `View`: Strings and numbers only.
+    """
+    units = explanation.words(include_special=True) if words else _token_units(explanation)
+    plain = [unit for unit in units if not unit.special]
+    scale = max((abs(unit.score) for unit in plain or units), default=0.0)
+    ranked = sorted(plain, key=lambda unit: -abs(unit.score))[: max(0, top)]
+
+    def strength(score: float) -> float:
+        return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
+
+    marked = {unit.token_indices for unit in ranked}
+    lines = _Lines(explanation, strength, marked).fill([u for u in units if not (u.special and hide_special)])
+    rows = [Row(printable(visible(unit.text)), unit.score, strength(unit.score), "top") for unit in ranked]
+    others = len(plain) - len(ranked)
+    if others:
+        noun = ("word" if words else "token") + ("s" if others > 1 else "")
+        rest = sum(unit.score for unit in plain) - sum(unit.score for unit in ranked)
+        rows.append(Row(f"{others} other {noun}", rest, strength(rest), "rest"))
+    if any(explanation.special):
+        label = "special tokens (hidden)" if hide_special else "special tokens"
+        rows.append(Row(label, explanation.special_score, strength(explanation.special_score), "special"))
+    if explanation.baseline is not None:
+        rows.append(Row(AVERAGE_WORDS, explanation.baseline, strength(explanation.baseline), "rest"))
+    parts = [
+        Row(printable(name.replace("_", " ")), float(part.sum()), strength(float(part.sum())), "part")
+        for name, part in (explanation.parts or {}).items()
+    ]
+
+    target = label_text(explanation.target_label)
+    foil = None if explanation.foil is None else label_text(explanation.foil_label or str(explanation.foil))
+    size = max(abs(explanation.logit), float(abs(explanation.scores).sum()), 1e-12)
+    return View(
+        explanation=explanation,
+        facts=_facts(explanation, target, foil),
+        lines=lines.pieces,
+        rows=rows,
+        parts=parts,
+        scale=scale,
+        target=target,
+        against=f"against {target}" if foil is None else f"for {foil}",
+        logit_name="logit" if foil is None else "logit difference",
+        exact=abs(explanation.residual) <= _TOLERANCE * size,
+        unseen=lines.unseen,
+    )
+
+
+class _Lines:
+    """Puts units back into their texts: one list of pieces per text, with the characters between the units."""
+
+    def __init__(self, explanation: Explanation, strength: Callable, marked: set[tuple[int, ...]]) -> None:
+        self.explanation, self.strength, self.marked = explanation, strength, marked
+        self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
+        self.unseen = 0
+
+    def fill(self, units: Sequence[Contribution]) -> _Lines:
+        lines: list[list[Contribution]] = [[] for _ in self.pieces]
+        current = 0
+        for unit in units:  # a special token stands with the text that it follows
+            current = current if unit.sequence_id is None else unit.sequence_id
+            lines[current].append(unit)
+        for text, line, pieces in zip(self.explanation.texts, lines, self.pieces, strict=True):
+            # Without places in the text (a slow tokenizer) the tokens themselves have to do.
+            loose = any(unit.start is None and not unit.special for unit in line)
+            cursor = len(text) if loose else 0
+            for unit in line:
+                if loose or unit.start is None:
+                    self._add_apart(pieces, self._piece(unit, visible(unit.text)))
+                    continue
+                self._add_between(pieces, text[cursor : unit.start])
+                shown = text[max(cursor, unit.start) : unit.end] or unit.text
+                shown = shown if shown.strip() else "".join(_space_mark(c) for c in shown)
+                self._append(pieces, self._piece(unit, shown))
+                cursor = max(cursor, unit.end)
+            self._add_tail(pieces, text[cursor:])
+            _note(pieces)
+        return self
+
+    def _piece(self, unit: Contribution, text: str) -> Piece:
+        return Piece(
+            printable(text),
+            "special" if unit.special else "word",
+            unit.score,
+            self.strength(unit.score),
+            marked=unit.token_indices in self.marked,
+            explained=self.explanation.position in unit.token_indices,
+        )
+
+    @staticmethod
+    def _append(pieces: list[Piece], piece: Piece) -> None:
+        """Keeps words off the special token before them."""
+        if pieces and pieces[-1].kind == "special" and not piece.text[:1].isspace():
+            pieces.append(Piece(" ", "space"))
+        pieces.append(piece)
+
+    def _add_apart(self, pieces: list[Piece], piece: Piece) -> None:
+        if pieces and pieces[-1].kind != "special" and not pieces[-1].text[-1:].isspace():
+            pieces.append(Piece(" ", "space"))
+        self._append(pieces, piece)
+
+    def _add_between(self, pieces: list[Piece], text: str) -> None:
+        if text.strip():
+            self.unseen += len(text.strip())
+            self._append(pieces, Piece(printable(text), "unseen"))
+        elif text and pieces:  # leading white space says nothing
+            pieces.append(Piece(printable(text), "space"))
+
+    def _add_tail(self, pieces: list[Piece], text: str) -> None:
+        text = text.rstrip()
+        if text:
+            self.unseen += len(text.strip())
+            shown = text if len(text) <= _LONGEST_UNSEEN else text[:_LONGEST_UNSEEN] + "…"
+            self._append(pieces, Piece(printable(shown), "unseen"))
+
+
+def _note(pieces: list[Piece]) -> None:
+    """Chooses which marked pieces get a number below them: the strongest first, as long as numbers do not collide."""
+    ends = list(itertools.accumulate(len(piece.text) for piece in pieces))
+    middles = [end - len(piece.text) / 2 for end, piece in zip(ends, pieces, strict=True)]
+    taken: list[float] = []
+    for i in sorted(range(len(pieces)), key=lambda i: -abs(pieces[i].strength)):
+        room = all(abs(middles[i] - other) >= _NOTE_WIDTH for other in taken)
+        if pieces[i].marked and abs(pieces[i].strength) >= _WEAK and room:
+            pieces[i] = replace(pieces[i], noted=True)
+            taken.append(middles[i])
+
+
+def _token_units(explanation: Explanation) -> list[Contribution]:
+    """Tokens, except that those which share a character (a part of its bytes each) come as one."""
+    groups: list[list[int]] = []
+    for i in range(len(explanation.tokens)):
+        one, two = explanation.offsets[i - 1] if i else None, explanation.offsets[i]
+        same_text = i > 0 and explanation.sequence_ids[i] == explanation.sequence_ids[i - 1] is not None
+        if same_text and not explanation.special[i] and one and two and one[0] < two[1] and two[0] < one[1]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [explanation.merge(group, index=group[0]) for group in groups]
+
+
+def _facts(explanation: Explanation, target: str, foil: str | None) -> list[tuple[str, str]]:
+    predicted = explanation.predicted == explanation.target
+    facts = [("predicted" if predicted and foil is None else "target", target)]
+    if foil is not None:
+        facts.append(("rather than", foil))
+    if not predicted or foil is not None:
+        facts.append(("predicted", label_text(explanation.predicted_label)))
+    if explanation.position is not None:
+        token = visible(explanation.merge([explanation.position], 0).text)
+        facts.append(("at token", f"{explanation.position} {printable(token)}"))
+    if explanation.probability is not None:
+        facts.append(("probability" if foil is None else f"probability of {target}", _probability(explanation)))
+    facts.append(("logit" if foil is None else "logit difference", format_score(explanation.logit)))
+    return facts
+
+
+def _probability(explanation: Explanation) -> str:
+    probability = explanation.probability
+    if 0 < probability < 0.0005:
+        return "<0.001"
+    return ">0.999" if 0.9995 <= probability < 1 else f"{probability:.3f}"
+
+
+def _space_mark(character: str) -> str:
+    return "↵\n" if character == "\n" else character

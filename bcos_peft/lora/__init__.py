@@ -1,0 +1,1 @@
+"""LoRA inside the B-cos layers, through peft."""

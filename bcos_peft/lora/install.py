@@ -1,0 +1,83 @@
+"""Tells peft about B-cos layers. `bcos_peft` calls `install` when peft is imported, and loads what it needs on use.
+
+Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
+peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`. It is
+wrapped, and so are those that save and load adapters, and `__init__` of the models that save a head with theirs. The
+module `lora` has what the wrappers do.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+from bcos_peft.models.hub import adapter_hooks
+
+
+__all__ = ["install"]
+
+_MARK = "_bcos_peft"
+
+
+def install() -> None:
+    """Let peft know about B-cos layers and about their adapters on disk; a second call does nothing.
+
+    Example:
+        >>> from peft.tuners.tuners_utils import BaseTuner
+        >>> from bcos_peft.lora.install import install
+        >>> method = BaseTuner.inject_adapter
+        >>> install()  # done already, by the import of peft
+        >>> BaseTuner.inject_adapter is method
+        True
+    """
+    from peft import (
+        AutoPeftModel,
+        PeftModel,
+        PeftModelForQuestionAnswering,
+        PeftModelForSequenceClassification,
+        PeftModelForTokenClassification,
+    )
+    from peft.tuners.tuners_utils import BaseTuner
+    from transformers.integrations.peft import PeftAdapterMixin
+
+    if hasattr(BaseTuner.inject_adapter, _MARK):
+        return
+    BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
+    for cls in (PeftModelForSequenceClassification, PeftModelForTokenClassification, PeftModelForQuestionAnswering):
+        cls.__init__ = _around(cls.__init__, "init_for_task")
+    PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
+    PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
+    PeftModel.from_pretrained = classmethod(_around(PeftModel.from_pretrained.__func__, "from_pretrained"))
+    PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
+    PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
+    adapter_hooks.append(_Saving())
+    auto = AutoPeftModel.__base__  # of the classes for all tasks
+    auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))
+    importlib.import_module("bcos_peft.lora.config")  # which registers the type of our adapters
+
+
+class _Saving:
+    """What a B-cos model that has adapters of transformers does around saving them."""
+
+    def describe(self, model) -> None:
+        from bcos_peft.lora.portable import describe_adapters
+
+        describe_adapters(model)
+
+    def complete(self, model, folder, repo_id: str | None, state_dict) -> None:
+        from bcos_peft.lora.adapters import complete
+
+        complete(model, folder, repo_id, state_dict)
+
+
+def _around(original, name: str):
+    """`original`, called through the function of `lora` with that name."""
+
+    @functools.wraps(original)
+    def method(*args, **kwargs):
+        from bcos_peft.lora import adapters as lora
+
+        return getattr(lora, name)(original, *args, **kwargs)
+
+    setattr(method, _MARK, True)
+    return method

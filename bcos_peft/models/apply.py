@@ -1,0 +1,87 @@
+"""The changes that a plan says, carried out; they can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from bcos_peft._utils.accelerate_hooks import forget_parameters, set_class
+from bcos_peft.config import BcosConfig
+from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.models.plan import Plan
+from bcos_peft.nn.layers import BcosLayer
+
+
+__all__ = ["apply_plan"]
+
+
+def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callable[[], None]:
+    """Carry a plan out, in place.
+
+    Returns:
+        A function that puts the model back as it was.
+    """
+    undo: list[Callable[[], None]] = []
+
+    def restore() -> None:
+        for step in reversed(undo):
+            step()
+
+    try:
+        for name, cls in plan.swaps.items():
+            if name:  # the model itself gets a generated class
+                undo.append(_swap(model.get_submodule(name), cls, plan.bcos.get(name), config))
+        for name in plan.dropped_activations:
+            undo.append(_replace(model, name, nn.Identity()))
+        for name in plan.biases:
+            undo.append(_drop_parameter(model, name))
+        undo.append(forget_parameters(model, plan.biases))
+        if issubclass(plan.swaps.get("", type(model)), FunctionalActivation):
+            undo.append(lambda: model.__dict__.pop("pooler_activation"))
+            model.pooler_activation = config.pooler_activation
+    except BaseException:
+        restore()
+        raise
+    return restore
+
+
+def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> Callable[[], None]:
+    old_class, old_state = type(module), dict(module.__dict__)
+    set_class(module, cls)
+    if isinstance(module, BcosLayer):
+        module.b, module.normalize_weights = b, config.normalize_weights
+    if isinstance(module, FunctionalActivation):
+        module.pooler_activation = config.pooler_activation
+
+    def restore() -> None:
+        module.__class__ = old_class
+        module.__dict__.clear()
+        module.__dict__.update(old_state)
+
+    return restore
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
+    parent = model.get_submodule(name.rpartition(".")[0])
+    child = name.rpartition(".")[2]
+    old = parent._modules[child]
+    parent._modules[child] = new.train(old.training)
+    return lambda: parent._modules.__setitem__(child, old)
+
+
+def _drop_parameter(model: nn.Module, name: str) -> Callable[[], None]:
+    owner = model.get_submodule(name.rpartition(".")[0])
+    parameter = name.rpartition(".")[2]
+    old = dict(owner._parameters)
+    if isinstance(getattr(type(owner), parameter, None), property):
+        del owner._parameters[parameter]
+    else:
+        owner._parameters[parameter] = None
+
+    def restore() -> None:  # in the old order, which an optimiser's state goes by
+        owner._parameters.clear()
+        owner._parameters.update(old)
+
+    return restore

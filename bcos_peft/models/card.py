@@ -1,0 +1,176 @@
+"""The model card, `README.md`, that is saved with a B-cos model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from bcos_peft.config import BcosConfig
+
+
+__all__ = ["CARD_NAME", "base_licence", "is_generated", "render_card"]
+
+CARD_NAME = "README.md"
+
+# A card with this line is replaced at the next save; any other was written by somebody and stays.
+MARK = "<!-- Written by bcos_peft, which replaces this file at every save. Delete this line to keep your changes. -->"
+
+# The end of a class name, and what the hub calls the task.
+PIPELINE_TAGS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+_LICENCE_FIELDS = ("license", "license_name", "license_link")
+
+
+def render_card(
+    config: BcosConfig, architecture: str, auto_class: str, model_id: str, tags: list[str], licence: dict[str, str]
+) -> str:
+    """The card of a converted model.
+
+    Args:
+        config ([`BcosConfig`]): how it was converted.
+        architecture (`str`): the name of its class.
+        auto_class (`str`): the name of the Auto class that loads it.
+        model_id (`str`): what to load it by: a repository on the hub, or a directory.
+        tags (`list[str]`): for the hub's search.
+        licence (`dict[str, str]`): as `base_licence` gives; empty if unknown.
+
+    Returns:
+        `str`: Markdown with metadata in front.
+
+    Example:
+        >>> from bcos_peft import BcosConfig
+        >>> from bcos_peft.models.card import render_card
+        >>> base = BcosConfig(base_model_name_or_path="google-bert/bert-base-uncased")
+        >>> card = render_card(base, "BcosBertForMaskedLM", "AutoModelForMaskedLM", "me/bcos-bert", ["bcos"], {})
+        >>> print("\\n".join(card.splitlines()[1:3]))
+        base_model: google-bert/bert-base-uncased
+        library_name: transformers
+    """
+    import jinja2
+
+    base = config.base_model_name_or_path
+    task = next((tag for end, tag in PIPELINE_TAGS.items() if architecture.endswith(end)), "feature-extraction")
+    metadata = ModelCardData(
+        base_model=base if _is_repository(base) else None,  # the hub refuses a path
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=tags,
+        **(licence or {"license": "unknown"}),
+    )
+    settings = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("base_model_name_or_path", "bcos_version", "probe_residual")
+    }
+    environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    text = (Path(__file__).parent / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        metadata=metadata.to_yaml(),
+        mark=MARK,
+        title=model_id.rstrip("/").rpartition("/")[2],
+        base_link=_base_link(base),
+        auto_class=auto_class,
+        model_id=model_id,
+        explainable=task != "feature-extraction",
+        licence=_licence_in_words(licence),
+        architecture=architecture,
+        b=_b_in_words(config),
+        residual=_residual_in_words(config.probe_residual),
+        version=config.bcos_version or "unknown",
+        settings=json.dumps(settings, indent=2),
+    )
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card is one of `render_card`, which may be replaced.
+
+    Example:
+        >>> from bcos_peft.models.card import is_generated
+        >>> is_generated("# My model")
+        False
+    """
+    return MARK in card
+
+
+def base_licence(base: str | None, online: bool) -> dict[str, str]:
+    """The licence that the card of the base model states.
+
+    Args:
+        base (`str`, *optional*): a directory, or a repository on the hub.
+        online (`bool`): ask the hub; otherwise look in its cache only.
+
+    Returns:
+        `dict[str, str]`: `license`, and `license_name` and `license_link` if they are stated; empty if unknown,
+        whatever the reason.
+
+    Example:
+        >>> from bcos_peft.models.card import base_licence
+        >>> base_licence(None, online=False)
+        {}
+    """
+    try:
+        card = _base_card(base, online)
+        fields = {} if card is None else ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+        return {name: str(fields[name]) for name in _LICENCE_FIELDS if fields.get(name)}
+    except Exception:  # no network, a private repository, a damaged card: no reason to lose a trained model
+        return {}
+
+
+def _base_card(base: str | None, online: bool) -> str | None:
+    if base and os.path.isdir(base):
+        path = os.path.join(base, "README.md")
+    elif not _is_repository(base):
+        return None
+    else:
+        path = hf_hub_download(base, "README.md") if online else try_to_load_from_cache(base, "README.md")
+    if not isinstance(path, str) or not os.path.isfile(path):
+        return None
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _is_repository(name: str | None) -> bool:
+    if not name or os.path.exists(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _base_link(base: str | None) -> str | None:
+    if _is_repository(base):
+        return f"[{base}](https://huggingface.co/{base})"
+    # Of a path only the last part: the rest says something of the machine, not of the model.
+    name = base and base.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"`{name}` (a local directory)" if name else None
+
+
+def _licence_in_words(licence: dict[str, Any]) -> str:
+    if not licence:
+        return "unknown; find it out before you share this model"
+    return " ".join(filter(None, [licence.get("license_name") or licence["license"], licence.get("license_link")]))
+
+
+def _b_in_words(config: BcosConfig) -> str:
+    if not config.align:
+        return "1 (biases removed, nothing else: `align=False`)"
+    return f"{config.b:g}" + (", with exceptions: `b_pattern` below" if config.b_pattern else "")
+
+
+def _residual_in_words(residual: float | None) -> str:
+    if residual is None:
+        return "not measured (converted with `verify=False`)"
+    return f"{residual:.1e} of the sum of absolute contributions, on a short probe at conversion"

@@ -1,0 +1,252 @@
+"""From a stock model to B-cos layers: the plan, which may refuse. `application` carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2CLS
+from transformers.pytorch_utils import Conv1D
+
+from bcos_peft._utils.accelerate_hooks import is_patched
+from bcos_peft._utils.patterns import matches_modules, matches_pattern
+from bcos_peft.config import BcosConfig
+from bcos_peft.families.base import Family
+from bcos_peft.nn.conv1d import BcosConv1D
+from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, BcosLinear
+from bcos_peft.nn.quantization import quantized_class
+
+
+__all__ = ["Plan", "exponent", "is_activation", "plan_conversion", "plan_stored", "sub_plan"]
+
+# Linear in their input as they are, or without a part in the forward pass.
+_LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_LAYERS: dict[type, type] = {nn.Linear: BcosLinear, Conv1D: BcosConv1D, nn.LayerNorm: BcosLayerNorm}
+_LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
+_ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Tanh, nn.Mish, nn.Hardswish, nn.Hardtanh)
+_HUB_ACTIVATIONS = tuple(entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values())
+_KNOWN_ACTIVATIONS = frozenset(_ACTIVATIONS + _HUB_ACTIVATIONS)
+
+
+@dataclass
+class Plan:
+    """What a conversion will do, by module name."""
+
+    bcos: dict[str, float] = field(default_factory=dict)
+    swaps: dict[str, type] = field(default_factory=dict)
+    dropped_activations: list[str] = field(default_factory=list)
+    biases: list[str] = field(default_factory=list)
+    plain: list[str] = field(default_factory=list)
+
+
+def sub_plan(plan: Plan, block: str | None, blocks: list[str]) -> Plan:
+    """The part of a plan that is about one of the `blocks`, or with `None` about what is in none of them."""
+
+    def mine(name: str) -> bool:
+        if block is not None:
+            return name.startswith(block + ".")
+        return not any(name.startswith(other + ".") for other in blocks)
+
+    return Plan(
+        bcos={name: b for name, b in plan.bcos.items() if mine(name)},
+        swaps={name: cls for name, cls in plan.swaps.items() if mine(name)},
+        dropped_activations=[name for name in plan.dropped_activations if mine(name)],
+        biases=[name for name in plan.biases if mine(name)],
+        plain=[name for name in plan.plain if mine(name)],
+    )
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an elementwise function with value 0 at 0, which can be explained as `x · (f(x)/x)`."""
+    if type(module) not in _KNOWN_ACTIVATIONS or any(True for _ in module.parameters()):
+        return False
+    with torch.no_grad():
+        return bool(module(torch.zeros(1, device="cpu")) == 0)
+
+
+def matches_any(patterns, name: str) -> bool:
+    """Whether one of the patterns matches the end of a module name."""
+    return any(matches_pattern(pattern, name) for pattern in patterns)
+
+
+def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    """Decide about every module of a model, without touching it.
+
+    Modules defined beside `stock_class`, or beside a model class that it derives from, are taken as the family's table
+    says; any other must be known to be linear, a norm or an activation.
+
+    Raises:
+        ValueError: names the first module, parameter or pattern that cannot be handled, and why.
+    """
+    plan = _plan_modules(model, stock_class, config, family)
+    _check_patterns(plan, config, family)
+    return plan
+
+
+def plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    """The same for a model that is built to be loaded, whose config may come from one with another head.
+
+    The config's patterns may match nothing here. Of a model without a head they see the names that its modules have in
+    one with a head.
+    """
+    if model.base_model is not model:
+        return _plan_modules(model, stock_class, config, family)
+    whole = nn.Module()
+    whole._modules[model.base_model_prefix] = model
+    plan = _plan_modules(whole, stock_class, config, family)
+    start = len(model.base_model_prefix) + 1
+    return Plan(
+        bcos={name[start:]: b for name, b in plan.bcos.items()},
+        swaps={name[start:]: cls for name, cls in plan.swaps.items()},
+        dropped_activations=[name[start:] for name in plan.dropped_activations],
+        biases=[name[start:] for name in plan.biases],
+        plain=[name[start:] for name in plan.plain],
+    )
+
+
+def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+    plan = Plan()
+    for name, module in model.named_modules():
+        _plan_module(plan, stock_class, name, module, config, family)
+    _plan_parameters(plan, model, config, family)
+    return plan
+
+
+def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
+    cls = type(module)
+    _refuse_patched(name, module)
+    replacement = family.replacements.get(cls) or _LAYERS.get(cls) or quantized_class(module)
+    if replacement is not None and issubclass(replacement, BcosLayer):
+        if _is_target(name, config, family):
+            plan.bcos[name] = config.b_for(name)
+            plan.swaps[name] = replacement
+        else:
+            plan.plain.append(name)
+            if cls is not nn.Linear:  # its stock forward needs a bias, or rules of its own
+                plan.swaps[name] = replacement
+    elif replacement is not None:
+        plan.swaps[name] = replacement
+    elif matches_any(family.pooler_activations, name) and is_activation(module):
+        if config.pooler_activation == "identity":
+            plan.dropped_activations.append(name)
+    elif is_activation(module) or (_is_held(name, family) and not any(True for _ in module.parameters())):
+        pass
+    elif not (cls in _LINEAR + _LOSSES or cls.__module__ in _homes(stock) or isinstance(module, stock) or not name):
+        raise ValueError(_refusal(name, module))
+
+
+def _refuse_patched(name: str, module: nn.Module) -> None:
+    cls = type(module)
+    what = f"module {name!r} ({cls.__qualname__})" if name else f"this {cls.__qualname__}"
+    if any(origin.__module__.startswith("liger_kernel") for origin in (cls, cls.forward)):
+        raise ValueError(
+            f"Cannot convert {what}: Liger kernels have replaced its code, for the whole process, and what they "
+            "compute cannot be held linear. Load the model in a process that does not call apply_liger_kernel_to_..., "
+            "and convert it there."
+        )
+    if is_patched(module):
+        raise ValueError(
+            f"Cannot convert {what}: something has patched its forward, as trainers and Liger kernels do. Convert the "
+            "model first, before a trainer is built or a kernel library touches it. If it is trained already: save "
+            "it, load it again and convert what was loaded."
+        )
+
+
+def _homes(stock: type) -> set[str]:
+    """Where the classes of a model are defined; one of the user's own has modules of the model that it builds on."""
+    return {base.__module__ for base in stock.__mro__ if issubclass(base, PreTrainedModel)} - {
+        PreTrainedModel.__module__
+    }
+
+
+def _refusal(name: str, module: nn.Module) -> str:
+    cls = type(module)
+    reason = "is not a linear layer, norm or activation that can be held linear in its input"
+    if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):
+        reason = "is a special linear layer; convert the model before adapters or quantisation are put on it"
+    return (
+        f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it {reason}. The model was not "
+        "changed. If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take "
+        "it out of the model."
+    )
+
+
+def exponent(name: str, config: BcosConfig, family: Family) -> float | None:
+    """The B of a linear layer by its name in a model with a head; None if it stays plain."""
+    return config.b_for(name) if _is_target(name, config, family) else None
+
+
+def _is_held(name: str, family: Family) -> bool:
+    return matches_any(family.held, name) or family.is_gate(name)
+
+
+def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
+    if matches_modules(config.exclude_modules, name):
+        return False
+    if matches_any(family.lm_heads, name):
+        return config.convert_head
+    if config.target_modules is not None:
+        return matches_modules(config.target_modules, name)
+    return not matches_any(family.plain, name)
+
+
+def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
+    for name, module in model.named_modules():
+        known = isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) or name in plan.swaps
+        known = known or _is_held(name, family)
+        for parameter in module._parameters:
+            if module._parameters[parameter] is None:
+                continue
+            full_name = f"{name}.{parameter}" if name else parameter
+            if matches_any(family.biases, full_name) or (known and parameter == "bias"):
+                plan.biases.append(full_name)
+            elif not known:
+                raise ValueError(
+                    f"Cannot convert: the parameter {full_name!r} of {type(module).__qualname__} is not the weight "
+                    "of a linear layer, norm or embedding. The model was not changed. If the module is "
+                    "dynamic-linear, give it a replacement in a family table (guide 'Adding a family')."
+                )
+    if config.remove_bias:
+        return
+    harmful = [name for name in plan.biases if not matches_any(_with_bias(family.harmless_biases), name)]
+    if harmful:
+        raise ValueError(
+            f"remove_bias=False cannot be exact for this model: {len(harmful)} biases are constants that reach the "
+            f"logits and belong to no token ({', '.join(harmful[:3])}{', ...' if len(harmful) > 3 else ''}). Use "
+            "remove_bias=True."
+        )
+    plan.biases.clear()
+
+
+def _with_bias(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(rf"({pattern})(\.bias)?" for pattern in patterns)
+
+
+def _check_patterns(plan: Plan, config: BcosConfig, family: Family) -> None:
+    linear = list(plan.bcos) + plan.plain
+    for argument in ("target_modules", "exclude_modules"):
+        modules = getattr(config, argument)
+        for entry in [modules] if isinstance(modules, str) else modules or []:
+            one = entry if isinstance(modules, str) else [entry]
+            matched = [name for name in linear if matches_modules(one, name)]
+            if not matched:
+                raise ValueError(_unmatched(argument, entry, "linear layer", linear))
+            heads = all(matches_any(family.lm_heads, name) for name in matched)
+            if argument == "target_modules" and heads and not config.convert_head:
+                raise ValueError(
+                    f"target_modules: {entry!r} is a language-modelling head, which is converted with "
+                    "convert_head=True "
+                    "only. Pass that too, or leave it out."
+                )
+    for pattern in config.b_pattern:
+        if not any(matches_pattern(pattern, name) for name in plan.bcos):
+            raise ValueError(_unmatched("b_pattern", pattern, "B-cos layer", list(plan.bcos)))
+    if not plan.bcos:
+        raise ValueError("No linear layer would become a B-cos layer: check target_modules and exclude_modules.")
+
+
+def _unmatched(argument: str, entry: str, what: str, names: list[str]) -> str:
+    endings = sorted({name.rsplit(".", 1)[-1] for name in names})
+    return f"{argument}: {entry!r} matches no {what} of the model. Names end with: {', '.join(endings)}."

@@ -1,0 +1,56 @@
+"""Which B-cos layer stands for a quantised one of bitsandbytes, which is imported only for models that have some."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import nn
+
+
+__all__ = ["count_of", "is_quantized", "quantized_class"]
+
+
+def quantized_class(module: nn.Module) -> type | None:
+    """The B-cos class for a quantised linear layer of bitsandbytes, or None for any other module.
+
+    Example:
+        >>> from torch import nn
+        >>> from bcos_peft.nn.quantization import quantized_class
+        >>> quantized_class(nn.Linear(2, 2)) is None
+        True
+    """
+    if "bitsandbytes" not in sys.modules or not type(module).__module__.startswith("bitsandbytes."):
+        return None
+    from bcos_peft.nn import quantized_layers
+
+    return quantized_layers.CLASSES.get(type(module))
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is a B-cos layer, or a converted plain one, over a quantised weight.
+
+    Example:
+        >>> from torch import nn
+        >>> from bcos_peft.nn.quantization import is_quantized
+        >>> is_quantized(nn.Linear(2, 2))
+        False
+    """
+    if "bitsandbytes" not in sys.modules:
+        return False
+    from bcos_peft.nn import quantized_layers
+
+    return isinstance(module, quantized_layers.QuantizedBcosLayer)
+
+
+def count_of(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter stands for: of 4 bits, two are in a byte.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.nn.quantization import count_of
+        >>> count_of(torch.nn.Parameter(torch.ones(2, 3)))
+        6
+    """
+    if type(parameter).__name__ == "Params4bit":
+        return parameter.numel() * 2 * parameter.element_size()
+    return parameter.numel() or getattr(parameter, "ds_numel", 0)  # ZeRO-3 keeps them elsewhere

@@ -1,0 +1,195 @@
+"""From one input (text, pair or ids) to token ids with their places in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+from bcos_peft.text.spelling import align, spell
+
+
+__all__ = ["Encoding", "encode"]
+
+# What tokenizers give beside the inputs of a model.
+_NO_INPUTS = {
+    "attention_mask", "input_ids", "labels", "length", "num_truncated_tokens", "offset_mapping", "overflowing_tokens",
+    "overflow_to_sample_mapping", "sequence_ids", "special_tokens_mask",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One text, tokenized: everything as plain lists of one length, without padding."""
+
+    input_ids: list[int]
+    text: str | tuple[str, str]
+    offsets: list[tuple[int, int] | None]
+    sequence_ids: list[int | None]
+    special: list[bool]
+    extra: dict[str, list[int]] = field(default_factory=dict)
+
+
+def encode(item: Any, tokenizer, max_length: int | None, truncation: bool, where: str = "inputs") -> Encoding:
+    """Tokenize one input as `split_inputs` gives it.
+
+    Raises:
+        ValueError: for an empty input, or one that is longer than the model reads; `where` names it.
+    """
+    if isinstance(item, Mapping):
+        encoding, blank = _encode_ids(item, tokenizer, where), False
+    else:
+        encoding, blank = _encode_text(item, tokenizer), not "".join(item).strip()
+    if blank or all(encoding.special):
+        raise ValueError(
+            f"{where} is empty: {encoding.text!r} has no text of its own, so there is nothing to explain."
+        )
+    if max_length is None or len(encoding.input_ids) <= max_length:
+        return encoding
+    if not truncation:
+        raise ValueError(
+            f"{where} has {len(encoding.input_ids)} tokens, but the model reads {max_length}. Pass truncation=True to "
+            f"explain a part of it, or shorten it: {_shorten(encoding.text)!r}."
+        )
+    if isinstance(item, Mapping):
+        raise ValueError(
+            f"{where} has {len(encoding.input_ids)} tokens, but the model reads {max_length}, and truncation=True "
+            "works on text only: cut the token ids yourself, so that their special tokens stay right."
+        )
+    return _encode_text(item, tokenizer, truncation=True, max_length=max_length)
+
+
+def _encode_text(text: str | tuple[str, str], tokenizer, **truncation) -> Encoding:
+    texts = (text,) if isinstance(text, str) else text
+    # A fast tokenizer's `verbose` only silences its remark about the length, which `encode` judges itself.
+    encoded = tokenizer(
+        *texts, **truncation, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
+    )
+    ids = list(encoded["input_ids"])
+    if tokenizer.is_fast:
+        sequence_ids = encoded.sequence_ids(0)
+        special = [
+            bool(flag) or sequence is None
+            for flag, sequence in zip(encoded["special_tokens_mask"], sequence_ids, strict=True)
+        ]
+        spans = encoded["offset_mapping"]
+    else:
+        special = [bool(flag) for flag in encoded["special_tokens_mask"]]
+        sequence_ids = _count_sequences(special, texts, tokenizer)
+        texts, spans = _places(ids, sequence_ids, tokenizer, texts)
+    return Encoding(
+        input_ids=ids,
+        text=texts[0] if len(texts) == 1 else tuple(texts),
+        offsets=[None if flag else tuple(span) for flag, span in zip(special, spans, strict=True)],
+        sequence_ids=[None if flag else sequence for flag, sequence in zip(special, sequence_ids, strict=True)],
+        special=special,
+        extra=_extra(encoded, list(range(len(ids)))),
+    )
+
+
+def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> list[int | None]:
+    """Sequence ids for a Python tokenizer, which does not tell them: the first text's tokens come first."""
+    count = special.count(False)
+    if len(texts) == 2:
+        first, second = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
+        cut = len(first) + len(second) - count
+        count = len(tokenizer.truncate_sequences(first, second, cut)[0])
+    sequence_ids: list[int | None] = []
+    for flag in special:
+        sequence_ids.append(None if flag else int(count <= 0))
+        count -= not flag
+    return sequence_ids
+
+
+def special_ids(tokenizer) -> set[int]:
+    """Token ids that stand for no text. An unknown word and a mask do."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+
+
+def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
+    """Ids without their text: the text is what they decode to."""
+    ids = [int(token) for token in values["input_ids"]]
+    keep = _visible(ids, values.get("attention_mask"), tokenizer, where)
+    ids = [ids[i] for i in keep]
+    unknown = [token for token in ids if not 0 <= token < len(tokenizer)]
+    if unknown:
+        raise ValueError(
+            f"{where}: token id {unknown[0]} is outside the tokenizer's vocabulary of {len(tokenizer)} tokens."
+        )
+    if values.get("sequence_ids") is not None:
+        sequence_ids = [values["sequence_ids"][i] for i in keep]
+    else:
+        special = special_ids(tokenizer)
+        types = values.get("token_type_ids")
+        sequence_ids = [
+            None if token in special else int(bool(types[i])) if types is not None else 0
+            for i, token in zip(keep, ids, strict=True)
+        ]
+        if 0 not in sequence_ids:
+            sequence_ids = [None if sequence is None else 0 for sequence in sequence_ids]
+    texts, spans = _places(ids, sequence_ids, tokenizer)
+    return Encoding(
+        input_ids=ids,
+        text=texts[0] if len(texts) == 1 else tuple(texts),
+        offsets=spans,
+        sequence_ids=sequence_ids,
+        special=[sequence is None for sequence in sequence_ids],
+        extra=_extra(values, keep),
+    )
+
+
+def _visible(ids: list[int], mask, tokenizer, where: str) -> list[int]:
+    """Indices of what is no padding: by the mask or, without one, by the padding token at the ends."""
+    if mask is not None:
+        if len(mask) != len(ids):
+            raise ValueError(f"{where}: attention_mask has {len(mask)} entries for {len(ids)} token ids.")
+        keep = [i for i, flag in enumerate(mask) if flag]
+        if keep and keep[-1] - keep[0] >= len(keep):
+            raise ValueError(
+                f"{where}: attention_mask hides tokens in the middle. It can only mark padding at the ends here; "
+                "bcos_peft.attribute takes any mask."
+            )
+        return keep
+    pad = tokenizer.pad_token_id
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id)
+    keep = list(range(len(ids)))
+    if pad is None or pad in others:
+        return keep
+    while keep and ids[keep[-1]] == pad:
+        keep.pop()
+    while keep and ids[keep[0]] == pad:
+        keep.pop(0)
+    return keep
+
+
+def _places(ids: list[int], sequence_ids: list[int | None], tokenizer, originals: tuple[str, ...] | None = None):
+    """The text of each sequence and every token's span in it; for given texts, spans in them where they match."""
+    texts: list[str] = []
+    spans: list[tuple[int, int] | None] = [None] * len(ids)
+    count = len(originals) if originals else max((s for s in sequence_ids if s is not None), default=0) + 1
+    for sequence in range(count):
+        members = [i for i, value in enumerate(sequence_ids) if value == sequence]
+        text, found = spell([ids[i] for i in members], tokenizer)
+        if originals:
+            text, found = align(text, found, originals[sequence])
+        texts.append(text)
+        for i, span in zip(members, found, strict=True):
+            spans[i] = span
+    return texts, spans
+
+
+def _extra(values: Mapping, keep: list[int]) -> dict[str, list[int]]:
+    """Further inputs of the model that have one entry for each token."""
+    length = max(keep, default=-1) + 1
+    return {
+        key: [int(value[i]) for i in keep]
+        for key, value in values.items()
+        if key not in _NO_INPUTS and isinstance(value, (list, tuple)) and len(value) >= length
+        if all(isinstance(value[i], Integral) for i in keep)  # and not the words that tokens are of, say
+    }
+
+
+def _shorten(text: str | tuple[str, str]) -> str:
+    whole = text if isinstance(text, str) else " / ".join(text)
+    return whole if len(whole) <= 60 else whole[:57] + "..."
