@@ -11,7 +11,7 @@ from evaluation_toys import BagOfWords
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.evaluation import Comprehensiveness, Question, Sufficiency, ask, logits, probabilities
-from bcos_peft.evaluation.metrics.base import Texts
+from bcos_peft.evaluation.data.texts import Texts
 from bcos_peft.evaluation.metrics.curves import FRACTIONS, area, count_of, perturb, perturbation_curves
 
 

@@ -24,11 +24,6 @@ ORDER = [
 
 # Imports upwards that are left.
 UPWARDS = {
-    ("evaluation.data.pairs", "evaluation.metrics.base"),
-    ("evaluation.data.sources", "evaluation.metrics.passages"),
-    ("evaluation.data.sources", "evaluation.metrics.plausibility"),
-    ("evaluation.methods.precomputed", "evaluation.metrics.base"),
-    ("evaluation.methods.precomputed", "evaluation.results.checkpoint"),
     ("explanation.views.generation_html", "explanation.generation"),
     ("explanation.views.generation_layout", "explanation.generation"),
     ("explanation.views.html", "explanation.explanation"),

@@ -128,7 +128,7 @@ def _own_device() -> str:
 def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device, first):
     """Metrics with their options; the pointing game has pairs that all models are sure of, so that they compare."""
     from bcos_peft.evaluation.data.pairs import build_pairs, load_pairs, save_pairs
-    from bcos_peft.evaluation.metrics.base import Texts
+    from bcos_peft.evaluation.data.texts import Texts
     from bcos_peft.evaluation.metrics.names import get_metric
 
     perturbing = ("comprehensiveness", "sufficiency")

@@ -11,8 +11,9 @@ from bcos_peft.attribution.sequence import attribute_sequence, is_causal_lm
 from bcos_peft.explanation.decoding import as_list, continuations
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import ANSWER, GenerationExplanation
-from bcos_peft.explanation.prompts import Prompt, read_prompts, special_ids
+from bcos_peft.explanation.prompts import Prompt, read_prompts
 from bcos_peft.explanation.targets import RUNNER_UP, check_contrast, read_completion, read_foils, read_targets
+from bcos_peft.text.special_ids import special_ids
 from bcos_peft.text.spelling import spell_on
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from bcos_peft.text.encoding import Encoding, encode
 from bcos_peft.text.inputs import split_inputs
 from bcos_peft.text.segments import REST, Span, occurrences
+from bcos_peft.text.special_ids import special_ids
 from bcos_peft.text.spelling import align, spell
 
 
-__all__ = ["Prompt", "read_prompts", "special_ids", "tokenize_on"]
+__all__ = ["Prompt", "read_prompts", "tokenize_on"]
 
 # In the rendered template they show where the text of a message goes. No text has them: they are for private use.
 _MARK = "\ue0f0{}\ue0f1"
@@ -73,12 +74,6 @@ def tokenize_on(prompt: Prompt, text: str, tokenizer) -> list[int]:
     if together[: len(alone)] == alone and len(together) > len(alone):
         return together[len(alone) :]
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def special_ids(tokenizer) -> set[int]:
-    """Ids of the tokens that stand for no text: those the tokenizer calls special, but not the unknown word."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
 def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> Prompt:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+from bcos_peft.text.special_ids import special_ids
 from bcos_peft.text.spelling import align, spell
 
 
@@ -100,11 +101,6 @@ def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> 
         sequence_ids.append(None if flag else int(count <= 0))
         count -= not flag
     return sequence_ids
-
-
-def special_ids(tokenizer) -> set[int]:
-    """Token ids that stand for no text. An unknown word and a mask do."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
 
 
 def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:

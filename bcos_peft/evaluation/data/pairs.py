@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bcos_peft._utils.files import write_text
-from bcos_peft.evaluation.metrics.base import Texts
+from bcos_peft.evaluation.data.texts import Texts
 from bcos_peft.evaluation.questions.question import max_length, probabilities
 
 

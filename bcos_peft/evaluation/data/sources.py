@@ -8,9 +8,9 @@ from typing import Any
 
 from bcos_peft.evaluation.data.dataset import read_dataset
 from bcos_peft.evaluation.data.minimal_pairs import blimp_pairs, ioi_pairs, load_minimal_pairs
+from bcos_peft.evaluation.data.planted import planted_answers
+from bcos_peft.evaluation.data.rationales import hatexplain_rationales
 from bcos_peft.evaluation.data.tables import read_table
-from bcos_peft.evaluation.metrics.passages import planted_answers
-from bcos_peft.evaluation.metrics.plausibility import hatexplain_rationales
 
 
 __all__ = ["load_hub_data", "load_rows"]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metrics.base import as_scores, check_scores
+from bcos_peft.evaluation.questions.digest import digest
 from bcos_peft.evaluation.questions.question import Question
-from bcos_peft.evaluation.results.checkpoint import digest
+from bcos_peft.evaluation.questions.scores import as_scores, check_scores
 from bcos_peft.explanation.explanation import Explanation
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.metrics.base import Example, Method, Metric, Texts, Value
+from bcos_peft.evaluation.data.texts import Example, Texts
+from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.questions.question import Question, logits
 
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
 from bcos_peft.evaluation.data.minimal_pairs import MinimalPair
-from bcos_peft.evaluation.metrics.base import Example, Method, Metric, Texts, Value, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts, key_of, unique_keys
+from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
 from bcos_peft.evaluation.questions.forward import predicts_next_token
 from bcos_peft.evaluation.questions.question import Question, max_length, probabilities
-from bcos_peft.explanation.prompts import special_ids
 from bcos_peft.text.segments import shares
+from bcos_peft.text.special_ids import special_ids
 
 
 __all__ = ["ContrastiveEvidence", "check_language_model", "next_word", "too_long"]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metrics.base import check_scores
 from bcos_peft.evaluation.metrics.ranking import top_tokens
 from bcos_peft.evaluation.questions.question import Question, logits, probabilities
+from bcos_peft.evaluation.questions.scores import check_scores
 
 
 __all__ = ["FRACTIONS", "area", "count_of", "perturb", "perturbation_curves"]

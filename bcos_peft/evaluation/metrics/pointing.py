@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.evaluation.data.pairs import SequencePair, build_pairs, check_options
-from bcos_peft.evaluation.metrics.base import Example, Method, Metric, Texts, Value, as_text, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts, as_text, key_of, unique_keys
+from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.questions.question import max_length
 from bcos_peft.text.encoding import Encoding
 from bcos_peft.text.segments import shares

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metrics.base import Example, Method, Metric, Texts, Value, as_scores
+from bcos_peft.evaluation.data.texts import Example, Texts
+from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.metrics.ranking import spearman
+from bcos_peft.evaluation.questions.scores import as_scores
 
 
 __all__ = ["ParameterRandomization", "cascading_randomization", "randomization_stages"]

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from bcos_peft._utils.checks import valid_count
 from bcos_peft.evaluation.questions.forward import forward, parameters_of
-from bcos_peft.explanation.prompts import special_ids
 from bcos_peft.models.labels import Labels
 from bcos_peft.text.encoding import Encoding, encode
 from bcos_peft.text.inputs import split_inputs
+from bcos_peft.text.special_ids import special_ids
 
 
 __all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]
@@ -170,8 +170,7 @@ def question_of(
 ) -> Question:
     """The question about a tokenized text; `where` names it in errors."""
     labels = Labels(model, tokenizer)
-    # The text may have special tokens of its own, as chat templates write them. A mask stands for a word.
-    written = special_ids(tokenizer) - {tokenizer.mask_token_id}
+    written = special_ids(tokenizer)  # the text may have special tokens of its own, as chat templates write them
     special = [flag or token in written for flag, token in zip(encoding.special, encoding.input_ids, strict=True)]
     if all(special):
         raise ValueError(f"{where} has special tokens only, {encoding.text!r}: there is nothing to explain.")

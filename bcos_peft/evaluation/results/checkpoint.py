@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from bcos_peft.evaluation.data.texts import Example
 from bcos_peft.evaluation.methods.cost import Cost
-from bcos_peft.evaluation.metrics.base import Example
+from bcos_peft.evaluation.questions.digest import digest
 from bcos_peft.evaluation.results.record import Record
 
 
-__all__ = ["Checkpoint", "asked", "digest", "fingerprint"]
+__all__ = ["Checkpoint", "asked", "fingerprint"]
 
 _START = '{"run": "'  # how each line begins
 
@@ -58,7 +58,7 @@ def asked(example: Example) -> str:
         >>> import torch
         >>> from bcos_peft.evaluation import Question
         >>> from bcos_peft.evaluation.results.checkpoint import asked
-        >>> from bcos_peft.evaluation.metrics.base import Example
+        >>> from bcos_peft.evaluation.data.texts import Example
         >>> one, other = (Example("3f", "A film.", (Question(torch.tensor([1, 2]), target),)) for target in (0, 1))
         >>> asked(one) == asked(other)
         False
@@ -165,23 +165,3 @@ def _row(run: dict[str, Any]) -> list:
 def _ends_with_newline(file) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def digest(value: Any) -> str:
-    """A short text that changes with plain values and tensors.
-
-    Args:
-        value (`Any`): lists, dictionaries, texts, numbers and tensors; others count as what `str` makes of them.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.evaluation.results.checkpoint import digest
-        >>> digest([1, torch.tensor([2.0])]) == digest([1, [2.0]])
-        True
-    """
-    text = json.dumps(value, sort_keys=True, skipkeys=True, default=_plain, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else str(value)
