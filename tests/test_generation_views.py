@@ -12,8 +12,8 @@ from rich.console import Console
 from test_generation_explanation import make
 
 from bcos_peft import GenerationExplanation
-from bcos_peft.explanation.views.generation_html import render_generation_html
-from bcos_peft.explanation.views.generation_layout import layout_generation
+from bcos_peft.explanation.generation_layout import layout_generation
+from bcos_peft.explanation.render import render_generation_html
 
 
 EVIL = '</script><img src=x onerror="boom()">'

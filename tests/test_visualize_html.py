@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from test_visualize import HOSTILE, make, pair, review
 
-from bcos_peft.explanation.views.html import render_fragment, render_html
+from bcos_peft.explanation.render import render_fragment, render_html
 
 
 # ---- HTML ----------------------------------------------------------------------------------------

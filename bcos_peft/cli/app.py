@@ -148,7 +148,7 @@ def explain(
         from bcos_peft import BcosExplainer
         from bcos_peft.attribution.checks import check_baseline
         from bcos_peft.attribution.sequence import is_causal_lm
-        from bcos_peft.explanation.views.html import render_html
+        from bcos_peft.explanation.render import render_html
         from bcos_peft.explanation.views.terminal import encodable
 
         check_device(device)

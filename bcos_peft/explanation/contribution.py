@@ -78,6 +78,27 @@ class Readings:
     ```
     """
 
+    tokens: list[str]
+    scores: np.ndarray
+    text: str | tuple[str, str]
+    offsets: list[tuple[int, int] | None]
+    sequence_ids: list[int | None]
+    special: list[bool]
+    target: int
+    target_label: str
+    predicted: int
+    predicted_label: str
+    logit: float
+    probability: float | None
+    foil: int | None
+    foil_label: str | None
+    residual: float | None
+    position: int | None
+    parts: dict[str, np.ndarray] | None
+    word_ids: list[int | None] | None
+    segments: dict[str, tuple[int, int]] | None
+    baseline: float | None
+
     @property
     def texts(self) -> tuple[str, ...]:
         """The text as a tuple of one, or both texts of a pair."""

@@ -13,6 +13,7 @@ from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.checks import checked_fields
 from bcos_peft.explanation.contribution import Readings
 from bcos_peft.explanation.io import Kept
+from bcos_peft.explanation.render import render_fragment, render_html, show
 
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ class Explanation(Readings, Kept):
         hide_special: bool = False,
         top: int = 5,
     ) -> None:
-        """Prints the explanation in the terminal; see `bcos_peft.explanation.views.html.show`."""
-        from bcos_peft.explanation.views.html import show
-
+        """Prints the explanation in the terminal; see [`show`]."""
         show(self, width=width, words=words, console=console, hide_special=hide_special, top=top)
 
     def to_html(
@@ -143,17 +142,13 @@ class Explanation(Readings, Kept):
         hide_special: bool = False,
         top: int = 5,
     ) -> str:
-        """One self-contained HTML page, also written to `path` if given; see `render_html`."""
-        from bcos_peft.explanation.views.html import render_html
-
+        """One self-contained HTML page, also written to `path` if given; see [`render_html`]."""
         page = render_html(self, words=words, hide_special=hide_special, top=top)
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
-        from bcos_peft.explanation.views.html import render_fragment
-
         return render_fragment(self)
 
     def __repr__(self) -> str:

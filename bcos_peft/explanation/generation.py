@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ import numpy as np
 from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_checks import checked_generation
+from bcos_peft.explanation.generation_contributions import GenerationReadings
 from bcos_peft.explanation.io import Kept
-from bcos_peft.text.segments import known_segments, sum_segments
+from bcos_peft.explanation.render import render_generation_frame, render_generation_html, show_generation
 
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ANSWER = "answer"  # the segment of the generated text
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class GenerationExplanation(Kept):
+class GenerationExplanation(GenerationReadings, Kept):
     """A text that a language model went on with: for each generated token, the contributions of all before it.
 
     Row `i` of `scores` and `residuals[i]` (and `baselines[i]`, where words were compared with an average one) add up
@@ -98,9 +99,6 @@ class GenerationExplanation(Kept):
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self.tokens) - self.prompt_length
-
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
 
@@ -113,28 +111,6 @@ class GenerationExplanation(Kept):
         if not -len(self) <= index < len(self):
             raise IndexError(f"token {index} of {len(self)} generated tokens")
         return self._read(range(len(self))[index], range(len(self))[index] + 1)
-
-    @property
-    def answer(self) -> str:
-        """The generated text, without special tokens."""
-        places = self.offsets[self.prompt_length :]
-        seen, pieces = self.prompt_end, []
-        for place, special in zip(places, self.special[self.prompt_length :], strict=True):
-            if place is not None and place[1] > seen:
-                pieces.append("" if special else self.text[max(seen, place[0]) : place[1]])
-                seen = place[1]
-        return "".join(pieces)
-
-    @property
-    def prompt(self) -> str:
-        """The text before the generated one."""
-        return self.text[: self.prompt_end]
-
-    @property
-    def prompt_end(self) -> int:
-        """Where in `text` the prompt ends and the generated text begins."""
-        starts = [place[0] for place in self.offsets[self.prompt_length :] if place is not None]
-        return min(starts, default=len(self.text))
 
     def summed(self, start: int = 0, stop: int | None = None) -> Explanation:
         """The contributions to several generated tokens, added: by default to the whole answer.
@@ -154,47 +130,6 @@ class GenerationExplanation(Kept):
         if first >= last:
             raise ValueError(f"start={start} and stop={stop} hold none of the {len(self)} generated tokens.")
         return self._read(first, last)
-
-    def by_segment(
-        self, segments: Mapping[str, tuple[int, int] | str] | None = None, whole: bool = False
-    ) -> dict[str, Any]:
-        """Contributions summed by passage: retrieved documents, turns of a chat, steps of a reasoning.
-
-        Args:
-            segments (`Mapping[str, tuple[int, int] | str]`, *optional*):
-                By name, a character span of `text` or a substring that occurs once: in the prompt or, where the prompt
-                does not have it, in the generated text. (Models repeat what they read.) Default: the messages of a
-                chat, or the prompt; and the answer.
-            whole (`bool`, defaults to `False`): Also add up the generated tokens.
-
-        Returns:
-            `dict[str, np.ndarray]`: Arrays of shape `(generated,)` in the order given, then `"rest"`, which holds
-            every other token, and `"baseline"`, if there is one; with `whole=True` numbers. The values sum to the
-            logits less their residuals.
-
-        Raises:
-            TypeError: If `segments` is no dict from names to spans or substrings.
-            ValueError: If a substring is missing or ambiguous, a span is empty or lies outside the text, segments
-                overlap, or one is called "rest" (or "baseline", if there is one).
-
-        Example:
-
-        ```python
-        >>> from bcos_peft import GenerationExplanation
-
-        >>> explanation = GenerationExplanation(
-        ...     text="one two three", tokens=["one", " two", " three"], token_ids=[4, 5, 6], prompt_length=2,
-        ...     offsets=[(0, 3), (3, 7), (7, 13)], special=[False, False, False], scores=[[0.5, 2.0, 0]],
-        ...     logits=[2.5], probabilities=[0.9], predicted=[6], labels={6: " three"},
-        ... )
-        >>> explanation.by_segment({"first": "one"}, whole=True)
-        {'first': 0.5, 'rest': 2.0}
-
-        ```
-        """
-        places = known_segments(segments, self.segments)
-        sums = sum_segments(self.text, self.offsets, self.scores, places, self.prompt_end, self.baselines)
-        return {name: float(values.sum()) if whole else values for name, values in sums.items()}
 
     def _read(self, first: int, last: int) -> Explanation:
         """The generated tokens from `first` to before `last`, added."""
@@ -260,24 +195,17 @@ class GenerationExplanation(Kept):
     # ---- showing ----------------------------------------------------------------------------------------------------
 
     def show(self, width: int | None = None, console: Console | None = None, top: int = 3, **kwargs) -> None:
-        """Prints the explanation in the terminal; see `show_generation`."""
-        from bcos_peft.explanation.views.generation_html import show_generation
-
+        """Prints the explanation in the terminal; see [`show_generation`]."""
         show_generation(self, width=width, console=console, top=top, **kwargs)
 
     def to_html(self, path: str | os.PathLike | None = None, **kwargs) -> str:
-        """One self-contained HTML page, also written to `path` if given; see
-        `bcos_peft.explanation.views.generation_html.render_generation_html`."""
-        from bcos_peft.explanation.views.generation_html import render_generation_html
-
+        """One self-contained HTML page, also written to `path` if given; see [`render_generation_html`]."""
         page = render_generation_html(self, **kwargs)
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
-        from bcos_peft.explanation.views.generation_html import render_generation_frame
-
         return render_generation_frame(self)
 
     def __repr__(self) -> str:

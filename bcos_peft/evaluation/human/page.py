@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.layout import layout
 from bcos_peft.explanation.views.html import load_template
-from bcos_peft.explanation.views.layout import Piece, View, layout
 from bcos_peft.explanation.views.text import label_text
+from bcos_peft.explanation.views.view import Piece, View
 
 
 __all__ = ["render_page", "shown"]
@@ -67,4 +68,6 @@ def render_page(kit: str, views: list[dict], title: str, instructions: str | Non
     text = "\n\n".join([SIGNED if signed else UNSIGNED, TASK]) if instructions is None else instructions
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     data = {"kit": kit, "pairs": views}
-    return load_template("human_kit.html.j2").render(title=title, instructions=paragraphs, data=data, signed=signed)
+    return load_template("kit.html.j2", package="bcos_peft.evaluation.human").render(
+        title=title, instructions=paragraphs, data=data, signed=signed
+    )

@@ -1,112 +1,34 @@
-"""Explained generations for the eye: the terminal, and a page on which generated tokens light up their sources."""
+"""Explained generations as a page on which generated tokens light up their sources."""
 
 from __future__ import annotations
 
 import html
-import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from bcos_peft.explanation.generation import GenerationExplanation
-from bcos_peft.explanation.views.generation_layout import GenerationView, Step, layout_generation
+from bcos_peft.explanation.views.generation_view import GenerationView, Step
 from bcos_peft.explanation.views.html import load_template
-from bcos_peft.explanation.views.layout import Row
 from bcos_peft.explanation.views.text import format_residual
-from bcos_peft.text.words import Span
+from bcos_peft.explanation.views.view import Row
 
 
-if TYPE_CHECKING:
-    from rich.console import Console
+__all__ = ["draw_generation_frame", "draw_generation_page"]
 
 _STEPS_OF_STRENGTH = 100  # colours that a page tells apart
 
 
-def show_generation(
-    explanation: GenerationExplanation,
-    width: int | None = None,
-    console: Console | None = None,
-    top: int = 3,
-    segments: Mapping[str, Span | str] | None = None,
-    steps: int | None = None,
-) -> None:
-    """Prints an explained generation in the terminal.
-
-    The text is coloured by what the whole answer came from; a table has the largest sources of each generated token.
-
-    Args:
-        explanation (`GenerationExplanation`): What to show.
-        width (`int`, *optional*): Columns to use; the console's by default.
-        console (`rich.console.Console`, *optional*): Where to print; standard output by default.
-        top (`int`, defaults to 3): How many sources the table names for each token, at most 3.
-        segments (`Mapping[str, tuple[int, int] | str]`, *optional*): Passages whose sums are shown, as in
-            `by_segment`; by default the messages or the prompt, and the answer.
-        steps (`int`, *optional*): How many generated tokens get a line; all by default.
-    """
-    from rich.console import Console
-
-    from bcos_peft.explanation.views.generation_terminal import render_generation
-
-    console = Console() if console is None else console
-    view = layout_generation(explanation, segments, top)
-    console.print(render_generation(view, console, steps), width=width, highlight=False)
-
-
-def render_generation_html(
-    explanation: GenerationExplanation,
-    title: str | None = None,
-    notes: str | None = None,
-    segments: Mapping[str, Span | str] | None = None,
-    top: int = 5,
-) -> str:
-    """One self-contained HTML page, on which pointing at a generated token lights up what it came from.
-
-    The arrow keys go from token to token, Enter holds one and Escape lets it go. A plain table has the same without a
-    pointer or a script. The page loads nothing from elsewhere, and forbids itself to.
-
-    Args:
-        explanation (`GenerationExplanation`): What to show.
-        title (`str`, *optional*): Heading of the page.
-        notes (`str`, *optional*): A paragraph below the heading; empty lines separate paragraphs.
-        segments (`Mapping[str, tuple[int, int] | str]`, *optional*): Passages whose sums are shown, as in
-            `by_segment`; by default the messages or the prompt, and the answer.
-        top (`int`, defaults to 5): How many sources of each token are named.
-
-    Returns:
-        `str`: The page; everything taken from the explanation is escaped.
-
-    Raises:
-        ValueError: If a segment cannot be placed.
-
-    Example:
-
-    ```python
-    >>> from bcos_peft import GenerationExplanation
-    >>> from bcos_peft.explanation.views.generation_html import render_generation_html
-
-    >>> explanation = GenerationExplanation(
-    ...     text="one <two>", tokens=["one", " <two>"], token_ids=[4, 5], offsets=[(0, 3), (3, 9)], prompt_length=1,
-    ...     special=[False, False], scores=[[1.0, 0]], logits=[1.0], probabilities=[0.6], predicted=[5],
-    ...     labels={5: " <two>"},
-    ... )
-    >>> page = render_generation_html(explanation)
-    >>> "&lt;two&gt;" in page, "<two>" in page
-    (True, False)
-
-    ```
-    """
-    view = layout_generation(explanation, segments, top)
-    paragraphs = [part for part in re.split(r"\n\s*\n", notes or "") if part.strip()]
+def draw_generation_page(view: GenerationView, title: str | None = None, notes: Sequence[str] = ()) -> str:
+    """A view as a page of its own."""
     return load_template("generation.html.j2").render(
-        view=view, whole=_step(view, view.whole), data=_data(view), title=title, notes=paragraphs, rows=_table(view)
+        view=view, whole=_step(view, view.whole), data=_data(view), title=title, notes=notes, rows=_table(view)
     )
 
 
-def render_generation_frame(explanation: GenerationExplanation) -> str:
-    """The page in a frame of its own, for notebooks: its style and script touch nothing else there."""
-    page = html.escape(render_generation_html(explanation))
+def draw_generation_frame(view: GenerationView) -> str:
+    """The page in a frame, for notebooks: its style and script touch nothing else there."""
     return (
-        f'<iframe srcdoc="{page}" title="Explained generation" sandbox="allow-scripts" '
-        'style="width:100%;height:42rem;border:0;border-radius:10px"></iframe>'
+        f'<iframe srcdoc="{html.escape(draw_generation_page(view))}" title="Explained generation" '
+        'sandbox="allow-scripts" style="width:100%;height:42rem;border:0;border-radius:10px"></iframe>'
     )
 
 
@@ -150,6 +72,3 @@ def _probability(value: float) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
-
-
-__all__ = ["render_generation_frame", "render_generation_html", "show_generation"]

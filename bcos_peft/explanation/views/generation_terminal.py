@@ -7,10 +7,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bcos_peft.explanation.views.generation_layout import GenerationView, Step, Unit
-from bcos_peft.explanation.views.layout import Row
+from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
 from bcos_peft.explanation.views.terminal import ascii_text, bar, choose_palette, colour, encodable
 from bcos_peft.explanation.views.text import format_residual
+from bcos_peft.explanation.views.view import Row
 
 
 _NAMED = 3  # sources that the line of a token names

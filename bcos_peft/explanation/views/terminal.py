@@ -9,8 +9,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bcos_peft.explanation.views.layout import Piece, View
 from bcos_peft.explanation.views.text import format_residual
+from bcos_peft.explanation.views.view import Piece, View
 
 
 # Blue speaks for the target, orange against it: a pair that colour-blind readers tell apart. A colour runs from the
@@ -133,12 +133,11 @@ def bar(strength: float, palette: dict, plain: bool) -> Text:
 
 
 def _sum(view: View, plain: bool) -> Text:
-    explanation = view.explanation
     text = Text(f"{'Sum of' if plain else 'Σ'} contributions ")
-    text.append(view.number(explanation.total), style="bold")
+    text.append(view.number(view.total), style="bold")
     text.append(f" {'=' if view.exact else '!=' if plain else '≠'} {view.logit_name} ")
-    text.append(view.number(explanation.logit), style="bold")
-    text.append(f" (residual {format_residual(explanation.residual)})")
+    text.append(view.number(view.logit), style="bold")
+    text.append(f" (residual {format_residual(view.residual)})")
     if not view.exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
     return text

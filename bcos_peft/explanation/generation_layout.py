@@ -1,104 +1,30 @@
-"""What terminal and HTML both show of an explained generation. Only strings and numbers come out of here."""
+"""From an explained generation to its `GenerationView`: units of text, and a step for each generated one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from bcos_peft.explanation.generation import GenerationExplanation
-from bcos_peft.explanation.views.layout import AVERAGE_WORDS, Row
-from bcos_peft.explanation.views.text import format_score, label_text, printable, visible
+from bcos_peft.explanation.generation_contributions import GenerationReadings
+from bcos_peft.explanation.layout import AVERAGE_WORDS, is_exact, share_a_character, strength_of
+from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
+from bcos_peft.explanation.views.text import label_text, printable, visible
+from bcos_peft.explanation.views.view import Row
 from bcos_peft.text.segments import BASELINE, REST
 from bcos_peft.text.words import Span, group_tokens, strip_span
 
 
-_TOLERANCE = 0.01  # residual, relative to the scores, from which a step is called inexact
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A stretch of text to print in one colour: a word of the prompt, or a generated token.
-
-    Args:
-        text (`str`): The characters, free of control characters.
-        kind (`str`): "word", "special" or "space" (what lies between).
-        tokens (`tuple[int, ...]`): The tokens it is made of; none for a space.
-        step (`int`, *optional*): The number of its `Step`; `None` in the prompt.
-    """
-
-    text: str
-    kind: str
-    tokens: tuple[int, ...] = ()
-    step: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generated unit of text, or the whole answer.
-
-    Args:
-        label (`str`): What was generated.
-        foil (`str`, *optional*): What it is compared with.
-        probability (`float`): 0 to 1.
-        logit (`float`): The explained value, in logit units.
-        residual (`float`): The logit less all contributions.
-        exact (`bool`): Whether the contributions sum to the logit.
-        strengths (`np.ndarray`): `(units that have tokens,)`, -1 to 1, relative to the largest of the step.
-        scale (`float`): The contribution that has strength 1.
-        sources (`list[Row]`): The largest contributions, the others together, special tokens, the baseline; they sum
-            to the total.
-        passages (`list[Row]`): Sums by segment, the rest, and the baseline.
-    """
-
-    label: str
-    foil: str | None
-    probability: float
-    logit: float
-    residual: float
-    exact: bool
-    strengths: np.ndarray
-    scale: float
-    sources: list[Row]
-    passages: list[Row]
-
-    def number(self, value: float) -> str:
-        """A contribution as text, with as many decimals as the largest one needs."""
-        return format_score(value, self.scale)
-
-
-@dataclass(frozen=True)
-class GenerationView:
-    """An explained generation, laid out.
-
-    Args:
-        prompt (`list[Unit]`): The text before the answer.
-        answer (`list[Unit]`): The generated text.
-        steps (`list[Step]`): One for each unit of the answer that has tokens.
-        whole (`Step`): The answer as one.
-        compared (`bool`): Whether logits are differences.
-    """
-
-    prompt: list[Unit]
-    answer: list[Unit]
-    steps: list[Step]
-    whole: Step
-    compared: bool
-
-    @property
-    def logit_name(self) -> str:
-        """What the contributions sum to."""
-        return "logit difference" if self.compared else "logit"
+__all__ = ["layout_generation"]
 
 
 def layout_generation(
-    found: GenerationExplanation, segments: Mapping[str, Span | str] | None = None, top: int = 5
+    found: GenerationReadings, segments: Mapping[str, Span | str] | None = None, top: int = 5
 ) -> GenerationView:
     """Lays out an explained generation.
 
     Args:
-        found (`GenerationExplanation`): What to show.
+        found (`GenerationReadings`): What to show.
         segments (`Mapping[str, tuple[int, int] | str]`, *optional*): Passages, as in `by_segment`; by default those
             that the prompt has by itself.
         top (`int`, defaults to 5): How many contributions get a row of their own in each step.
@@ -123,7 +49,7 @@ def layout_generation(
     return GenerationView(prompt, answer, steps, build.whole(), found.foils is not None)
 
 
-def _groups(found: GenerationExplanation) -> list[list[int]]:
+def _groups(found: GenerationReadings) -> list[list[int]]:
     """Tokens that make one unit: the words of the prompt; generated tokens alone, unless they share a character."""
     before = range(found.prompt_length)
     places = [found.offsets[i] for i in before]
@@ -139,8 +65,7 @@ def _groups(found: GenerationExplanation) -> list[list[int]]:
             groups.append([i])
         last = word
     for i in range(found.prompt_length, len(found.tokens)):
-        one, two = found.offsets[i - 1], found.offsets[i]
-        shared = one and two and one[0] < two[1] and two[0] < one[1]
+        shared = share_a_character(found.offsets[i - 1], found.offsets[i])
         if shared and i > found.prompt_length and not found.special[i]:
             groups[-1].append(i)
         else:
@@ -151,7 +76,7 @@ def _groups(found: GenerationExplanation) -> list[list[int]]:
 class _Text:
     """Puts the groups back into the text, with the characters between them."""
 
-    def __init__(self, found: GenerationExplanation, groups: list[list[int]]) -> None:
+    def __init__(self, found: GenerationReadings, groups: list[list[int]]) -> None:
         self.found, self.groups, self.cursor = found, groups, 0
 
     def units(self) -> tuple[list[Unit], list[Unit]]:
@@ -192,7 +117,7 @@ class _Text:
 class _Steps:
     """Makes steps from scores by unit, `(generated, units)`, and by passage."""
 
-    def __init__(self, found: GenerationExplanation, units: list[Unit], scores: np.ndarray, sums, top: int) -> None:
+    def __init__(self, found: GenerationReadings, units: list[Unit], scores: np.ndarray, sums, top: int) -> None:
         self.found, self.units, self.scores, self.sums, self.top = found, units, scores, sums, max(0, top)
         self.special = np.array([unit.kind == "special" for unit in units])
 
@@ -211,14 +136,13 @@ class _Steps:
         scale = float(np.abs(plain if plain.any() else scores).max(initial=0.0))
         strengths = np.clip(scores / scale, -1, 1) if scale > 0 else np.zeros_like(scores)
         logit, residual = float(found.logits[first:last].sum()), float(found.residuals[first:last].sum())
-        size = max(abs(logit), float(np.abs(scores).sum()), 1e-12)
         return Step(
             label=label,
             foil=foil,
             probability=float(found.probabilities[first:last].prod()),
             logit=logit,
             residual=residual,
-            exact=abs(residual) <= _TOLERANCE * size,
+            exact=is_exact(residual, logit, scores),
             strengths=strengths,
             scale=scale,
             sources=self._sources(scores, strengths, first, last),
@@ -234,7 +158,7 @@ class _Steps:
         scale = float(np.abs(scores[plain]).max(initial=0.0)) if plain else 0.0
 
         def together(label: str, total: float, kind: str) -> Row:
-            return Row(label, total, max(-1.0, min(1.0, total / scale)) if scale > 0 else 0.0, kind)
+            return Row(label, total, strength_of(total, scale), kind)
 
         chosen = set(ranked)
         if others := [i for i in plain if i not in chosen]:
@@ -255,6 +179,5 @@ class _Steps:
         if self.found.baselines is not None:
             labels[BASELINE] = (AVERAGE_WORDS, "rest")
         return [
-            Row(labels[name][0], value, value / scale if scale > 0 else 0.0, labels[name][1])
-            for name, value in values.items()
+            Row(labels[name][0], value, strength_of(value, scale), labels[name][1]) for name, value in values.items()
         ]

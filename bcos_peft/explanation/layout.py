@@ -1,17 +1,19 @@
-"""What terminal and HTML both show: an explanation laid out as pieces of text, rows of numbers and a headline.
-
-Only strings and numbers come out of here; `visualize` and `terminal` add colour.
-"""
+"""From an explanation to its `View`: pieces of text, rows of numbers and a headline. Views add colour."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from bcos_peft.explanation.contribution import Contribution
-from bcos_peft.explanation.explanation import Explanation
+import numpy as np
+
+from bcos_peft.explanation.contribution import Contribution, Readings
 from bcos_peft.explanation.views.text import format_score, label_text, printable, visible
+from bcos_peft.explanation.views.view import Piece, Row, View
+
+
+__all__ = ["AVERAGE_WORDS", "is_exact", "layout", "share_a_character", "strength_of"]
 
 
 # White space may carry a contribution too; these marks make it visible.
@@ -22,75 +24,7 @@ AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of text to print in one colour.
-
-    Args:
-        text (`str`): The characters, free of control characters.
-        kind (`str`): "word", "special", "space" (between words) or "unseen" (text that no token covers).
-        score (`float`): Contribution in logit units (0 for "space" and "unseen").
-        strength (`float`): The same from -1 to 1, relative to the largest contribution in the text.
-        marked (`bool`): Whether it is among the top contributions.
-        noted (`bool`): Whether it is marked, not weak, and has room for its number below it.
-        explained (`bool`): Whether it is the token whose output is explained.
-    """
-
-    text: str
-    kind: str
-    score: float = 0.0
-    strength: float = 0.0
-    marked: bool = False
-    noted: bool = False
-    explained: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: `kind` is "top", "rest", "special" or "part"; `strength` as in `Piece`."""
-
-    label: str
-    score: float
-    strength: float
-    kind: str
-
-
-@dataclass(frozen=True)
-class View:
-    """One explanation, laid out.
-
-    Args:
-        facts (`list[tuple[str, str]]`): The headline, as names and values.
-        lines (`list[list[Piece]]`): The text, or both texts of a pair.
-        rows (`list[Row]`): Top contributions, the others together, special tokens, the baseline; their scores sum to
-            the total.
-        parts (`list[Row]`): Sums by source, if the explanation was split.
-        scale (`float`): The contribution that has strength 1.
-        target (`str`): Label that positive contributions speak for.
-        against (`str`): What negative contributions speak for.
-        logit_name (`str`): "logit", or "logit difference" with a foil.
-        exact (`bool`): Whether the contributions sum to the logit.
-        unseen (`int`): Characters that no token covers.
-    """
-
-    explanation: Explanation
-    facts: list[tuple[str, str]]
-    lines: list[list[Piece]]
-    rows: list[Row]
-    parts: list[Row]
-    scale: float
-    target: str
-    against: str
-    logit_name: str
-    exact: bool
-    unseen: int
-
-    def number(self, value: float) -> str:
-        """A contribution as text, with as many decimals as the largest one needs."""
-        return format_score(value, self.scale)
-
-
-def layout(explanation: Explanation, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
+def layout(explanation: Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
     """Lays out an explanation.
 
     Args:
@@ -108,7 +42,7 @@ def layout(explanation: Explanation, words: bool = True, hide_special: bool = Fa
     ranked = sorted(plain, key=lambda unit: -abs(unit.score))[: max(0, top)]
 
     def strength(score: float) -> float:
-        return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
+        return strength_of(score, scale)
 
     marked = {unit.token_indices for unit in ranked}
     lines = _Lines(explanation, strength, marked).fill([u for u in units if not (u.special and hide_special)])
@@ -130,9 +64,7 @@ def layout(explanation: Explanation, words: bool = True, hide_special: bool = Fa
 
     target = label_text(explanation.target_label)
     foil = None if explanation.foil is None else label_text(explanation.foil_label or str(explanation.foil))
-    size = max(abs(explanation.logit), float(abs(explanation.scores).sum()), 1e-12)
     return View(
-        explanation=explanation,
         facts=_facts(explanation, target, foil),
         lines=lines.pieces,
         rows=rows,
@@ -141,15 +73,33 @@ def layout(explanation: Explanation, words: bool = True, hide_special: bool = Fa
         target=target,
         against=f"against {target}" if foil is None else f"for {foil}",
         logit_name="logit" if foil is None else "logit difference",
-        exact=abs(explanation.residual) <= _TOLERANCE * size,
+        total=explanation.total,
+        logit=explanation.logit,
+        residual=explanation.residual,
+        exact=is_exact(explanation.residual, explanation.logit, explanation.scores),
         unseen=lines.unseen,
     )
+
+
+def strength_of(score: float, scale: float) -> float:
+    """A contribution from -1 to 1, relative to the one that is `scale`."""
+    return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
+
+
+def is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
+    """Whether contributions sum to a logit, as far as a reader is concerned."""
+    return abs(residual) <= _TOLERANCE * max(abs(logit), float(abs(scores).sum()), 1e-12)
+
+
+def share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None) -> bool:
+    """Whether two tokens are parts of one character, each of some of its bytes."""
+    return bool(one and two and one[0] < two[1] and two[0] < one[1])
 
 
 class _Lines:
     """Puts units back into their texts: one list of pieces per text, with the characters between the units."""
 
-    def __init__(self, explanation: Explanation, strength: Callable, marked: set[tuple[int, ...]]) -> None:
+    def __init__(self, explanation: Readings, strength: Callable, marked: set[tuple[int, ...]]) -> None:
         self.explanation, self.strength, self.marked = explanation, strength, marked
         self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
         self.unseen = 0
@@ -226,20 +176,20 @@ def _note(pieces: list[Piece]) -> None:
             taken.append(middles[i])
 
 
-def _token_units(explanation: Explanation) -> list[Contribution]:
+def _token_units(explanation: Readings) -> list[Contribution]:
     """Tokens, except that those which share a character (a part of its bytes each) come as one."""
     groups: list[list[int]] = []
     for i in range(len(explanation.tokens)):
-        one, two = explanation.offsets[i - 1] if i else None, explanation.offsets[i]
         same_text = i > 0 and explanation.sequence_ids[i] == explanation.sequence_ids[i - 1] is not None
-        if same_text and not explanation.special[i] and one and two and one[0] < two[1] and two[0] < one[1]:
+        shared = same_text and share_a_character(explanation.offsets[i - 1], explanation.offsets[i])
+        if shared and not explanation.special[i]:
             groups[-1].append(i)
         else:
             groups.append([i])
     return [explanation.merge(group, index=group[0]) for group in groups]
 
 
-def _facts(explanation: Explanation, target: str, foil: str | None) -> list[tuple[str, str]]:
+def _facts(explanation: Readings, target: str, foil: str | None) -> list[tuple[str, str]]:
     predicted = explanation.predicted == explanation.target
     facts = [("predicted" if predicted and foil is None else "target", target)]
     if foil is not None:
@@ -255,7 +205,7 @@ def _facts(explanation: Explanation, target: str, foil: str | None) -> list[tupl
     return facts
 
 
-def _probability(explanation: Explanation) -> str:
+def _probability(explanation: Readings) -> str:
     probability = explanation.probability
     if 0 < probability < 0.0005:
         return "<0.001"
