@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcos_peft.evaluation.metrics.base import Value
 from bcos_peft.evaluation.results.record import Record
+from bcos_peft.evaluation.results.statistics import Interval
 
 
-if TYPE_CHECKING:
-    from bcos_peft.evaluation.results.result import EvaluationResult
-
-__all__ = ["fields", "plain"]
+__all__ = ["plain", "stored"]
 
 _FORMAT, _VERSION = "bcos_peft.evaluation", 1
 
 
-def plain(result: EvaluationResult) -> dict[str, Any]:
+def plain(
+    settings: list[dict[str, Any]],
+    confidence: float,
+    values: dict[str, Value],
+    summary: dict[tuple[str, str], dict[str, Interval]],
+    chance: dict[str, float],
+    costs: dict[str, dict[str, Any]],
+    texts: dict[str, str],
+    records: list[Record],
+) -> dict[str, Any]:
     """Everything as plain values, with the means for readers that do not compute them."""
     means = [
         {"model": model, "method": method, "value": name, **asdict(interval)}
-        for (model, method), numbers in result.summary().items()
+        for (model, method), numbers in summary.items()
         for name, interval in numbers.items()
     ]
     return {
         "format": _FORMAT,
         "version": _VERSION,
-        "settings": result.settings,
-        "confidence": result.confidence,
-        "values": {name: asdict(value) for name, value in result.values.items()},
+        "settings": settings,
+        "confidence": confidence,
+        "values": {name: asdict(value) for name, value in values.items()},
         "means": [{key: None if entry != entry else entry for key, entry in row.items()} for row in means],
-        "chance": result.chance(),
-        "costs": result.costs,
-        "texts": result.texts,
-        "records": [asdict(record) for record in result.records],
+        "chance": chance,
+        "costs": costs,
+        "texts": texts,
+        "records": [asdict(record) for record in records],
     }
 
 
-def fields(data: dict[str, Any]) -> dict[str, Any]:
+def stored(data: dict[str, Any]) -> dict[str, Any]:
     """The fields of the result that `plain` was given.
 
     Raises:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bcos_peft._utils.files import write_text
 from bcos_peft.evaluation.methods.cost import add_costs
 from bcos_peft.evaluation.metrics.base import Value
-from bcos_peft.evaluation.results.io import fields, plain
-from bcos_peft.evaluation.results.record import Record, find_row
-from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from bcos_peft.evaluation.results.io import plain, stored
+from bcos_peft.evaluation.results.layout import (
+    bar_panels,
+    cost_table,
+    counts,
+    curve_panels,
+    lines,
+    means_table,
+    shown_values,
+)
+from bcos_peft.evaluation.results.measurements import Measurements
+from bcos_peft.evaluation.results.plots import draw_bars, draw_curves
+from bcos_peft.evaluation.results.record import Record
+from bcos_peft.evaluation.results.statistics import Interval
+from bcos_peft.evaluation.results.tables import Table, markdown_table, print_table
 
 
 __all__ = ["EvaluationResult"]
 
+_COLUMNS = ["model", "method", "metric", "example", "value", "number", "chance", "text"]
+
 
 @dataclass(eq=False, repr=False)
-class EvaluationResult:
+class EvaluationResult(Measurements):
     """The result of [`evaluate`], or of several put together.
 
     A row of its tables is a method on a model, written `"model + method"`.
@@ -51,74 +67,6 @@ class EvaluationResult:
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: list[dict[str, Any]] = field(default_factory=list)
     confidence: float = 0.95
-
-    # ---- reading ----------------------------------------------------------------------------------------------------
-
-    @property
-    def rows(self) -> list[tuple[str, str]]:
-        """Model and method of each row, in the order of the records."""
-        return list(dict.fromkeys(record.row for record in self.records))
-
-    def examples(self, value: str, row: str | tuple[str, str]) -> dict[str, float]:
-        """One number for each example: of a row, by the example's key.
-
-        Args:
-            value (`str`): name of a number, such as `"comprehensiveness"`.
-            row (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
-
-        Raises:
-            ValueError: there is no such value or row.
-        """
-        wanted = find_row(self.rows, row)
-        if value not in self.values:
-            raise ValueError(f"There is no value {value!r}; there are: {', '.join(self.values)}.")
-        return {
-            record.example: record.values[value]
-            for record in self.records
-            if record.row == wanted and value in record.values
-        }
-
-    def summary(self) -> dict[tuple[str, str], dict[str, Interval]]:
-        """Mean and bootstrap interval of every number, by row and name; those without any example are left out."""
-        found: dict[tuple[str, str], dict[str, list[float]]] = {}
-        for record in self.records:
-            for name, value in record.values.items():
-                found.setdefault(record.row, {}).setdefault(name, []).append(value)
-        return {
-            row: {name: bootstrap_interval(numbers[name], self.confidence) for name in self.values if name in numbers}
-            for row, numbers in found.items()
-        }
-
-    def chance(self) -> dict[str, float]:
-        """Mean of what random order gives, of the numbers for which it is known."""
-        found: dict[str, dict[str, float]] = {}
-        for record in self.records:
-            for name, value in record.chance.items():
-                found.setdefault(name, {})[record.example] = value
-        return {name: sum(found[name].values()) / len(found[name]) for name in self.values if name in found}
-
-    def compare(
-        self, first: str | tuple[str, str], second: str | tuple[str, str], value: str | None = None
-    ) -> PairedTest:
-        """Whether two rows differ, by the examples that both have.
-
-        Args:
-            first (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
-            second (`str` or `tuple[str, str]`): likewise.
-            value (`str`, *optional*): the number to compare. Default: the first one.
-
-        Returns:
-            [`PairedTest`]: the mean difference (first less second) with its interval, and a p-value.
-
-        Raises:
-            ValueError: there is no such row or value, or the rows have no example in common.
-        """
-        value = next(iter(self.values)) if value is None else value
-        one, two = self.examples(value, first), self.examples(value, second)
-        shared = [key for key in one if key in two]
-        if not shared:
-            raise ValueError(f"{first!r} and {second!r} have no example of {value!r} in common.")
-        return paired_test([one[key] for key in shared], [two[key] for key in shared], self.confidence)
 
     # ---- putting together -------------------------------------------------------------------------------------------
 
@@ -201,7 +149,10 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the means for readers that do not compute them."""
-        return plain(self)
+        summary, chance = self.summary(), self.chance()
+        return plain(
+            self.settings, self.confidence, self.values, summary, chance, self.costs, self.texts, self.records
+        )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EvaluationResult:
@@ -213,13 +164,52 @@ class EvaluationResult:
         Raises:
             ValueError: it is something else.
         """
-        return cls(**fields(data))
+        return cls(**stored(data))
 
     def csv(self) -> str:
         """The per-example table: a line for each number, with model, method, metric, example and text."""
-        from bcos_peft.evaluation.results.tables import csv_table
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for line in lines(self.records, self.texts):
+            chance = "" if line["chance"] is None else line["chance"]
+            writer.writerow((line | {"number": repr(line["number"]), "chance": chance}).values())
+        return file.getvalue()
 
-        return csv_table(self)
+    def to_pandas(self, means: bool = False):
+        """The numbers as a DataFrame: those of each example, with the columns of `csv`, or the means of each row.
+
+        Args:
+            means (`bool`, defaults to `False`): a line for each row and each number, with the ends of its interval and
+                the count of examples.
+
+        Returns:
+            `pandas.DataFrame`
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> from bcos_peft.evaluation import EvaluationResult, Record, Value
+            >>> records = [Record("a", "ig", "seqpg", key, {"seqpg": number}) for key, number in zip("xy", (0.0, 1.0))]
+            >>> result = EvaluationResult(records, {"seqpg": Value("SeqPG", True)})
+            >>> result.to_pandas()["number"].tolist(), result.to_pandas(means=True)["mean"].tolist()
+            ([0.0, 1.0], [0.5])
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+
+        if not means:
+            return pandas.DataFrame(lines(self.records, self.texts), columns=_COLUMNS)
+        columns = ["model", "method", "value", *(field.name for field in fields(Interval))]
+        rows = [
+            (*row, name, *astuple(interval))
+            for row, numbers in self.summary().items()
+            for name, interval in numbers.items()
+        ]
+        return pandas.DataFrame(rows, columns=columns)
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
@@ -232,15 +222,27 @@ class EvaluationResult:
             values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
             intervals (`bool`, defaults to `True`): with their bootstrap intervals.
         """
-        from bcos_peft.evaluation.results.tables import markdown_table
+        return markdown_table(self._table(values), intervals)
 
-        return markdown_table(self, values, intervals)
+    def _table(self, values: Sequence[str] | None = None) -> Table:
+        return means_table(self.records, self._values(values), self.summary(), self.chance())
+
+    def _values(self, values: Sequence[str] | None) -> dict[str, Value]:
+        return {name: self.values[name] for name in shown_values(self.values, values)}
 
     def markdown(self) -> str:
         """The tables and what they are of, as the page that `save` writes."""
-        from bcos_peft.evaluation.results.tables import markdown_page
-
-        return markdown_page(self)
+        parts = ["# Evaluation", "", self.table(), ""]
+        parts += [
+            f"Means with {self.confidence:.0%} bootstrap intervals over the examples. " + counts(self.records),
+            "",
+        ]
+        if self.costs:
+            parts += ["## Cost of an explanation", "", markdown_table(cost_table(self.costs)).rstrip(), ""]
+        for i, settings in enumerate(self.settings, 1):
+            title = "## Settings" if len(self.settings) == 1 else f"## Settings {i}"
+            parts += [title, "", "```json", json.dumps(settings, ensure_ascii=False, indent=1), "```", ""]
+        return "\n".join(parts)
 
     def show(self, values: Sequence[str] | None = None) -> None:
         """Prints the table in the terminal.
@@ -248,9 +250,7 @@ class EvaluationResult:
         Args:
             values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
         """
-        from bcos_peft.evaluation.results.tables import print_table
-
-        print_table(self, values)
+        print_table(self._table(values))
 
     def plot(self, path: str | os.PathLike | None = None, values: Sequence[str] | None = None):
         """A bar chart of the means with their intervals, a panel for each number. Needs matplotlib.
@@ -262,9 +262,7 @@ class EvaluationResult:
         Returns:
             `matplotlib.figure.Figure`
         """
-        from bcos_peft.evaluation.results.plots import plot_means
-
-        return plot_means(self, path, values)
+        return draw_bars(bar_panels(self._values(values), self.summary(), self.chance()), path)
 
     def plot_curves(self, path: str | os.PathLike | None = None):
         """The mean perturbation curves of comprehensiveness and sufficiency, labelled ones too. Needs matplotlib.
@@ -278,9 +276,7 @@ class EvaluationResult:
         Raises:
             ValueError: neither metric is in the result.
         """
-        from bcos_peft.evaluation.results.plots import plot_curves
-
-        return plot_curves(self, path)
+        return draw_curves(curve_panels(self.records, self.values, self.rows, self.settings), path)
 
     def __repr__(self) -> str:
         return (
