@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,14 +11,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bcos_peft._utils.accelerate_hooks import is_hooked, set_class
-from bcos_peft.attribution.certificate import probe_residual, tolerance
+from bcos_peft._utils.accelerate_hooks import is_hooked
+from bcos_peft.attribution.certificate import certify
 from bcos_peft.calibration.calibrate import Calibration
 from bcos_peft.calibration.data import calibration_rows
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family, families, find_family, register_family
 from bcos_peft.models.apply import apply_plan
-from bcos_peft.models.generated import BcosModel, config_class, keep_class, model_class
+from bcos_peft.models.conversion import change_class
+from bcos_peft.models.generated import BcosModel, keep_class
 from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
 from bcos_peft.models.plan import plan_conversion
 from bcos_peft.version import __version__
@@ -102,12 +102,12 @@ def get_bcos_model(
 
         undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()
         try:
-            undo.append(_change_class(model, stock, config, family))
+            undo.append(change_class(model, stock, config, family))
             if calibration is not None:
                 calibration.convert_heads()
                 model.config.bcos = config.to_dict()
             if verify and (is_hooked(model) or not any(parameter.is_meta for parameter in model.parameters())):
-                _verify(model)
+                model.config.bcos["probe_residual"] = certify(model)
         except BaseException:
             for step in reversed(undo):
                 step()
@@ -191,55 +191,3 @@ def _check_model(model, family: Family | None) -> Family:
             f"{', '.join(name for name in modules if name.count('.') < 2 and name)}."
         )
     return family
-
-
-def _change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, family: Family) -> Callable[[], None]:
-    """Give the model its generated class and a config of its own; other models may share the stock config."""
-    old_config, old_tied, old_class_state = model.config, dict(model.all_tied_weights_keys), dict(model.__dict__)
-    new_config = copy.deepcopy(old_config)
-    new_config.__class__ = config_class(type(old_config))
-    new_config.bcos = bcos_config.to_dict()
-    owners = [module for module in model.modules() if module.__dict__.get("config") is old_config]
-    for module in owners:
-        module.config = new_config
-    _forget_unpacked_file(model)
-    set_class(model, model_class(stock, family))
-    model.all_tied_weights_keys = {k: v for k, v in old_tied.items() if not k.endswith("bias")}
-
-    def restore() -> None:
-        model.__class__ = stock
-        model.__dict__.clear()
-        model.__dict__.update(old_class_state)
-        for module in owners:
-            module.config = old_config
-
-    return restore
-
-
-def _forget_unpacked_file(model: PreTrainedModel) -> None:
-    """Take the mark of a quantised model off one whose GGUF file was unpacked when it was loaded.
-
-    Its layers are ordinary ones (others are refused before), yet transformers neither trains nor saves a marked model.
-    """
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and getattr(quantizer.quantization_config, "quant_method", None) == "gguf":
-        quantizer.remove_quantization_config(model)
-
-
-def _verify(model: PreTrainedModel) -> None:
-    residual = probe_residual(model)
-    limit = tolerance(model.dtype)
-    if not math.isfinite(residual):
-        raise ValueError(
-            f"The converted {type(model).__name__} gives no finite logits on a probe in {model.dtype}: a weight is "
-            "not finite, or activations overflow (then convert it in torch.bfloat16 or torch.float32). The model was "
-            "put back as it was."
-        )
-    if residual > limit:
-        raise ValueError(
-            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss "
-            f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is "
-            f"neither covered by the {model.bcos_family.model_type!r} table nor linear; the model was put back as "
-            "it was. See 'Troubleshooting' in the docs."
-        )
-    model.config.bcos["probe_residual"] = residual

@@ -8,8 +8,8 @@ import tiny
 from evaluation_worker import TEXTS, shared
 from launching import launch
 
+from bcos_peft._utils.processes import Processes
 from bcos_peft.evaluation import Cost, EvaluationResult
-from bcos_peft.evaluation.processes import Processes
 
 
 pytestmark = pytest.mark.timeout(300)

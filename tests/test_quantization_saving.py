@@ -116,7 +116,7 @@ def test_a_calibration_that_fails_leaves_no_gains(tmp_path, monkeypatch):
     options = {"quantization_config": quantisation("4 bits"), "dtype": torch.float32}
     model, other = (AutoModelForCausalLM.from_pretrained(folder, **options) for folder in [checkpoint(tmp_path)] * 2)
     names = set(model.state_dict())
-    monkeypatch.setattr(convert, "_verify", lambda model: 1 / 0)
+    monkeypatch.setattr(convert, "certify", lambda model: 1 / 0)
     texts = torch.randint(10, tiny.VOCAB_SIZE, (20, 8), generator=torch.Generator().manual_seed(1)).tolist()
     with pytest.raises(ZeroDivisionError):
         get_bcos_model(model, BcosConfig(b=1.5, calibration_replay=0), calibration_data=texts, progress=False)

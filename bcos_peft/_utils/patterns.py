@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 
-__all__ = ["matches_modules", "matches_pattern"]
+__all__ = ["matches_any", "matches_modules", "matches_pattern"]
 
 
 @lru_cache(maxsize=16384)  # every explanation asks again
@@ -22,3 +22,8 @@ def matches_modules(modules: list[str] | str | None, name: str) -> bool:
     if isinstance(modules, str):
         return re.fullmatch(modules, name) is not None
     return any(name == module or name.endswith("." + module) for module in modules)
+
+
+def matches_any(patterns, name: str) -> bool:
+    """Whether one of the patterns matches the end of a module name."""
+    return any(matches_pattern(pattern, name) for pattern in patterns)

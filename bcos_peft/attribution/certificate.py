@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from bcos_peft.attribution.attribute import Attribution, attribute
@@ -9,7 +11,47 @@ from bcos_peft.attribution.checks import max_tokens, padding_token
 from bcos_peft.models.generated import BcosModel
 
 
-__all__ = ["probe_inputs", "probe_residual", "tolerance"]
+__all__ = ["certify", "probe_inputs"]
+
+
+def certify(model: BcosModel) -> float:
+    """Explain a short probe, and refuse a model whose contributions do not sum to its logits.
+
+    Args:
+        model ([`BcosModel`]): a converted model; it may be on any device and in any precision.
+
+    Returns:
+        `float`: the residual as a share of the contributions, zero to rounding.
+
+    Raises:
+        ValueError: the contributions miss the logit, or the logits are not finite.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from bcos_peft.attribution.certificate import certify
+        >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> certify(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
+        True
+
+    Source: completeness, B-cos LM (arXiv 2502.12992), section 3.
+    """
+    residual = probe_residual(model)
+    limit = tolerance(model.dtype)
+    if not math.isfinite(residual):
+        raise ValueError(
+            f"The converted {type(model).__name__} gives no finite logits on a probe in {model.dtype}: a weight is "
+            "not finite, or activations overflow (then convert it in torch.bfloat16 or torch.float32). The model was "
+            "put back as it was."
+        )
+    if residual > limit:
+        raise ValueError(
+            f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss "
+            f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is "
+            f"neither covered by the {model.bcos_family.model_type!r} table nor linear; the model was put back as "
+            "it was. See 'Troubleshooting' in the docs."
+        )
+    return residual
 
 
 def probe_residual(model: BcosModel) -> float:
@@ -21,14 +63,6 @@ def probe_residual(model: BcosModel) -> float:
 
     Returns:
         `float`: zero to rounding when the model is dynamic-linear.
-
-    Example:
-        >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> from bcos_peft.attribution.certificate import probe_residual
-        >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> probe_residual(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
-        True
     """
     ids, mask = probe_inputs(model)
     return max(_relative_residual(attribute(model, ids, mask, split=s)) for s in (False, True))

@@ -12,8 +12,9 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bcos_peft._utils.patterns import matches_any
 from bcos_peft.families.base import Family
-from bcos_peft.models.plan import Plan, matches_any
+from bcos_peft.models.plan import Plan
 
 
 __all__ = ["Call", "Capture", "Stage", "find_blocks", "layers_outside", "modes", "repairs", "run_block", "wait_for"]

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from bcos_peft._utils.processes import Processes, launched
 from bcos_peft.cli.errors import clean_errors
 from bcos_peft.cli.inputs import check_device, choice
 from bcos_peft.cli.loading import load_model
-from bcos_peft.evaluation.processes import Processes, launched
 from bcos_peft.models.generated import BcosModel
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.processes import Processes
 from bcos_peft.evaluation.arguments import refuse_twice, several
 from bcos_peft.evaluation.data.dataset import read_dataset
 from bcos_peft.evaluation.data.minimal_pairs import MinimalPair
@@ -25,7 +26,6 @@ from bcos_peft.evaluation.methods.cost import Cost, Metered
 from bcos_peft.evaluation.methods.names import get_method
 from bcos_peft.evaluation.metrics.base import Metric
 from bcos_peft.evaluation.metrics.names import get_metric
-from bcos_peft.evaluation.processes import Processes
 from bcos_peft.evaluation.questions.question import Question
 from bcos_peft.evaluation.questions.scores import as_scores, check_scores
 from bcos_peft.evaluation.results.checkpoint import Checkpoint, asked, fingerprint

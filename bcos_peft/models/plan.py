@@ -11,7 +11,7 @@ from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.accelerate_hooks import is_patched
-from bcos_peft._utils.patterns import matches_modules, matches_pattern
+from bcos_peft._utils.patterns import matches_any, matches_modules, matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.families.base import Family
 from bcos_peft.nn.conv1d import BcosConv1D
@@ -64,11 +64,6 @@ def is_activation(module: nn.Module) -> bool:
         return False
     with torch.no_grad():
         return bool(module(torch.zeros(1, device="cpu")) == 0)
-
-
-def matches_any(patterns, name: str) -> bool:
-    """Whether one of the patterns matches the end of a module name."""
-    return any(matches_pattern(pattern, name) for pattern in patterns)
 
 
 def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.models.plan import is_activation, matches_any
+from bcos_peft._utils.patterns import matches_any
+from bcos_peft.models.plan import is_activation
 from bcos_peft.nn.layers import BcosLayer, BcosNorm
 from bcos_peft.nn.quantization import count_of
 

@@ -14,7 +14,7 @@ from bcos_peft.models.labels import Labels
 from bcos_peft.text.encoding import Encoding
 
 
-__all__ = ["Example", "Texts", "as_text", "key_of", "unique_keys"]
+__all__ = ["Example", "Texts"]
 
 
 _TEXTS = 128  # whose logits are held at once: those of a language model have a whole vocabulary
@@ -110,6 +110,10 @@ class Texts:
         """A question about a tokenized text; without a target, about what is predicted."""
         return question_of(self.model, self.tokenizer, encoding, target, foil, where)
 
+    def keys(self, items: Sequence | None = None) -> list[str]:
+        """Short names of rows, the same in every run; by default of the dataset's."""
+        return unique_keys([key_of(item) for item in (self.items if items is None else items)])
+
     def class_of(self, index: int) -> int:
         """The number of a row's class, from its number or its name; a file may have numbers as text, or as floats.
 
@@ -130,7 +134,7 @@ class Texts:
     def examples(self) -> list[Example]:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
         if self._examples is None:
-            keys = unique_keys([key_of(item) for item in self.items])
+            keys = self.keys()
             names = [f"dataset[{i}]" for i in range(len(self.items))]
             encodings = [self.tokenize(item, name) for item, name in zip(self.items, names, strict=True)]
             if self.target == "predicted":

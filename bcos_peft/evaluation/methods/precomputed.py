@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.questions.digest import digest
+from bcos_peft._utils.digest import digest
 from bcos_peft.evaluation.questions.question import Question
 from bcos_peft.evaluation.questions.scores import as_scores, check_scores
 from bcos_peft.explanation.explanation import Explanation

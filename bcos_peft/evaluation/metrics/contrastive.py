@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
 from bcos_peft.evaluation.data.minimal_pairs import MinimalPair
-from bcos_peft.evaluation.data.texts import Example, Texts, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts
 from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
 from bcos_peft.evaluation.questions.forward import predicts_next_token
@@ -138,7 +138,7 @@ class ContrastiveEvidence(Metric):
         """One for each pair; those that are too long or cannot be asked with this tokenizer are left out: it warns."""
         check_language_model(texts.model, self.name)
         found, left_out, cut = [], 0, 0
-        keys = unique_keys([key_of(pair) for pair in texts.items])
+        keys = texts.keys()
         for i, (key, pair) in enumerate(zip(keys, texts.items, strict=True)):
             if not isinstance(pair, MinimalPair):
                 raise TypeError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
 from bcos_peft.evaluation.data.planted import PlantedAnswer
-from bcos_peft.evaluation.data.texts import Example, Texts, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts
 from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.metrics.contrastive import check_language_model, next_word, too_long
 from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
@@ -55,7 +55,7 @@ class PassageAttribution(Metric):
         """One for each prompt. A prompt that is too long is refused: cut, it could lack its answer."""
         check_language_model(texts.model, self.name)
         found = []
-        keys = unique_keys([key_of(row) for row in texts.items])
+        keys = texts.keys()
         for i, (key, row) in enumerate(zip(keys, texts.items, strict=True)):
             if not isinstance(row, PlantedAnswer):
                 raise TypeError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.evaluation.data.rationales import Rationale
-from bcos_peft.evaluation.data.texts import Example, Texts, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts
 from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.metrics.ranking import average_precision, top_tokens
 from bcos_peft.text.segments import shares
@@ -60,7 +60,7 @@ class Plausibility(Metric):
     def examples(self, texts: Texts) -> list[Example]:
         """One for each rationale that has a marked token; the others are left out, with a warning."""
         found = []
-        keys = unique_keys([key_of(row) for row in texts.items])
+        keys = texts.keys()
         for i, (key, row) in enumerate(zip(keys, texts.items, strict=True)):
             if not isinstance(row, Rationale):
                 raise TypeError(f"plausibility needs Rationale rows, but dataset[{i}] is a {type(row).__name__}.")

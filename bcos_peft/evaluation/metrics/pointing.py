@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.evaluation.data.pairs import SequencePair, build_pairs, check_options
-from bcos_peft.evaluation.data.texts import Example, Texts, as_text, key_of, unique_keys
+from bcos_peft.evaluation.data.texts import Example, Texts
 from bcos_peft.evaluation.metrics.base import Method, Metric, Value
 from bcos_peft.evaluation.questions.question import max_length
 from bcos_peft.text.encoding import Encoding
@@ -88,7 +88,7 @@ class SequencePointingGame(Metric):
         pairs = self._pairs
         if pairs is None:
             pairs = build_pairs(texts, self.count, self.confidence, seed=self.seed)
-        keys = unique_keys([key_of((pair.first, pair.second)) for pair in pairs])
+        keys = texts.keys([(pair.first, pair.second) for pair in pairs])
         wholes = [pair.first + self.joiner + pair.second for pair in pairs]
         encodings = [texts.tokenize(whole, f"pairs[{i}]") for i, whole in enumerate(wholes)]
         limit = max_length(texts.model, texts.tokenizer)
@@ -110,7 +110,7 @@ class SequencePointingGame(Metric):
         weights = torch.tensor(shares(whole, encoding.offsets, places), dtype=torch.float64)
         weights[:, questions[0].special] = 0  # those that a text is written with belong to neither half
         if bool((weights.sum(1) == 0).any()):
-            raise ValueError(f"The model reads too few tokens for the pair {as_text((pair.first, pair.second))!r}.")
+            raise ValueError(f"The model reads too few tokens for the pair {pair.first!r} and {pair.second!r}.")
         return Example(key, f"{pair.first} | {pair.second}", questions, weights, {"seqpg": 0.5})
 
     def measure(

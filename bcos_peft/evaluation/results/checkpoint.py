@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from bcos_peft._utils.digest import digest
 from bcos_peft.evaluation.data.texts import Example
 from bcos_peft.evaluation.methods.cost import Cost
-from bcos_peft.evaluation.questions.digest import digest
 from bcos_peft.evaluation.results.record import Record
 
 

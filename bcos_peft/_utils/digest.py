@@ -20,7 +20,7 @@ def digest(value: Any) -> str:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.questions.digest import digest
+        >>> from bcos_peft._utils.digest import digest
         >>> digest([1, torch.tensor([2.0])]) == digest([1, [2.0]])
         True
     """

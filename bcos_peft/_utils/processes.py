@@ -18,7 +18,7 @@ def launched() -> bool:
     """Whether `accelerate launch` or `torchrun` has started this process as one of several.
 
     Example:
-        >>> from bcos_peft.evaluation.processes import launched
+        >>> from bcos_peft._utils.processes import launched
         >>> launched()
         False
     """
@@ -39,7 +39,7 @@ class Processes:
         ImportError: there are several, and accelerate, which lets them find each other, is not installed.
 
     Example:
-        >>> from bcos_peft.evaluation.processes import Processes
+        >>> from bcos_peft._utils.processes import Processes
         >>> alone = Processes(share=False)
         >>> alone.mine([1, 2, 3]), alone.gather("a")
         ([1, 2, 3], ['a'])
