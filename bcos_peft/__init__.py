@@ -4,7 +4,7 @@ predictions."""
 from typing import TYPE_CHECKING
 
 from bcos_peft._utils.imports import after_import as _after_import
-from bcos_peft.attribution.attribute import Attribution, attribute
+from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
@@ -14,7 +14,7 @@ from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import GenerationExplanation
 from bcos_peft.families import Family, register_family
 from bcos_peft.models.registration import register_all as _register_all
-from bcos_peft.nn.steady_weights import steady_weights
+from bcos_peft.nn.norm_cache import steady_weights
 from bcos_peft.training.parts import merge_gains, train_only
 from bcos_peft.version import __version__
 

@@ -9,7 +9,7 @@ from bcos_peft import BcosConfig, BcosExplainer, Explanation, GenerationExplanat
 from bcos_peft.attribution.sequence import attribute_sequence
 from bcos_peft.evaluation import Completeness, Question, evaluate, get_method, score
 from bcos_peft.explanation.generation_layout import layout_generation
-from bcos_peft.explanation.layout import AVERAGE_WORDS, layout
+from bcos_peft.explanation.text_layout import AVERAGE_WORDS, layout
 
 
 PROMPT = "A gripping film"

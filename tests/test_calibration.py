@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.attribution.attribute import attribute
+from bcos_peft.attribution.contributions import attribute
 from bcos_peft.calibration.least_squares import Layer, fit_layers, importance_of
 
 

@@ -10,7 +10,7 @@ import torch
 from test_calibration import calibrated, divergence, make, texts
 from torch import nn
 
-from bcos_peft.attribution.attribute import attribute
+from bcos_peft.attribution.contributions import attribute
 from bcos_peft.calibration.distill import _RANK, Correction, Distillation, corrections
 from bcos_peft.calibration.head import Head
 from bcos_peft.nn.conv1d import BcosConv1D

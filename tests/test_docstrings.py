@@ -10,7 +10,7 @@ pytestmark = pytest.mark.newest
 def test_examples_run(tmp_path):
     run = run_docstrings(tmp_path)
     assert run.returncode == 0, f"{run.stdout[-6000:]}\n{run.stderr[-3000:]}"
-    assert {"bcos_peft.attribution.attribute.attribute", "bcos_peft.explanation.explainer.BcosExplainer"} <= set(
+    assert {"bcos_peft.attribution.contributions.attribute", "bcos_peft.explanation.explainer.BcosExplainer"} <= set(
         run.stdout.splitlines()
     )
     assert run.stdout.splitlines()[-1].endswith(" examples, 0 failed")

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.layout import layout
 from bcos_peft.explanation.render import show
+from bcos_peft.explanation.text_layout import layout
 from bcos_peft.explanation.views.text import format_residual, format_score, printable, visible
 
 

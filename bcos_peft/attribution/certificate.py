@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from bcos_peft.attribution.attribute import Attribution, attribute
 from bcos_peft.attribution.checks import max_tokens, padding_token
+from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.models.generated import BcosModel
 
 

@@ -65,9 +65,9 @@ def run(
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
         from bcos_peft.evaluation.data.sources import load_rows
-        from bcos_peft.evaluation.evaluate import evaluate
         from bcos_peft.evaluation.results.record import find_row
         from bcos_peft.evaluation.results.result import EvaluationResult
+        from bcos_peft.evaluation.run import evaluate
         from bcos_peft.models.labels import Labels
 
         first = processes.index == 0
@@ -166,7 +166,7 @@ def _load(entry: str, revision: str | None) -> tuple:
 
 def _fitting(methods: list[str] | None, model, models: list) -> Sequence[str]:
     """The methods for one of the models: `bcos` is for converted ones, of which there has to be one."""
-    from bcos_peft.evaluation.evaluate import default_methods
+    from bcos_peft.evaluation.run import default_methods
 
     if methods is None:
         return default_methods(model)

@@ -6,7 +6,6 @@ from bcos_peft.evaluation.data.pairs import SequencePair, build_pairs, load_pair
 from bcos_peft.evaluation.data.planted import PlantedAnswer, planted_answers
 from bcos_peft.evaluation.data.rationales import Rationale, hatexplain_rationales
 from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.evaluate import evaluate
 from bcos_peft.evaluation.human.analysis import HumanResult, analyse_answers
 from bcos_peft.evaluation.human.explain import explain_with
 from bcos_peft.evaluation.human.kit import HumanKit
@@ -28,6 +27,7 @@ from bcos_peft.evaluation.questions.question import Question, ask, logits, proba
 from bcos_peft.evaluation.results.record import Record
 from bcos_peft.evaluation.results.result import EvaluationResult
 from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from bcos_peft.evaluation.run import evaluate
 
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.attribute import Attribution, attribute
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
+from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.attribution.linear_map import forward_parameters
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_explainer import GenerationExplainer

@@ -13,7 +13,7 @@ from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import ANSWER, GenerationExplanation
 from bcos_peft.explanation.prompts import Prompt, read_prompts
 from bcos_peft.explanation.targets import RUNNER_UP, check_contrast, read_completion, read_foils, read_targets
-from bcos_peft.text.special_ids import special_ids
+from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import spell_on
 
 

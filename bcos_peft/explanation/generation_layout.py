@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bcos_peft.explanation.generation_contributions import GenerationReadings
-from bcos_peft.explanation.layout import AVERAGE_WORDS, is_exact, share_a_character, strength_of
+from bcos_peft.explanation.text_layout import AVERAGE_WORDS, is_exact, share_a_character, strength_of
 from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
 from bcos_peft.explanation.views.text import label_text, printable, visible
 from bcos_peft.explanation.views.view import Row

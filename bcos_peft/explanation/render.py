@@ -12,7 +12,7 @@ from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.contribution import Readings
 from bcos_peft.explanation.generation_contributions import GenerationReadings
 from bcos_peft.explanation.generation_layout import layout_generation
-from bcos_peft.explanation.layout import layout
+from bcos_peft.explanation.text_layout import layout
 from bcos_peft.explanation.views.generation_html import draw_generation_frame, draw_generation_page
 from bcos_peft.explanation.views.html import draw_fragment, draw_page
 from bcos_peft.text.words import Span

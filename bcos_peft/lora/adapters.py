@@ -20,7 +20,7 @@ from bcos_peft.lora.config import BcosLoraConfig, with_base
 from bcos_peft.lora.injection import prepare_injection
 from bcos_peft.lora.portable import check_probe, describe_adapters, extend_card, load
 from bcos_peft.models.generated import BcosModel
-from bcos_peft.models.upload import upload
+from bcos_peft.models.hub_upload import upload
 
 
 __all__ = [

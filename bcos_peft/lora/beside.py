@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bcos_peft.models.generated import find_bcos_model
-from bcos_peft.models.upload import BESIDE
+from bcos_peft.models.hub_upload import BESIDE
 from bcos_peft.nn.layers import BcosLayer
 from bcos_peft.nn.quantization import is_quantized
 

@@ -26,8 +26,8 @@ from bcos_peft.models.plan import plan_stored
 from bcos_peft.models.quantized_loading import add_stored_gains, quantize_layers, stored_names
 from bcos_peft.models.summary import ConversionSummary, summarize
 from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, Gain
+from bcos_peft.nn.norm_cache import SteadyGeneration
 from bcos_peft.nn.quantization import count_of
-from bcos_peft.nn.steady_weights import SteadyGeneration
 
 
 __all__ = ["BcosModel", "find_bcos_model"]

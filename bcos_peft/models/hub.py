@@ -19,7 +19,7 @@ from bcos_peft._utils.files import staged
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.models.card import CARD_NAME, base_licence, render_card
-from bcos_peft.models.upload import is_written_by_hand, stale_weights, upload
+from bcos_peft.models.hub_upload import is_written_by_hand, stale_weights, upload
 from bcos_peft.nn.layers import BcosLayer
 
 

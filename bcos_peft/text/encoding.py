@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from bcos_peft.text.special_ids import special_ids
+from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.layout import layout
+from bcos_peft.explanation.text_layout import layout
 from bcos_peft.explanation.views.html import load_template
 from bcos_peft.explanation.views.text import label_text
 from bcos_peft.explanation.views.view import Piece, View

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.attribute import Attribution, attribute
 from bcos_peft.attribution.checks import check_baseline
+from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.evaluation.methods.attention import Attention, AttentionRollout
 from bcos_peft.evaluation.methods.base import BaselineMethod, Method, Probe, seeded
 from bcos_peft.evaluation.methods.gradient import DeepLift, InputXGradient, IntegratedGradients, Saliency

@@ -17,7 +17,7 @@ from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
 from bcos_peft.evaluation.questions.forward import predicts_next_token
 from bcos_peft.evaluation.questions.question import Question, max_length, probabilities
 from bcos_peft.text.segments import shares
-from bcos_peft.text.special_ids import special_ids
+from bcos_peft.text.special_tokens import special_ids
 
 
 __all__ = ["ContrastiveEvidence", "check_language_model", "next_word", "too_long"]

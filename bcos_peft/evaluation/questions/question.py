@@ -16,7 +16,7 @@ from bcos_peft.evaluation.questions.forward import forward, parameters_of
 from bcos_peft.models.labels import Labels
 from bcos_peft.text.encoding import Encoding, encode
 from bcos_peft.text.inputs import split_inputs
-from bcos_peft.text.special_ids import special_ids
+from bcos_peft.text.special_tokens import special_ids
 
 
 __all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]

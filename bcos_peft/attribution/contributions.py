@@ -59,7 +59,7 @@ class Attribution:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.attribution.attribute import Attribution
+        >>> from bcos_peft.attribution.contributions import Attribution
         >>> zeros = torch.zeros(1)
         >>> Attribution(torch.zeros(1, 3), zeros, zeros, zeros, probability=zeros, logits=zeros).foil is None
         True

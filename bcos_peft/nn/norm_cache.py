@@ -83,7 +83,7 @@ class SteadyGeneration:
     Example:
         >>> from bcos_peft.families import find_family
         >>> from bcos_peft.models.generated import model_class
-        >>> from bcos_peft.nn.steady_weights import SteadyGeneration
+        >>> from bcos_peft.nn.norm_cache import SteadyGeneration
         >>> from transformers import LlamaForCausalLM
         >>> issubclass(model_class(LlamaForCausalLM, find_family("llama")), SteadyGeneration)
         True
