@@ -12,8 +12,8 @@ from transformers import BertConfig
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft._utils import files
+from bcos_peft._utils.config_files import CONFIG_NAME
 from bcos_peft._utils.patterns import matches_modules, matches_pattern
-from bcos_peft.config import CONFIG_NAME
 
 
 FULL = {

@@ -5,7 +5,8 @@ import torch
 from torch.autograd import gradcheck
 
 from bcos_peft.nn import numerics
-from bcos_peft.nn.functional import bcos_linear, hold_ratio
+from bcos_peft.nn.dynamic_linear import hold_ratio
+from bcos_peft.nn.functional import bcos_linear
 from bcos_peft.nn.layers import BcosLinear
 
 

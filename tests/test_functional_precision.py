@@ -5,7 +5,8 @@ import torch
 from test_functional import SHAPES, both_modes, exponents, gradients, operands, reference
 
 from bcos_peft.nn import numerics
-from bcos_peft.nn.functional import bcos_linear, hold_ratio
+from bcos_peft.nn.dynamic_linear import hold_ratio
+from bcos_peft.nn.functional import bcos_linear
 
 
 EXTREMES = {

@@ -8,9 +8,10 @@ from typing import Any
 
 from bcos_peft.text.encoding import Encoding, encode
 from bcos_peft.text.inputs import split_inputs
-from bcos_peft.text.segments import REST, Span, occurrences
+from bcos_peft.text.segments import REST, occurrences
 from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell
+from bcos_peft.text.words import Span
 
 
 __all__ = ["Prompt", "read_prompts", "tokenize_on"]

@@ -9,7 +9,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 
 from bcos_peft.families.base import Family, architectures, hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.nn import functional as F
+from bcos_peft.nn.dynamic_linear import layer_norm
 from bcos_peft.nn.layers import BcosNorm
 
 
@@ -39,7 +39,7 @@ class BcosDebertaLayerNorm(BcosNorm, v1.DebertaLayerNorm):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.explaining or hidden_states.dtype == torch.float64:
-            return F.layer_norm(hidden_states, self.weight, self.variance_epsilon)
+            return layer_norm(hidden_states, self.weight, self.variance_epsilon)
         return super().forward(hidden_states)
 
 

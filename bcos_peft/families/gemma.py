@@ -10,7 +10,7 @@ from transformers.models.gemma3 import modeling_gemma3
 from transformers.utils.generic import can_return_tuple
 
 from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
-from bcos_peft.nn.functional import hold_ratio, rms_norm
+from bcos_peft.nn.dynamic_linear import hold_ratio, rms_norm
 from bcos_peft.nn.layers import BcosNorm, DynamicLinear
 
 

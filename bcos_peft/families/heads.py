@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.functional import hold_ratio
+from bcos_peft.nn.dynamic_linear import hold_ratio
 from bcos_peft.nn.layers import DynamicLinear
 
 

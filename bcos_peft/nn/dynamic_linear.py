@@ -28,7 +28,7 @@ def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import hold_ratio
+        >>> from bcos_peft.nn.dynamic_linear import hold_ratio
         >>> x = torch.tensor([2.0], requires_grad=True)
         >>> hold_ratio(x, torch.relu(x) ** 2).backward()
         >>> x.grad  # 4 / 2, not the derivative 4
@@ -73,7 +73,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import layer_norm
+        >>> from bcos_peft.nn.dynamic_linear import layer_norm
         >>> layer_norm(torch.tensor([[1.0, 3.0]]), None, eps=0.0)
         tensor([[-1.,  1.]])
 
@@ -118,7 +118,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool =
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import rms_norm
+        >>> from bcos_peft.nn.dynamic_linear import rms_norm
         >>> rms_norm(torch.tensor([[3.0, 3.0]]), None, eps=0.0)
         tensor([[1., 1.]])
 

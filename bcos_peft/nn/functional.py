@@ -1,6 +1,7 @@
 """The B-cos transform and what makes a network dynamic-linear, as functions of tensors.
 
-Start reading here: everything else in the package decides *where* these functions are applied. Only torch is needed.
+Start reading here, and go on with `dynamic_linear`: everything else in the package decides *where* these functions are
+applied. Only torch is needed.
 
 Notation (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992, section 3): ``x`` is one token's
 input to a layer, ``w_i`` a weight row, ``o_i = w_i·x`` and ``cos_i = o_i / (‖x‖ ‖w_i‖)``. The layer gives ``y_i =
@@ -12,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.dynamic_linear import hold_ratio, layer_norm, rms_norm
 from bcos_peft.nn.numerics import (
     as_autocast,
     first_order,
@@ -26,7 +26,7 @@ from bcos_peft.nn.numerics import (
 )
 
 
-__all__ = ["bcos_linear", "bcos_scale", "hold_ratio", "layer_norm", "rms_norm"]
+__all__ = ["bcos_linear", "bcos_scale"]
 
 
 def bcos_linear(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.nn import functional as F
+from bcos_peft.nn.dynamic_linear import layer_norm, rms_norm
+from bcos_peft.nn.functional import bcos_linear
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
 from bcos_peft.nn.numerics import row_norms, state_of
 
@@ -58,7 +59,7 @@ class BcosLayer(DynamicLinear):
         options = {"normalize_weights": self.normalize_weights, "hold_scale": self.explaining, "w_norm": w_norm}
         if update is not None:
             return bcos_lora_linear(x, weight, update, self.b, **options)
-        return F.bcos_linear(x, weight, self.b, **options)
+        return bcos_linear(x, weight, self.b, **options)
 
     def rows(self, weight: Tensor) -> Tensor:
         """A weight with its rows in the last dimension but one."""
@@ -184,7 +185,7 @@ class BcosLayerNorm(BcosNorm, nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.explaining:
-            return F.layer_norm(x, self.weight, self.eps)
+            return layer_norm(x, self.weight, self.eps)
         return super().forward(x)
 
 
@@ -203,7 +204,7 @@ class BcosRMSNorm(BcosNorm, nn.Module):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight, self.variance_epsilon, hold_scale=self.explaining)
+        return rms_norm(x, self.weight, self.variance_epsilon, hold_scale=self.explaining)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
