@@ -1,6 +1,6 @@
 """`python -m bcos_peft`: the command `bcos-peft`, for launchers that start modules."""
 
-from bcos_peft.cli.app import app
+from bcos_peft.cli import app
 
 
 if __name__ == "__main__":

@@ -16,9 +16,6 @@ from bcos_peft._utils.files import write_text
 from bcos_peft._utils.patterns import matches_pattern
 
 
-__all__ = ["CONFIG_NAME", "BcosConfig"]
-
-
 @dataclass
 class BcosConfig:
     r"""How a model is converted into a B-cos model.

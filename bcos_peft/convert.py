@@ -12,20 +12,21 @@ import torch
 from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import is_hooked
-from bcos_peft.attribution.certificate import certify
-from bcos_peft.calibration.calibrate import Calibration
-from bcos_peft.calibration.data import calibration_rows
+from bcos_peft.attribution import certify
+from bcos_peft.calibration import Calibration, calibration_rows
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family, families, find_family, register_family
-from bcos_peft.models.apply import apply_plan
-from bcos_peft.models.conversion import change_class
-from bcos_peft.models.generated import BcosModel, keep_class
-from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
-from bcos_peft.models.plan import plan_conversion
+from bcos_peft.families import Family, families, find_family, register_family
+from bcos_peft.models import (
+    BcosModel,
+    apply_plan,
+    change_class,
+    keep_class,
+    plan_conversion,
+    refuse_liger,
+    refuse_shards,
+    refuse_tensor_parallel,
+)
 from bcos_peft.version import __version__
-
-
-__all__ = ["get_bcos_model"]
 
 
 def get_bcos_model(

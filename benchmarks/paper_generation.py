@@ -32,7 +32,7 @@ from study_models import DEVICE
 from texts import editorials
 
 from bcos_peft.evaluation import blimp_pairs, evaluate, get_method, ioi_pairs, load_minimal_pairs, planted_answers
-from bcos_peft.evaluation.methods.names import Bcos
+from bcos_peft.evaluation.methods import Bcos
 
 
 LANGUAGE = ("articles", "chats")

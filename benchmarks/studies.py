@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from bcos_peft import __version__
 from bcos_peft.evaluation import EvaluationResult, Interval, bootstrap_interval, paired_test
-from bcos_peft.evaluation.results.statistics import format_number
+from bcos_peft.evaluation.results import format_number
 
 
 ROOT = Path(__file__).parent.parent

@@ -71,7 +71,7 @@ def load_task(name: str, base: str | None = None, train: int = 7910, test: int =
     elif name == "tweets":
         rows = [(row["text"], row["label"] // 2) for row in bundled.read_tweets() if row["label"] != 1]
     else:
-        from bcos_peft.evaluation.data.sources import load_hub_data
+        from bcos_peft.evaluation.data import load_hub_data
 
         data = load_hub_data(HUB.get(name, name))
         parts = [data["train"], data["test"]]

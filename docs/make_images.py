@@ -21,7 +21,7 @@ def draw_explanation(model: str, folder: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from bcos_peft import BcosExplainer
-    from bcos_peft.explanation.render import export_svg
+    from bcos_peft.explanation import export_svg
 
     explainer = BcosExplainer(
         AutoModelForSequenceClassification.from_pretrained(model), AutoTokenizer.from_pretrained(model)

@@ -33,7 +33,7 @@ from bcos_peft import (
     get_bcos_model,
 )
 from bcos_peft._utils.files import write_text
-from bcos_peft.explanation.render import render_html
+from bcos_peft.explanation import render_html
 
 
 # Each model has the learning rate that was best for it on tweets that are in neither part.

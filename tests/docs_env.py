@@ -288,8 +288,8 @@ def calibrate_on_less() -> None:
     """Of the text that a calibration makes itself, a sixteenth will do for models as small as the stand-ins."""
     from bcos_peft.calibration import calibrate
 
-    gather = calibrate.gather
-    calibrate.gather = lambda model, rows, more: gather(model, rows, more // 16)
+    gather = calibrate._gather
+    calibrate._gather = lambda model, rows, more: gather(model, rows, more // 16)
 
 
 def page_inside(page: Path) -> None:

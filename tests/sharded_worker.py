@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model, train_only
-from bcos_peft.models.generated import find_bcos_model
+from bcos_peft.models import find_bcos_model
 
 
 def made(family: str, way: str):

@@ -6,10 +6,11 @@ import tiny
 import torch
 
 from bcos_peft import BcosConfig, BcosExplainer, Explanation, GenerationExplanation, attribute, get_bcos_model
-from bcos_peft.attribution.sequence import attribute_sequence
+from bcos_peft.attribution import attribute_sequence
 from bcos_peft.evaluation import Completeness, Question, evaluate, get_method, score
-from bcos_peft.explanation.generation_layout import layout_generation
-from bcos_peft.explanation.text_layout import AVERAGE_WORDS, layout
+from bcos_peft.explanation import layout
+from bcos_peft.explanation.generation_layout import _layout_generation
+from bcos_peft.explanation.text_layout import _AVERAGE_WORDS
 
 
 PROMPT = "A gripping film"
@@ -138,9 +139,9 @@ def test_explanations_of_texts(tmp_path):
         assert Explanation.load(tmp_path / "one.json") == one
         view = layout(one)
         assert sum(row.score for row in view.rows) == pytest.approx(one.logit, abs=1e-12)
-        assert view.rows[-1].label == AVERAGE_WORDS
+        assert view.rows[-1].label == _AVERAGE_WORDS
         assert view.exact
-        assert AVERAGE_WORDS in one.to_html()
+        assert _AVERAGE_WORDS in one.to_html()
     computed = Explanation(**{**_fields(found[0]), "residual": None})
     assert computed.residual == pytest.approx(found[0].residual, abs=1e-15)
 
@@ -159,12 +160,12 @@ def test_generations(tmp_path, capsys):
     sums = found.by_segment({"p": PROMPT}, whole=True)
     assert sums["baseline"] == pytest.approx(found.baselines.sum(), abs=1e-12)
     assert sum(sums.values()) == pytest.approx(found.logits.sum(), abs=1e-9)
-    rows = layout_generation(found, {"p": PROMPT}).whole.passages
-    assert [row.label for row in rows] == ["p", "rest", AVERAGE_WORDS]
+    rows = _layout_generation(found, {"p": PROMPT}).whole.passages
+    assert [row.label for row in rows] == ["p", "rest", _AVERAGE_WORDS]
     assert sum(row.score for row in rows) == pytest.approx(found.logits.sum(), abs=1e-9)
     found.save(tmp_path / "one.json")
     assert GenerationExplanation.load(tmp_path / "one.json") == found
-    assert AVERAGE_WORDS in found.to_html()
+    assert _AVERAGE_WORDS in found.to_html()
     found.show()
     assert "=" in capsys.readouterr().out
     computed = GenerationExplanation(**{**_fields(found), "residuals": None})

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.attribution.contributions import attribute
-from bcos_peft.calibration.least_squares import Layer, fit_layers, importance_of
+from bcos_peft.attribution import attribute
+from bcos_peft.calibration.least_squares import _fit_layers, _importance_of, _Layer
 
 
 def texts(count: int = 120, seed: int = 0) -> list[list[int]]:
@@ -294,7 +294,7 @@ def test_a_row_that_is_never_heard_keeps_a_finite_length():
     x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     weight[1] = 0
-    fit = fit_layers(x, [Layer(weight, 2.0, x @ weight.t())], torch.arange(200) % 5 == 0)[0]
+    fit = _fit_layers(x, [_Layer(weight, 2.0, x @ weight.t())], torch.arange(200) % 5 == 0)[0]
     assert torch.isfinite(fit.weight).all()
     assert fit.error < fit.error_before
 
@@ -327,10 +327,10 @@ def test_a_token_whose_embedding_is_zero_does_not_drown_the_others():
 
 def test_importance_is_relative_to_the_stream_unless_that_is_near_zero():
     stream = torch.diag(torch.tensor([1.0, 2.0, 0.5, 100.0, 0.0, 1e-30]))
-    found = importance_of(stream)
+    found = _importance_of(stream)
     assert torch.allclose(found[1:4] / found[0], torch.tensor([0.25, 4.0, 1e-4]))
     assert found[4] == found[5] <= 1e5 * found[0]
-    assert torch.equal(importance_of(torch.zeros(3, 2)), torch.ones(3))
+    assert torch.equal(_importance_of(torch.zeros(3, 2)), torch.ones(3))
 
 
 def test_the_ridge_is_chosen_by_what_was_held_out():
@@ -338,6 +338,6 @@ def test_the_ridge_is_chosen_by_what_was_held_out():
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(60, 40, generator=generator), torch.randn(3, 40, generator=generator)
     noise = x @ weight.t() + 30 * torch.randn(60, 3, generator=generator)
-    fit = fit_layers(x, [Layer(weight, None, noise)], torch.arange(60) % 5 == 0)[0]
+    fit = _fit_layers(x, [_Layer(weight, None, noise)], torch.arange(60) % 5 == 0)[0]
     assert fit.ridge is None or fit.ridge >= 1
     assert fit.error <= fit.error_before

@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import GenerationConfig
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.calibration.data import calibration_rows, replay
+from bcos_peft.calibration import calibration_rows
+from bcos_peft.calibration.data import _replay
 
 
 LINES = [f"the film was {word} and the plot {other}" for word in ("good", "bad", "slow") for other in "abcd"]
@@ -36,9 +37,9 @@ def rows(data, tokenizer=None, model=None):
 def test_what_a_model_writes_does_not_depend_on_its_generation_config(settings):
     model = llama(max_position_embeddings=32, eos_token_id=None)
     model.generation_config = GenerationConfig()
-    wanted = replay(model, 32 * 6)
+    wanted = _replay(model, 32 * 6)
     model.generation_config = own = GenerationConfig(pad_token_id=0, **settings)
-    assert replay(model, 32 * 6) == wanted
+    assert _replay(model, 32 * 6) == wanted
     assert model.generation_config is own
     assert [len(row["input_ids"]) for row in wanted] == [32] * 6
 

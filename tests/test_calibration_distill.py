@@ -10,10 +10,10 @@ import torch
 from test_calibration import calibrated, divergence, make, texts
 from torch import nn
 
-from bcos_peft.attribution.contributions import attribute
-from bcos_peft.calibration.distill import _RANK, Correction, Distillation, corrections
-from bcos_peft.calibration.head import Head
-from bcos_peft.nn.conv1d import BcosConv1D
+from bcos_peft.attribution import attribute
+from bcos_peft.calibration.distill import _RANK, _Correction, _corrections, _Distillation
+from bcos_peft.calibration.head import _Head
+from bcos_peft.nn import BcosConv1D
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
@@ -32,7 +32,7 @@ def test_the_divergence_is_that_of_the_logits(family):
     wanted, found = log_probabilities(theirs).detach(), log_probabilities(mine)
     expected = (wanted.exp() * (wanted - found)).sum()
     (gradient,) = torch.autograd.grad(expected, mine)
-    result = Head(model).divergence(theirs, mine)
+    result = _Head(model).divergence(theirs, mine)
     # Logits are compared in float32.
     assert float(result.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     torch.testing.assert_close(torch.autograd.grad(result, mine)[0], gradient, rtol=1e-3, atol=1e-5)
@@ -41,7 +41,7 @@ def test_the_divergence_is_that_of_the_logits(family):
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_correction_is_of_low_rank_with_a_factor_for_each_row(transposed):
     weight = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
-    correction = Correction(weight.t() if transposed else weight, transposed, torch.Generator().manual_seed(1))
+    correction = _Correction(weight.t() if transposed else weight, transposed, torch.Generator().manual_seed(1))
     with torch.no_grad():
         correction.rows.normal_(generator=torch.Generator().manual_seed(2))
         changed = correction(weight.t() if transposed else weight)
@@ -73,7 +73,7 @@ def test_corrections_become_part_of_the_weights_and_leave_nothing_behind():
     model = two_layers()
     model[2].weight.requires_grad_(False)
     before, text = state(model), str(model)
-    with corrections(model, list(model)[:2]) as made:
+    with _corrections(model, list(model)[:2]) as made:
         assert all(
             p.requires_grad == ("parametrizations" in n and "original" not in n) for n, p in model.named_parameters()
         )
@@ -89,7 +89,7 @@ def test_corrections_become_part_of_the_weights_and_leave_nothing_behind():
 def test_after_a_failure_the_weights_are_what_they_were():
     model = two_layers()
     before, text = state(model), str(model)
-    with pytest.raises(RuntimeError, match="shape"), torch.no_grad(), corrections(model, list(model)) as made:
+    with pytest.raises(RuntimeError, match="shape"), torch.no_grad(), _corrections(model, list(model)) as made:
         made[0].factors.fill_(0.5).reshape(99)
     assert str(model) == text
     for (name, identity, needed, value), (other, same, flag, now) in zip(before, state(model), strict=True):
@@ -135,7 +135,7 @@ def test_a_model_in_low_precision_learns_too():
 
 def test_a_failure_while_learning_leaves_the_stock_model(monkeypatch):
     stock = make("llama")
-    reference, calls, original = copy.deepcopy(stock), [], Distillation._divergence
+    reference, calls, original = copy.deepcopy(stock), [], _Distillation._divergence
 
     def fail(self, members):
         calls.append(members)
@@ -143,7 +143,7 @@ def test_a_failure_while_learning_leaves_the_stock_model(monkeypatch):
             raise RuntimeError("stopped")
         return original(self, members)
 
-    monkeypatch.setattr(Distillation, "_divergence", fail)
+    monkeypatch.setattr(_Distillation, "_divergence", fail)
     with pytest.raises(RuntimeError, match="stopped"):
         calibrated(stock, texts(300), calibration_epochs=5)
     assert str(stock) == str(reference)

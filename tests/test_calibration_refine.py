@@ -11,12 +11,12 @@ from test_calibration import calibrated, gap, make, texts
 from torch import nn
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.calibration.refine import Batch, refine
-from bcos_peft.calibration.texts import gather
-from bcos_peft.calibration.variations import variations
+from bcos_peft.calibration.refine import _Batch, _refine
+from bcos_peft.calibration.texts import _gather
+from bcos_peft.calibration.variations import _variations
 
 
-def batches(count: int = 4, dtype: torch.dtype = torch.float32) -> list[Batch]:
+def batches(count: int = 4, dtype: torch.dtype = torch.float32) -> list[_Batch]:
     """A block is to give twice what it reads."""
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -24,7 +24,7 @@ def batches(count: int = 4, dtype: torch.dtype = torch.float32) -> list[Batch]:
         x = torch.randn(4, 5, 6, generator=generator).to(dtype)
         held_out = torch.zeros(4, 5, dtype=torch.bool)
         held_out[0] = True
-        made.append(Batch(((x,), {}), 2 * x, ~held_out, held_out))
+        made.append(_Batch(((x,), {}), 2 * x, ~held_out, held_out))
     return made
 
 
@@ -33,7 +33,7 @@ def block(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)).to(dtype)
 
 
-def error(model: nn.Module, found: list[Batch]) -> float:
+def error(model: nn.Module, found: list[_Batch]) -> float:
     with torch.no_grad():
         errors = [(model(b.call[0][0]) - b.wanted).square().sum(-1) / b.wanted.square().sum(-1) for b in found]
     return float(sum(e[b.held_out].sum() for e, b in zip(errors, found, strict=True)))
@@ -42,7 +42,7 @@ def error(model: nn.Module, found: list[Batch]) -> float:
 def test_the_error_on_what_was_held_out_falls_as_told():
     model, data = block(), batches()
     before = error(model, data)
-    ratio = refine(model, ["0.weight", "1.weight"], data, 30, torch.float32)
+    ratio = _refine(model, ["0.weight", "1.weight"], data, 30, torch.float32)
     assert ratio < 0.85
     assert error(model, data) == pytest.approx(ratio * before, rel=1e-5)
 
@@ -50,7 +50,7 @@ def test_the_error_on_what_was_held_out_falls_as_told():
 def test_only_the_named_weights_change_and_nothing_is_left_behind():
     model = block()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    refine(model, ["0.weight"], batches(), 4, torch.float32)
+    _refine(model, ["0.weight"], batches(), 4, torch.float32)
     assert not torch.equal(model[0].weight, before["0.weight"])
     assert torch.equal(model[1].weight, before["1.weight"])
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -61,7 +61,7 @@ def test_weights_that_fit_already_stay():
     model = nn.Linear(6, 6, bias=False)
     with torch.no_grad():
         model.weight.copy_(2 * torch.eye(6))
-    assert refine(model, ["weight"], batches(), 4, torch.float32) == 1
+    assert _refine(model, ["weight"], batches(), 4, torch.float32) == 1
     assert torch.equal(model.weight, 2 * torch.eye(6))
 
 
@@ -69,7 +69,7 @@ def test_what_does_not_help_is_not_kept(monkeypatch):
     monkeypatch.setattr("bcos_peft.calibration.refine._RATE", 100.0)
     model = block()
     before = copy.deepcopy(model.state_dict())
-    assert refine(model, ["0.weight", "1.weight"], batches(), 3, torch.float32) == 1
+    assert _refine(model, ["0.weight", "1.weight"], batches(), 3, torch.float32) == 1
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
@@ -77,12 +77,14 @@ def test_without_tokens_to_fit_on_or_to_choose_by_nothing_changes():
     data = batches(1)[0]
     none, every = torch.zeros_like(data.fitted), torch.ones_like(data.fitted)
     for fitted, held_out in ((none, every), (every, none)):
-        assert refine(block(), ["0.weight"], [Batch(data.call, data.wanted, fitted, held_out)], 2, torch.float32) == 1
+        assert (
+            _refine(block(), ["0.weight"], [_Batch(data.call, data.wanted, fitted, held_out)], 2, torch.float32) == 1
+        )
 
 
 def test_low_precision_is_trained_in_float32():
     model = block(torch.bfloat16)
-    assert refine(model, ["0.weight", "1.weight"], batches(dtype=torch.bfloat16), 30, torch.float32) < 0.9
+    assert _refine(model, ["0.weight", "1.weight"], batches(dtype=torch.bfloat16), 30, torch.float32) < 0.9
     assert model[0].weight.dtype == torch.bfloat16
 
 
@@ -120,25 +122,25 @@ ROWS = [{"input_ids": [1, *range(10 * i, 10 * i + 5), 2], "token_type_ids": [0, 
 
 
 def test_variations_keep_the_frame_of_a_text():
-    made = variations(ROWS, tokens=200, vocabulary=100, kept={0})
+    made = _variations(ROWS, tokens=200, vocabulary=100, kept={0})
     assert 200 <= sum(len(row["input_ids"]) for row in made) < 207
     for row in made:
         assert (row["input_ids"][0], row["input_ids"][-1]) == (1, 2)
         assert row["token_type_ids"] == ROWS[0]["token_type_ids"]
         assert not {0, 1, 2} & set(row["input_ids"][1:-1])
     assert len({tuple(row["input_ids"]) for row in made}) > 0.8 * len(made), "hardly one twice"
-    assert made == variations(ROWS, tokens=200, vocabulary=100, kept={0})
+    assert made == _variations(ROWS, tokens=200, vocabulary=100, kept={0})
 
 
 def test_texts_that_are_all_frame_have_no_variations():
     rows = [{"input_ids": [1, 2]}] * 3
-    assert variations(rows, tokens=5, vocabulary=3) == []
-    assert variations([{"input_ids": [1, 5, 2]}, {"input_ids": [1, 2]}], 6, 9, {0})[1] == {"input_ids": [1, 2]}
+    assert _variations(rows, tokens=5, vocabulary=3) == []
+    assert _variations([{"input_ids": [1, 5, 2]}, {"input_ids": [1, 2]}], 6, 9, {0})[1] == {"input_ids": [1, 2]}
 
 
 def test_variations_are_for_models_that_cannot_write():
     model = make("bert")
-    found = gather(model, [{"input_ids": text} for text in texts(50)], more=300)
+    found = _gather(model, [{"input_ids": text} for text in texts(50)], more=300)
     assert found.given == 50
     assert found.told == {9, 19, 29, 39, 49}
     assert found.tokens(50, len(found.rows)) == pytest.approx(300, abs=60)
@@ -149,7 +151,7 @@ def test_variations_are_for_models_that_cannot_write():
 
 
 def test_what_a_language_model_writes_is_not_varied():
-    found = gather(make("llama"), [{"input_ids": text} for text in texts(20)], more=20 * 128)
+    found = _gather(make("llama"), [{"input_ids": text} for text in texts(20)], more=20 * 128)
     lengths = {len(row["input_ids"]) for row in found.rows[20:]}
     assert len(lengths) == 1, "all as long"
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
-from bcos_peft.nn.layers import DynamicLinear
+from bcos_peft.nn import DynamicLinear
 
 
 every_task = pytest.mark.parametrize("task", tiny.TASKS)

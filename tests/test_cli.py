@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import bcos_peft
 from bcos_peft import BcosConfig, BcosExplainer, Explanation, get_bcos_model
-from bcos_peft.cli.app import app
+from bcos_peft.cli import app
 
 
 TEXT = "An awful movie with a great soundtrack."

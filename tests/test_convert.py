@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.nn.layers import BcosLinear
+from bcos_peft.nn import BcosLinear
 
 
 every_task = pytest.mark.parametrize("task", tiny.TASKS)

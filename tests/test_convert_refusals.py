@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.attribution.certificate import probe_residual
+from bcos_peft.attribution.certificate import _probe_residual
 from bcos_peft.families import find_family
 
 
@@ -32,7 +32,7 @@ def test_a_refusal_leaves_no_trace(family):
         assert_refused(model, match="not linear in its input", family=live)
         assert find_family(family) is table, "a table that failed is not kept"
         get_bcos_model(model)
-        assert probe_residual(model) < 1e-4
+        assert _probe_residual(model) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,14 @@ def family_for(*architectures, **changes):
 def keep_tables():
     """Conversions with a table of one's own register it; put the package's back."""
     from bcos_peft.families import base, register_family
-    from bcos_peft.models.registration import register
+    from bcos_peft.models.registration import _register
 
     before = dict(base._FAMILIES)
     yield
     base._FAMILIES.clear()
     for table in before.values():
         register_family(table)
-    register(find_family("bert"))
+    _register(find_family("bert"))
 
 
 def test_verification_refuses_what_is_not_linear(keep_tables):

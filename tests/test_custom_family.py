@@ -12,8 +12,7 @@ from transformers import AutoModelForSequenceClassification, MPNetConfig, MPNetF
 from transformers.models.mpnet import modeling_mpnet
 
 from bcos_peft import BcosConfig, Family, attribute, get_bcos_model
-from bcos_peft.families import families, find_family, hold
-from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.families import FunctionalActivation, families, find_family, hold
 
 
 class Head(FunctionalActivation, modeling_mpnet.MPNetClassificationHead):
@@ -135,10 +134,10 @@ def test_a_new_process_loads_it_after_registration(tmp_path):
 def test_config_classes_of_one_name_are_kept_apart():
     from transformers import BertConfig
 
-    from bcos_peft.models.generated import config_class
+    from bcos_peft.models.generated import _config_class
 
     first = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})
     second = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})
-    assert issubclass(config_class(first), first)
-    assert config_class(first) is config_class(first)
-    assert issubclass(config_class(second), second)
+    assert issubclass(_config_class(first), first)
+    assert _config_class(first) is _config_class(first)
+    assert issubclass(_config_class(second), second)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, pipeline
 
 from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
 from bcos_peft.families import find_family
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.nn import BcosLayer
 
 
 DATA = Path(__file__).parent / "data"

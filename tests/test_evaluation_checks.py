@@ -20,7 +20,7 @@ from bcos_peft.evaluation import (
     hatexplain_rationales,
     logits,
 )
-from bcos_peft.evaluation.metrics.sensitivity import randomization_stages
+from bcos_peft.evaluation.metrics.sensitivity import _randomization_stages
 
 
 # ---- plausibility -------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_completeness_metric():
 def test_cascade_randomises_all_and_restores(family, task):
     model = get_bcos_model(tiny.model(family, task), BcosConfig())
     before = {name: value.clone() for name, value in model.named_parameters()}
-    stages = randomization_stages(model)
+    stages = _randomization_stages(model)
     assert [name for name, _ in stages] == ["head", "block 1", "block 0", "embeddings"]
     assert sum(len(values) for _, values in stages) == len(before)
     with cascading_randomization(model) as steps:

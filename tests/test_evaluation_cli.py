@@ -7,9 +7,9 @@ import tiny
 from typer.testing import CliRunner
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.cli.app import app
+from bcos_peft.cli import app
 from bcos_peft.evaluation import EvaluationResult, MinimalPair, PlantedAnswer, load_pairs
-from bcos_peft.evaluation.data.sources import load_hub_data, load_rows
+from bcos_peft.evaluation.data import load_hub_data, load_rows
 
 
 TEXTS = ["A gripping film.", "Two hours that I shall not get back.", "We loved the music.", "An awful movie."]

@@ -7,7 +7,7 @@ from evaluation_toys import Noise
 from test_evaluation_runner import TEXTS, run, stock
 
 from bcos_peft.evaluation import Sufficiency, Texts, ask, evaluate, explain_with, get_metric, logits
-from bcos_peft.evaluation.data.dataset import read_dataset
+from bcos_peft.evaluation.data import read_dataset
 
 
 def test_datasets():

@@ -10,7 +10,7 @@ import tiny
 
 from bcos_peft import BcosConfig, Explanation, get_bcos_model
 from bcos_peft.evaluation import HumanKit, explain_with, get_method
-from bcos_peft.text.words import split_words
+from bcos_peft.text.words import _split_words
 
 
 TEXTS = [
@@ -22,7 +22,7 @@ TEXTS = [
 
 
 def explanation(text, seed=0, label="positive", scores=None, foil=None):
-    spans = split_words(text)
+    spans = _split_words(text)
     count = len(spans)
     scores = np.random.default_rng(seed).normal(size=count) if scores is None else scores
     return Explanation(

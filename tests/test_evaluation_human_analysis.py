@@ -7,7 +7,7 @@ import pytest
 from test_evaluation_human import kit_of
 
 from bcos_peft.evaluation import HumanKit, analyse_answers
-from bcos_peft.evaluation.human.kit import HumanPair
+from bcos_peft.evaluation.human import HumanPair
 
 
 # The analysis. No person has answered: every file is marked as simulated.

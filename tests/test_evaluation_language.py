@@ -19,7 +19,7 @@ from bcos_peft.evaluation import (
     planted_answers,
     probabilities,
 )
-from bcos_peft.evaluation.metrics.contrastive import next_word
+from bcos_peft.evaluation.metrics.contrastive import _next_word
 
 
 def texts(items=("unused",), kind="bpe"):
@@ -92,21 +92,21 @@ def test_indirect_objects():
 def test_next_word(kind):
     one = texts(kind=kind)
     tokenizer = one.tokenizer
-    question = next_word(one, "A gripping", "film", "ending")
+    question = _next_word(one, "A gripping", "film", "ending")
     assert tokenizer.decode(question.input_ids, skip_special_tokens=True).strip() == "A gripping"
     for word, token in (("film", question.target), ("ending", question.foil)):
         ids = one.tokenize(f"A gripping {word}").input_ids
         assert ids[len(question)] == token
     # What both words begin with belongs to the text, and one may not be the beginning of the other.
     ids = {word: one.tokenize(f"A {word}").input_ids[:-1] for word in ("film gripping", "film ending")}
-    shared = next_word(one, "A", "film gripping", "film ending")
+    shared = _next_word(one, "A", "film gripping", "film ending")
     assert shared.input_ids.tolist() == ids["film gripping"][: len(shared)] == ids["film ending"][: len(shared)]
-    assert next_word(one, "A", "film", "film ending") is None
+    assert _next_word(one, "A", "film", "film ending") is None
 
 
 def test_special_tokens_that_a_text_is_written_with_are_not_ranked():
     one = texts()
-    written, plain = (next_word(one, f"{first}A gripping", "film", "ending") for first in ("</s>", ""))
+    written, plain = (_next_word(one, f"{first}A gripping", "film", "ending") for first in ("</s>", ""))
     (place,) = (written.input_ids == one.tokenizer.eos_token_id).nonzero().flatten().tolist()
     assert place not in written.ranked
     assert written.input_ids[written.ranked].tolist() == plain.input_ids[plain.ranked].tolist()

@@ -9,7 +9,7 @@ import torch
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.evaluation import Cost, Metered, Question, get_method, logits, score
-from bcos_peft.evaluation.methods.names import METHODS
+from bcos_peft.evaluation.methods import METHODS
 
 
 def question(length=8, special=(0,), family="bert", target=1, foil=2):

@@ -11,8 +11,9 @@ from evaluation_toys import BagOfWords
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.evaluation import Comprehensiveness, Question, Sufficiency, ask, logits, probabilities
-from bcos_peft.evaluation.data.texts import Texts
-from bcos_peft.evaluation.metrics.curves import FRACTIONS, area, count_of, perturb, perturbation_curves
+from bcos_peft.evaluation.data import Texts
+from bcos_peft.evaluation.metrics import perturbation_curves
+from bcos_peft.evaluation.metrics.curves import _FRACTIONS, _area, _count_of, _perturb
 
 
 MASK = 4
@@ -27,10 +28,10 @@ def question(ids, special=None, target=1):
 
 
 def test_counts():
-    assert [count_of(f, 10) for f in FRACTIONS] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert [count_of(f, 3) for f in FRACTIONS] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
-    assert [count_of(f, 1) for f in FRACTIONS] == [1] * 9
-    assert count_of(0.7, 45) == 32, "31.5, which in floating point is a little less"
+    assert [_count_of(f, 10) for f in _FRACTIONS] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [_count_of(f, 3) for f in _FRACTIONS] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
+    assert [_count_of(f, 1) for f in _FRACTIONS] == [1] * 9
+    assert _count_of(0.7, 45) == 32, "31.5, which in floating point is a little less"
 
 
 def test_by_hand():
@@ -50,10 +51,10 @@ def test_by_hand():
 
 
 def test_areas():
-    assert area(np.ones(9)) == pytest.approx(0.8)
-    assert area([0.0, 1.0, 1.0], (0.1, 0.2, 0.4)) == pytest.approx(0.05 + 0.2)
-    ours = area(np.arange(9.0))
-    assert ours == pytest.approx(np.trapezoid(np.arange(9.0), FRACTIONS) if hasattr(np, "trapezoid") else 3.2)
+    assert _area(np.ones(9)) == pytest.approx(0.8)
+    assert _area([0.0, 1.0, 1.0], (0.1, 0.2, 0.4)) == pytest.approx(0.05 + 0.2)
+    ours = _area(np.arange(9.0))
+    assert ours == pytest.approx(np.trapezoid(np.arange(9.0), _FRACTIONS) if hasattr(np, "trapezoid") else 3.2)
 
 
 def test_metrics_give_area_aopc_and_curve():
@@ -64,7 +65,7 @@ def test_metrics_give_area_aopc_and_curve():
         scores = [[torch.rand(len(example.questions[0])).double()] for example in examples]
         for row in metric.measure(model, examples, scores, None):
             assert row[f"{metric.name}_aopc"] == pytest.approx(np.mean(row["curve"]))
-            assert row[metric.name] == pytest.approx(area(row["curve"]))
+            assert row[metric.name] == pytest.approx(_area(row["curve"]))
             assert len(row["curve"]) == 9
 
 
@@ -130,7 +131,7 @@ def test_words_keep_their_places_beside_padding_tokens(family, convert):
     with torch.no_grad():
         table[300] = table[pad]  # a word that differs from the padding token by its id alone
     asked = [question([2, 10, 11, 12, 13, 3]), question([2, 14, 3])]
-    padded, worded = ([perturb(one, torch.tensor([1]), fill) for one in asked] for fill in (pad, 300))
+    padded, worded = ([_perturb(one, torch.tensor([1]), fill) for one in asked] for fill in (pad, 300))
     torch.testing.assert_close(logits(model, padded), logits(model, worded), rtol=1e-4, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import torch
 from evaluation_toys import Noise
 
 from bcos_peft.evaluation import SequencePair, SequencePointingGame, Texts, build_pairs, load_pairs, logits, save_pairs
-from bcos_peft.evaluation.metrics.pointing import positive_share
+from bcos_peft.evaluation.metrics.pointing import _positive_share
 
 
 TEXTS = [
@@ -42,10 +42,10 @@ def predicted(one, text):
 def test_shares_by_hand():
     scores = torch.tensor([1.0, 2.0, -4.0, 3.0, 9.0])
     first, second = torch.tensor([0.0, 1, 1, 0, 0]), torch.tensor([0.0, 0, 0, 1, 0])
-    assert positive_share(scores, first, first + second) == pytest.approx(2 / 5)
-    assert positive_share(scores, second, first + second) == pytest.approx(3 / 5)
-    assert positive_share(-scores.abs(), first, first + second) == 0
-    assert positive_share(7 * scores, first, first + second) == pytest.approx(2 / 5)
+    assert _positive_share(scores, first, first + second) == pytest.approx(2 / 5)
+    assert _positive_share(scores, second, first + second) == pytest.approx(3 / 5)
+    assert _positive_share(-scores.abs(), first, first + second) == 0
+    assert _positive_share(7 * scores, first, first + second) == pytest.approx(2 / 5)
 
 
 def test_pairs_are_confident_and_of_different_classes():

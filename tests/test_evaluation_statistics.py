@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bcos_peft.evaluation.metrics.ranking import average_precision, expected_reciprocal_rank, spearman, top_tokens
-from bcos_peft.evaluation.results.statistics import bootstrap_interval, paired_test
+from bcos_peft.evaluation.metrics.ranking import _average_precision, _expected_reciprocal_rank, _spearman, _top_tokens
+from bcos_peft.evaluation.results import bootstrap_interval, paired_test
 
 
 def test_top_tokens_are_stable_and_leave_out_others():
     scores = torch.tensor([9.0, 1.0, 2.0, 2.0, 2.0, 9.0])
-    assert top_tokens(scores, torch.tensor([1, 2, 3, 4]), 3).tolist() == [2, 3, 4]
-    assert top_tokens(torch.zeros(300), torch.arange(300), 5).tolist() == [0, 1, 2, 3, 4]
+    assert _top_tokens(scores, torch.tensor([1, 2, 3, 4]), 3).tolist() == [2, 3, 4]
+    assert _top_tokens(torch.zeros(300), torch.arange(300), 5).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_reciprocal_rank_is_the_mean_over_orders_of_ties():
@@ -26,15 +26,15 @@ def test_reciprocal_rank_is_the_mean_over_orders_of_ties():
         for shuffled in itertools.permutations(range(5)):
             order = sorted(shuffled, key=lambda i: -scores[i])
             ranks.append(1 / (1 + min(order.index(i) for i in range(5) if relevant[i])))
-        assert expected_reciprocal_rank(scores, relevant) == pytest.approx(np.mean(ranks))
+        assert _expected_reciprocal_rank(scores, relevant) == pytest.approx(np.mean(ranks))
     with pytest.raises(ValueError, match="no token"):
-        expected_reciprocal_rank(scores, torch.zeros(5, dtype=torch.bool))
+        _expected_reciprocal_rank(scores, torch.zeros(5, dtype=torch.bool))
 
 
 def test_average_precision_by_hand():
     relevant = torch.tensor([True, False, True, False])
-    assert average_precision(torch.tensor([4.0, 3.0, 2.0, 1.0]), relevant) == pytest.approx((1 + 2 / 3) / 2)
-    assert average_precision(torch.zeros(4), relevant) == 0.5
+    assert _average_precision(torch.tensor([4.0, 3.0, 2.0, 1.0]), relevant) == pytest.approx((1 + 2 / 3) / 2)
+    assert _average_precision(torch.zeros(4), relevant) == 0.5
 
 
 @pytest.mark.newest
@@ -46,9 +46,9 @@ def test_ranks_agree_with_scipy_and_scikit_learn():
     for _ in range(10):
         a, b = torch.randint(6, (2, 20), generator=generator).float()
         relevant = torch.rand(20, generator=generator) > 0.6
-        assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-        assert average_precision(a, relevant) == pytest.approx(average_precision_score(relevant, a))
-    assert spearman(a, torch.ones(20)) == 0
+        assert _spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+        assert _average_precision(a, relevant) == pytest.approx(average_precision_score(relevant, a))
+    assert _spearman(a, torch.ones(20)) == 0
 
 
 def test_interval():

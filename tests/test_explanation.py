@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation import Explanation
 
 
 FIELDS = {

@@ -9,7 +9,7 @@ import torch
 from transformers import ByT5Tokenizer, GenerationConfig
 
 from bcos_peft import BcosConfig, BcosExplainer, GenerationExplanation, attribute, get_bcos_model
-from bcos_peft.attribution.sequence import attribute_sequence
+from bcos_peft.attribution import attribute_sequence
 
 
 FAMILIES = ("llama", "gpt2", "gemma2", "qwen2", "mixtral", "opt")

@@ -12,8 +12,8 @@ from rich.console import Console
 from test_generation_explanation import make
 
 from bcos_peft import GenerationExplanation
-from bcos_peft.explanation.generation_layout import layout_generation
-from bcos_peft.explanation.render import render_generation_html
+from bcos_peft.explanation import render_generation_html
+from bcos_peft.explanation.generation_layout import _layout_generation
 
 
 EVIL = '</script><img src=x onerror="boom()">'
@@ -72,7 +72,7 @@ def printed(found, width=100, **kwargs):
 
 def test_the_text_is_whole_and_each_token_is_in_one_unit():
     for found in (make(), words()):
-        view = layout_generation(found)
+        view = _layout_generation(found)
         units = [*view.prompt, *view.answer]
         assert sorted(i for unit in units for i in unit.tokens) == list(range(len(found.tokens)))
         shown = "".join(unit.text for unit in units if unit.text != "<s>")
@@ -80,7 +80,7 @@ def test_the_text_is_whole_and_each_token_is_in_one_unit():
 
 
 def test_words_of_the_prompt_and_tokens_of_the_answer():
-    view = layout_generation(words())
+    view = _layout_generation(words())
     assert [(unit.text, unit.tokens) for unit in view.prompt if unit.tokens] == [("un", (0,)), ("happy", (1, 2, 3))]
     assert [(unit.text, unit.tokens, unit.step) for unit in view.answer if unit.tokens] == [
         ("a", (4,), 0),
@@ -94,7 +94,7 @@ def test_words_of_the_prompt_and_tokens_of_the_answer():
 def test_rows_sum_to_the_logit():
     found = make()
     for top in (0, 1, 5):
-        view = layout_generation(found, top=top)
+        view = _layout_generation(found, top=top)
         for step in (*view.steps, view.whole):
             assert sum(row.score for row in step.sources) == pytest.approx(step.logit - step.residual)
             assert sum(row.score for row in step.passages) == pytest.approx(step.logit - step.residual)
@@ -110,7 +110,7 @@ def test_rows_sum_to_the_logit():
 
 def test_what_does_not_sum_is_said():
     found = make(logits=[9.0, 9.75, -1.25])
-    view = layout_generation(found)
+    view = _layout_generation(found)
     assert [step.exact for step in view.steps] == [False, True, True]
     assert "do not rely on them" in printed(found)
     assert '"exact": false' in render_generation_html(found)

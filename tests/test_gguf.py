@@ -66,7 +66,7 @@ def test_a_converted_one_trains(loaded, tmp_path):
 
 
 def test_a_refused_conversion_leaves_the_mark(loaded, monkeypatch):
-    monkeypatch.setattr("bcos_peft.attribution.certificate.probe_residual", lambda model: 1.0)
+    monkeypatch.setattr("bcos_peft.attribution.certificate._probe_residual", lambda model: 1.0)
     with pytest.raises(ValueError, match="put back as it was"):
         get_bcos_model(loaded, BcosConfig(b=1.25))
     assert loaded.is_quantized

@@ -6,8 +6,7 @@ import pytest
 import torch
 from test_functional import gradients
 
-from bcos_peft.nn.dynamic_linear import few_rows, hold_ratio, layer_norm, rms_norm
-from bcos_peft.nn.functional import bcos_linear
+from bcos_peft.nn import bcos_linear, few_rows, hold_ratio, layer_norm, rms_norm
 
 
 def test_hold_ratio():

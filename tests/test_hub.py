@@ -16,7 +16,7 @@ from fake_hub import FakeHub
 from launching import start
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.models.card import base_licence
+from bcos_peft.models.card import _base_licence
 
 
 ROOT = Path(__file__).parent.parent
@@ -129,9 +129,9 @@ def test_the_licence_of_a_local_base_model_is_carried_over(front, licence, tmp_p
 
 
 def test_without_network_the_licence_of_a_hub_model_is_unknown():
-    assert base_licence("someone/model", online=True) == {}
-    assert base_licence("someone/model", online=False) == {}
-    assert base_licence("not a repository / at all", online=True) == {}
+    assert _base_licence("someone/model", online=True) == {}
+    assert _base_licence("someone/model", online=False) == {}
+    assert _base_licence("not a repository / at all", online=True) == {}
 
 
 def test_a_card_written_by_hand_stays(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_explanation import empty, make, pair
 
-from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation import Explanation
 
 
 def full():

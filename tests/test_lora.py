@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.lora.layer import BcosLora
-from bcos_peft.models.generated import BcosModel
-from bcos_peft.nn.layers import BcosLinear
+from bcos_peft.lora import BcosLora
+from bcos_peft.models import BcosModel
+from bcos_peft.nn import BcosLinear
 
 
 FAMILIES = tiny.FAMILIES + tiny.DECODERS

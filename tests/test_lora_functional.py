@@ -5,10 +5,8 @@ import torch
 from test_functional import both_modes, exponents, reference
 from torch.autograd import gradcheck
 
+from bcos_peft.nn import LowRank, bcos_linear, bcos_lora_linear, numerics
 from bcos_peft.nn import low_rank as lora_functional
-from bcos_peft.nn import numerics
-from bcos_peft.nn.functional import bcos_linear
-from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
 
 
 # (leading dimensions, in, out, rank)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import bcos_peft
 from bcos_peft import BcosConfig, BcosExplainer, get_bcos_model
-from bcos_peft.lora.layer import BcosLora
+from bcos_peft.lora import BcosLora
 
 
 pytestmark = pytest.mark.newest  # trl and bitsandbytes ask for newer packages than the oldest run has

@@ -13,8 +13,8 @@ from test_training import losses, rows, trainer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bcos_peft import BcosConfig, BcosScheduleCallback, attribute, explanation_mode, get_bcos_model, load
-from bcos_peft.lora.layer import BcosLora
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.lora import BcosLora
+from bcos_peft.nn import BcosLayer
 
 
 @pytest.mark.parametrize("unit_rows", [False, True], ids=["as is", "unit rows"])

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.nn import BcosLayer
 
 
 CONFIG = BcosConfig(b=1.25)

@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import bcos_peft
 from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only
-from bcos_peft.lora.layer import BcosLora
-from bcos_peft.nn.functional import bcos_scale
-from bcos_peft.nn.layers import BcosLayer, BcosLinear
-from bcos_peft.nn.numerics import row_norms
+from bcos_peft.lora import BcosLora
+from bcos_peft.nn import BcosLayer, BcosLinear, bcos_scale
+from bcos_peft.nn.numerics import _row_norms
 
 
 pytestmark = pytest.mark.newest  # bitsandbytes is not among the oldest dependencies
@@ -149,7 +148,7 @@ def test_merging_rounds_again_and_takes_norms_again(tmp_path, bits):
     step = 0.2 if bits == "4 bits" else 0.02
     target = weight + layer.get_delta_weight("default")
     assert distance(base.dequantized(), target) < step
-    torch.testing.assert_close(base.row_norms(), row_norms(base.dequantized()))
+    torch.testing.assert_close(base.row_norms(), _row_norms(base.dequantized()))
     assert distance(base.row_norms(), norms) > 1e-3
     assert residual(model) < 1e-5
     merged = logits(model)
@@ -213,13 +212,13 @@ def test_copies_and_refusals(tmp_path):
     model = quantised(checkpoint(tmp_path / "base"), "4 bits")
     assert distance(logits(copy.deepcopy(model)), logits(model)) < 1e-6
     model.save_pretrained(tmp_path / "bcos")
-    from bcos_peft.models.quantized_loading import quantize_layers
+    from bcos_peft.models.quantized_loading import _quantize_layers
 
     class Other:
         quantization_config = type("Config", (), {"quant_method": "gptq"})
 
     with pytest.raises(ValueError, match="not by 'gptq'"):
-        quantize_layers(model, Other, set(), model.bcos_config, model.bcos_family)
+        _quantize_layers(model, Other, set(), model.bcos_config, model.bcos_family)
 
 
 def test_bitsandbytes_is_imported_for_quantised_models_only():

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from bcos_peft import BcosConfig, attribute, explanation_mode, get_bcos_model, models
 from bcos_peft.families import find_family
-from bcos_peft.nn.layers import BcosLayer, BcosLinear
+from bcos_peft.nn import BcosLayer, BcosLinear
 
 
 def converted(family="bert", task="SequenceClassification", config=None, **changes):

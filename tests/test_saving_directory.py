@@ -66,7 +66,7 @@ def test_a_save_that_fails_leaves_the_old_files(where, tmp_path, monkeypatch):
     if where == "weights":
         monkeypatch.setattr("transformers.modeling_utils.safe_save_file", fail)
     elif where == "card":
-        monkeypatch.setattr("bcos_peft.models.hub.render_card", fail)
+        monkeypatch.setattr("bcos_peft.models.hub._render_card", fail)
     else:
         moves, replace = [], os.replace
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bcos_peft import Explanation
-from bcos_peft.text.segments import occurrences, shares
+from bcos_peft.text import occurrences, shares
 
 
 TEXT = "Paris is big. Rome is old."

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model, steady_weights
-from bcos_peft.nn import functional
+from bcos_peft.nn import BcosLayer, functional
 from bcos_peft.nn import low_rank as lora_functional
-from bcos_peft.nn.layers import BcosLayer
 
 
 FAMILIES = ("bert", "llama", "gpt2", "mixtral", "qwen3_moe")
@@ -42,13 +41,13 @@ def norms_of_weights(monkeypatch):
     """Sizes of the weights whose norms a forward pass has taken."""
     taken = []
 
-    def count(x, real=functional.row_norms):
+    def count(x, real=functional._row_norms):
         if isinstance(x, nn.Parameter) or isinstance(x._base, nn.Parameter):
             taken.append(tuple(x.shape))
         return real(x)
 
     for module in (functional, lora_functional):
-        monkeypatch.setattr(module, "row_norms", count)
+        monkeypatch.setattr(module, "_row_norms", count)
     return taken
 
 

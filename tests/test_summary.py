@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from bcos_peft import BcosConfig, get_bcos_model
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.nn import BcosLayer
 
 
 @pytest.mark.parametrize("task", tiny.TASKS)

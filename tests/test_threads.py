@@ -7,8 +7,8 @@ import tiny
 import torch
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
-from bcos_peft.attribution.sequence import attribute_sequence
-from bcos_peft.nn.layers import BcosLinear
+from bcos_peft.attribution import attribute_sequence
+from bcos_peft.nn import BcosLinear
 
 
 def test_threads_take_turns():

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 import bcos_peft
 from bcos_peft import BcosConfig, get_bcos_model, merge_gains, train_only
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.nn import BcosLayer
 
 
 def trained(model):

@@ -5,10 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.render import show
-from bcos_peft.explanation.text_layout import layout
-from bcos_peft.explanation.views.text import format_residual, format_score, printable, visible
+from bcos_peft.explanation import Explanation, layout, show
+from bcos_peft.explanation.views import format_score, printable, visible
+from bcos_peft.explanation.views.text import _format_residual
 
 
 HOSTILE = """</style></title><script>alert('x')</script> "quoted" <img src=x onerror='y'> {{ 7*7 }} &amp;"""
@@ -99,7 +98,7 @@ def test_format_score(value, scale, text):
     ("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "+0.50"), (-12.0, "-12.00")]
 )
 def test_format_residual(value, text):
-    assert format_residual(value) == text
+    assert _format_residual(value) == text
 
 
 def test_visible_and_printable():

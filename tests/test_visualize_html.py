@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from test_visualize import HOSTILE, make, pair, review
 
-from bcos_peft.explanation.render import render_fragment, render_html
+from bcos_peft.explanation import render_html
+from bcos_peft.explanation.render import _render_fragment
 
 
 # ---- HTML ----------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def test_hostile_text_is_escaped_everywhere(words):
 def test_hostile_special_tokens_and_fragments():
     token = '"><script>alert(1)</script>'
     explanation = make("a", [token, "a"], [1.0, 2.0], special=(token,))
-    for source in (render_html(explanation), render_fragment(explanation), explanation._repr_html_()):
+    for source in (render_html(explanation), _render_fragment(explanation), explanation._repr_html_()):
         assert "<script" not in source
         assert "script" not in Page(source).tags
 

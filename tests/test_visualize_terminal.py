@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from test_visualize import HOSTILE, make, pair, plain, review
 
-from bcos_peft.explanation.render import export_svg, render_html, show
+from bcos_peft.explanation import export_svg, render_html, show
 from bcos_peft.explanation.views import terminal
 
 

@@ -3,7 +3,8 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from bcos_peft.text.words import group_tokens, split_words, strip_span
+from bcos_peft.text import group_tokens, strip_span
+from bcos_peft.text.words import _split_words
 
 
 SENTENCES = [
@@ -51,7 +52,7 @@ def words_of(text, offsets):
     ],
 )
 def test_split_words(text, words):
-    spans = split_words(text)
+    spans = _split_words(text)
     assert [text[start:end] for start, end in spans] == words
     assert "".join(words) == "".join(text.split())
 
@@ -176,7 +177,7 @@ def tokenizer(request):
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_real_tokenizers_agree_with_the_text(tokenizer, sentence):
     encoding = tokenizer.encode(sentence)
-    expected = [sentence[start:end] for start, end in split_words(sentence)]
+    expected = [sentence[start:end] for start, end in _split_words(sentence)]
     assert len(encoding.ids) >= len(expected)
     assert words_of(sentence, encoding.offsets) == expected
 

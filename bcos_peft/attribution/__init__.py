@@ -1,1 +1,26 @@
 """Contributions as tensors: the mode in which a model is linear, and reading the linear map off."""
+
+from bcos_peft.attribution.certificate import certify, probe_inputs
+from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
+from bcos_peft.attribution.contributions import Attribution, attribute
+from bcos_peft.attribution.linear_map import average_embedding, forward_parameters, frozen, named_outputs
+from bcos_peft.attribution.mode import explanation_mode
+from bcos_peft.attribution.sequence import attribute_sequence, is_causal_lm
+
+
+__all__ = [
+    "Attribution",
+    "attribute",
+    "attribute_sequence",
+    "average_embedding",
+    "certify",
+    "check_baseline",
+    "explanation_mode",
+    "forward_parameters",
+    "frozen",
+    "is_causal_lm",
+    "max_tokens",
+    "named_outputs",
+    "probe_inputs",
+    "refuses_padding",
+]

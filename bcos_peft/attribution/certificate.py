@@ -6,12 +6,9 @@ import math
 
 import torch
 
-from bcos_peft.attribution.checks import max_tokens, padding_token
+from bcos_peft.attribution.checks import _padding_token, max_tokens
 from bcos_peft.attribution.contributions import Attribution, attribute
-from bcos_peft.models.generated import BcosModel
-
-
-__all__ = ["certify", "probe_inputs"]
+from bcos_peft.models import BcosModel
 
 
 def certify(model: BcosModel) -> float:
@@ -29,15 +26,15 @@ def certify(model: BcosModel) -> float:
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> from bcos_peft.attribution.certificate import certify
+        >>> from bcos_peft.attribution import certify
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> certify(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
         True
 
     Source: completeness, B-cos LM (arXiv 2502.12992), section 3.
     """
-    residual = probe_residual(model)
-    limit = tolerance(model.dtype)
+    residual = _probe_residual(model)
+    limit = _tolerance(model.dtype)
     if not math.isfinite(residual):
         raise ValueError(
             f"The converted {type(model).__name__} gives no finite logits on a probe in {model.dtype}: a weight is "
@@ -54,7 +51,7 @@ def certify(model: BcosModel) -> float:
     return residual
 
 
-def probe_residual(model: BcosModel) -> float:
+def _probe_residual(model: BcosModel) -> float:
     """The largest `|logit − Σ contributions| / Σ |contributions|` over two short rows, one of them padded, with the
     input as a whole and split into its parts.
 
@@ -71,7 +68,7 @@ def probe_residual(model: BcosModel) -> float:
 def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    known, length = padding_token(model), min(8, max_tokens(model) or 8)
+    known, length = _padding_token(model), min(8, max_tokens(model) or 8)
     ids, padding = (torch.arange(2 * length) * 7919 + 13) % vocabulary, known or 0
     ids[ids == padding] = (padding + 1) % vocabulary
     ids, mask = ids.view(2, length), torch.ones(2, length, dtype=torch.long)
@@ -87,6 +84,6 @@ def _relative_residual(result: Attribution) -> float:
     return float((result.residual.abs() / scale).max())
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """What rounding may leave of `probe_residual` in a precision."""
+def _tolerance(dtype: torch.dtype) -> float:
+    """What rounding may leave of `_probe_residual` in a precision."""
     return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 5e-2)

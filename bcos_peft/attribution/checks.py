@@ -13,22 +13,10 @@ from transformers.utils import TransformersKwargs
 from bcos_peft.attribution.linear_map import forward_parameters
 
 
-__all__ = [
-    "check_adapters",
-    "check_baseline",
-    "check_inputs",
-    "check_names",
-    "max_tokens",
-    "padding_token",
-    "reads_last_token",
-    "refuses_padding",
-    "spread",
-]
-
 _PER_TOKEN = ("token_type_ids", "position_ids")
 
 
-def check_adapters(model: nn.Module) -> None:
+def _check_adapters(model: nn.Module) -> None:
     """peft's wrapper may put virtual tokens in front of the input."""
     configs = getattr(model, "peft_config", None)
     for config in configs.values() if isinstance(configs, dict) else ():
@@ -46,7 +34,7 @@ def check_baseline(baseline: str) -> None:
         raise ValueError(f"baseline must be 'zero' or 'average', got {baseline!r}.")
 
 
-def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+def _check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> None:
     """Raises `TypeError` or `ValueError` for token ids that the model cannot read."""
     if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
         raise TypeError(f"input_ids must be a tensor of integers, (batch, sequence), got {_describe(input_ids)}.")
@@ -79,7 +67,7 @@ def check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> Non
         )
 
 
-def check_names(model, names: Iterable[str], own: Collection[str]) -> None:
+def _check_names(model, names: Iterable[str], own: Collection[str]) -> None:
     """Refuses an argument that is neither one of `own` nor read by the model: forwards take any and say nothing."""
     read = forward_parameters(type(model)) | forward_parameters(type(model.base_model))
     known = {*own, *read, *TransformersKwargs.__annotations__} - {"self", "args", "kwargs"}
@@ -90,7 +78,7 @@ def check_names(model, names: Iterable[str], own: Collection[str]) -> None:
             raise TypeError(f"{name!r} is no argument, and no input of {type(model).__name__}.{hint}")
 
 
-def spread(inputs: dict[str, Any], shape: torch.Size) -> dict[str, Any]:
+def _spread(inputs: dict[str, Any], shape: torch.Size) -> dict[str, Any]:
     """Inputs of which those that say something of every token are `(batch, sequence)`: a single row is that of all.
 
     Raises `ValueError` for those of another shape.
@@ -123,16 +111,16 @@ def max_tokens(model) -> int | None:
 
 def refuses_padding(model) -> bool:
     """Whether stock code refuses a batch: without a padding token it cannot tell where a text ends."""
-    return reads_last_token(model) and padding_token(model) is None
+    return _reads_last_token(model) and _padding_token(model) is None
 
 
-def padding_token(model) -> int | None:
+def _padding_token(model) -> int | None:
     """The config's padding token, if it is one: some have -1, or a token that is yet to be added."""
     token = getattr(model.config, "pad_token_id", None)
     return token if token in range(model.get_input_embeddings().weight.shape[0]) else None
 
 
-def reads_last_token(model) -> bool:
+def _reads_last_token(model) -> bool:
     """Whether a head reads the last token of a text, which it takes to be the last that is not the padding token."""
     return model.bcos_family.causal and type(model).__name__.endswith("ForSequenceClassification")
 

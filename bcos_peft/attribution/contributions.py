@@ -8,31 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft.attribution.checks import (
-    check_adapters,
+    _check_adapters,
+    _check_inputs,
+    _check_names,
+    _padding_token,
+    _reads_last_token,
+    _spread,
     check_baseline,
-    check_inputs,
-    check_names,
-    padding_token,
-    reads_last_token,
     refuses_padding,
-    spread,
 )
 from bcos_peft.attribution.linear_map import (
-    contributions_of,
-    cut_inputs,
+    _contributions_of,
+    _cut_inputs,
+    _keeps_logits,
+    _outside_inference_mode,
+    _rest_of,
     frozen,
-    keeps_logits,
     named_outputs,
-    outside_inference_mode,
-    rest_of,
 )
 from bcos_peft.attribution.mode import explanation_mode
-from bcos_peft.attribution.padding import arrange, looks_ahead, roll
-from bcos_peft.attribution.target import Choice, next_token_position, read_logits
-from bcos_peft.models.generated import find_bcos_model
+from bcos_peft.attribution.padding import _arrange, _looks_ahead, _roll
+from bcos_peft.attribution.target import _Choice, _next_token_position, _read_logits
+from bcos_peft.models import find_bcos_model
 
-
-__all__ = ["Attribution", "attribute"]
 
 _OF_TRAINING = ("labels", "start_positions", "end_positions", "next_sentence_label")
 
@@ -59,7 +57,7 @@ class Attribution:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.attribution.contributions import Attribution
+        >>> from bcos_peft.attribution import Attribution
         >>> zeros = torch.zeros(1)
         >>> Attribution(torch.zeros(1, 3), zeros, zeros, zeros, probability=zeros, logits=zeros).foil is None
         True
@@ -77,7 +75,7 @@ class Attribution:
     baseline: Tensor | None = None
 
 
-@outside_inference_mode
+@_outside_inference_mode
 def attribute(
     model: nn.Module,
     input_ids: Tensor,
@@ -143,11 +141,11 @@ def attribute(
     Source: B-cos LM (arXiv 2502.12992), section 3 (explanations); contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
     bcos_model = find_bcos_model(model)
-    check_adapters(model)
-    check_inputs(bcos_model, input_ids, attention_mask)
-    check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
+    _check_adapters(model)
+    _check_inputs(bcos_model, input_ids, attention_mask)
+    _check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
     check_baseline(baseline)
-    inputs = spread(inputs, input_ids.shape)
+    inputs = _spread(inputs, input_ids.shape)
     # Outputs are read by name, and no loss is: with one, stock models also change their config.
     inputs = {name: value for name, value in inputs.items() if name not in ("return_dict", *_OF_TRAINING)}
     causal = bcos_model.bcos_family.causal
@@ -159,18 +157,18 @@ def attribute(
             "the whole text as input_ids, and no cache."
         )
     at = None
-    if keeps_logits(bcos_model):
+    if _keeps_logits(bcos_model):
         if inputs.get("logits_to_keep") is not None:
             raise ValueError("logits_to_keep is chosen by attribute itself; say with position=... what to explain.")
-        at = next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
-    one_way = causal and not looks_ahead(bcos_model.config)
+        at = _next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
+    one_way = causal and not _looks_ahead(bcos_model.config)
     if attention_mask is not None and refuses_padding(bcos_model) and bool((attention_mask == 0).any()):
         raise ValueError(
             f"{type(bcos_model).__name__} looks for the last token that is not padding, and there is padding but no "
             "token for it: set model.config.pad_token_id, or pass each text alone."
         )
-    padding = padding_token(bcos_model) if reads_last_token(bcos_model) else None
-    per_token, shift = arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
+    padding = _padding_token(bcos_model) if _reads_last_token(bcos_model) else None
+    per_token, shift = _arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
     if at is not None:
         # A whole vocabulary for every token of a long prompt would take more memory than all the rest.
         kept, place = (at if shift is None else at - shift).unique(return_inverse=True)
@@ -178,17 +176,17 @@ def attribute(
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
         leaves: dict[str, Tensor] = {}
         references: dict[str, Tensor] | None = {} if baseline == "average" else None
-        with cut_inputs(bcos_model, split, len(input_ids), leaves, references):
+        with _cut_inputs(bcos_model, split, len(input_ids), leaves, references):
             # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
             output = (model.module if isinstance(model, nn.DataParallel) else model)(**per_token)
-        logits, probabilities = read_logits(output, per_token.get("attention_mask"))
+        logits, probabilities = _read_logits(output, per_token.get("attention_mask"))
         if at is not None:
             logits = logits[torch.arange(len(logits)), place.to(logits.device)]
         elif shift is not None and logits.dim() == 3:
-            logits = roll(logits, shift)
-            probabilities = None if probabilities is None else roll(probabilities, shift)
+            logits = _roll(logits, shift)
+            probabilities = None if probabilities is None else _roll(probabilities, shift)
         independent = bcos_model.config.problem_type == "multi_label_classification"
-        chosen = Choice(logits, attention_mask, causal, target, foil, position, probabilities, independent, at)
+        chosen = _Choice(logits, attention_mask, causal, target, foil, position, probabilities, independent, at)
         # The last backward pass frees the graph as it goes.
         values = chosen.values()
         last = len(values) - 1
@@ -196,15 +194,15 @@ def attribute(
             torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=index < last)
             for index, value in enumerate(values)
         ]
-    found, averages = zip(*(contributions_of(leaves, gradients, references or {}) for gradients in maps), strict=True)
+    found, averages = zip(*(_contributions_of(leaves, gradients, references or {}) for gradients in maps), strict=True)
     parts = {name: torch.stack([one[name] for one in found], dim=1) for name in leaves}
     if shift is not None:
-        parts = {name: roll(scores, shift[:, None]) for name, scores in parts.items()}
+        parts = {name: _roll(scores, shift[:, None]) for name, scores in parts.items()}
     average = torch.stack(averages, dim=1) if references else None
     return _result(chosen, sum(parts.values()), parts if split else None, average)
 
 
-def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
+def _result(chosen: _Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
     logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
 
     def select(value: Tensor) -> Tensor:
@@ -213,7 +211,7 @@ def _result(chosen: Choice, scores: Tensor, parts: dict[str, Tensor] | None, bas
     return Attribution(
         scores=select(scores),
         logit=select(logit),
-        residual=select(rest_of(logit, scores, baseline)),
+        residual=select(_rest_of(logit, scores, baseline)),
         target=select(chosen.target),
         probability=select(chosen.probabilities.gather(1, chosen.target)),
         logits=chosen.logits.detach(),

@@ -11,22 +11,8 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.nn.numerics import widest
+from bcos_peft.nn import widest
 
-
-__all__ = [
-    "average_embedding",
-    "contributions",
-    "contributions_of",
-    "cut_head",
-    "cut_inputs",
-    "forward_parameters",
-    "frozen",
-    "keeps_logits",
-    "named_outputs",
-    "outside_inference_mode",
-    "rest_of",
-]
 
 _TOKENS_AT_ONCE = 512  # of the vocabulary: a cache holds their embeddings, which are summed in float32
 
@@ -51,7 +37,7 @@ def frozen(model: nn.Module):
                 parameters[name].requires_grad_(True)
 
 
-def outside_inference_mode(function: Callable) -> Callable:
+def _outside_inference_mode(function: Callable) -> Callable:
     """A function that takes gradients, whatever its caller's context: tensors that were made in inference mode cannot
     be kept for a backward pass, but their copies can."""
 
@@ -78,7 +64,9 @@ def named_outputs(config):
 
 
 @contextmanager
-def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], references: dict[str, Tensor] | None = None):
+def _cut_inputs(
+    model, split: bool, batch: int, leaves: dict[str, Tensor], references: dict[str, Tensor] | None = None
+):
     """Cut the graph where the input enters, and collect the tensors there (in `references` the average word's)."""
     family, base = model.bcos_family, model.base_model
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -117,7 +105,7 @@ def cut_inputs(model, split: bool, batch: int, leaves: dict[str, Tensor], refere
 
 
 @contextmanager
-def cut_head(model, found: dict[str, Tensor]):
+def _cut_head(model, found: dict[str, Tensor]):
     """Cut the graph at the language-modelling head: `found` gets what enters it, `above` and `below` the cut."""
     thread = get_ident()
 
@@ -135,7 +123,7 @@ def cut_head(model, found: dict[str, Tensor]):
         handle.remove()
 
 
-def keeps_logits(model) -> bool:
+def _keeps_logits(model) -> bool:
     """Whether a causal language model can be asked for the logits of some tokens only."""
     if not model.bcos_family.causal or model.get_output_embeddings() is None:
         return False
@@ -161,27 +149,27 @@ def average_embedding(embedding: nn.Module, vocabulary: int, device: torch.devic
     return total / vocabulary
 
 
-def contributions_of(
+def _contributions_of(
     leaves: dict[str, Tensor], gradients: Sequence[Tensor], references: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Contributions of each leaf, `(..., sequence)`, and what its reference gives in all tokens' places, `(...)`."""
     parts, baseline = {}, None
     for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
         reference = references.get(name)
-        parts[name] = contributions(gradient, leaf, reference)
+        parts[name] = _contributions(gradient, leaf, reference)
         if reference is not None:
             baseline = (gradient.to(reference) @ reference).sum(-1).to(parts[name].dtype)
     return parts, baseline
 
 
-def rest_of(logit: Tensor, scores: Tensor, baseline: Tensor | None) -> Tensor:
+def _rest_of(logit: Tensor, scores: Tensor, baseline: Tensor | None) -> Tensor:
     """The residual, `logit − Σ scores − baseline`, in the type of the scores."""
     wide = widest(scores)
     rest = logit.to(wide) - scores.to(wide).sum(-1)
     return (rest if baseline is None else rest - baseline.to(wide)).to(scores.dtype)
 
 
-def contributions(gradient: Tensor, leaf: Tensor, reference: Tensor | None = None) -> Tensor:
+def _contributions(gradient: Tensor, leaf: Tensor, reference: Tensor | None = None) -> Tensor:
     """Gradient × (input − reference), summed over the embedding dimensions: `(..., sequence)`, in float32 at least."""
     wide = widest(leaf)
     value = leaf.detach().to(wide)

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from bcos_peft._utils.accelerate_hooks import is_patched, set_wrappers_aside
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.families import hold, share
-from bcos_peft.models.generated import find_bcos_model
-from bcos_peft.models.plan import is_activation
-from bcos_peft.nn.dynamic_linear import few_rows, hold_ratio
-from bcos_peft.nn.layers import DynamicLinear
+from bcos_peft.models import find_bcos_model, is_activation
+from bcos_peft.nn import DynamicLinear, few_rows, hold_ratio
 
-
-__all__ = ["explanation_mode"]
 
 # Beside the models, which are copied and pickled; locks cannot be.
 _TURNS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 
-def arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -> tuple[dict[str, Any], Tensor | None]:
+def _arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -> tuple[dict[str, Any], Tensor | None]:
     """Inputs such that a text's output does not depend on its padding: left padding is rolled to the right.
 
     Encoders are read from their first token on, and positions are counted from there. A decoder never sees what comes
@@ -25,11 +25,11 @@ def arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) ->
         The inputs that are not None, and by how many places each row was rolled to the left (None: not at all).
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    shift = left_padding(inputs.get("attention_mask"))
+    shift = _left_padding(inputs.get("attention_mask"))
     if shift is not None:
         shape = inputs["input_ids"].shape
         inputs = {
-            name: roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
+            name: _roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
             for name, value in inputs.items()
         }
     if padding is not None and "attention_mask" in inputs:
@@ -39,7 +39,7 @@ def arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) ->
     return inputs, shift
 
 
-def looks_ahead(config: PretrainedConfig) -> bool:
+def _looks_ahead(config: PretrainedConfig) -> bool:
     """Whether a decoder's config lets tokens see those after them, as embedding models made of decoders do."""
     return not getattr(config, "is_causal", True) or bool(getattr(config, "use_bidirectional_attention", False))
 
@@ -49,7 +49,7 @@ def _only_trailing_padding(attention_mask: Tensor) -> bool:
     return bool((seen.diff(dim=1) <= 0).all())
 
 
-def left_padding(attention_mask: Tensor | None) -> Tensor | None:
+def _left_padding(attention_mask: Tensor | None) -> Tensor | None:
     """Number of padding tokens on the left of each row, `(batch,)`; None if no row has any."""
     if attention_mask is None:
         return None
@@ -57,7 +57,7 @@ def left_padding(attention_mask: Tensor | None) -> Tensor | None:
     return count if bool(count.any()) else None
 
 
-def roll(values: Tensor, shift: Tensor) -> Tensor:
+def _roll(values: Tensor, shift: Tensor) -> Tensor:
     """Roll the sequence dimension by a number of places for each row.
 
     Args:

@@ -9,23 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.checks import check_adapters, check_baseline, check_inputs
+from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.linear_map import (
-    contributions_of,
-    cut_head,
-    cut_inputs,
+    _contributions_of,
+    _cut_head,
+    _cut_inputs,
+    _keeps_logits,
+    _outside_inference_mode,
+    _rest_of,
     frozen,
-    keeps_logits,
     named_outputs,
-    outside_inference_mode,
-    rest_of,
 )
 from bcos_peft.attribution.mode import explanation_mode
-from bcos_peft.attribution.padding import looks_ahead
-from bcos_peft.models.generated import find_bcos_model
+from bcos_peft.attribution.padding import _looks_ahead
+from bcos_peft.models import find_bcos_model
 
-
-__all__ = ["SequenceAttribution", "attribute_sequence"]
 
 # Tokens that go through one backward pass: more of them cost memory, and on a CPU no longer save time.
 _TOKENS_AT_ONCE = {"cpu": 2048}
@@ -33,7 +31,7 @@ _TOKENS_AT_ONCE_ELSEWHERE = 16384
 
 
 @dataclass(frozen=True)
-class SequenceAttribution:
+class _SequenceAttribution:
     """What `attribute_sequence` returns, with one row for each explained place.
 
     Args:
@@ -48,9 +46,8 @@ class SequenceAttribution:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.attribution.sequence import SequenceAttribution
         >>> one = torch.ones(1)
-        >>> SequenceAttribution(torch.ones(1, 2), 2 * one, 0 * one, one, one.long(), [[3]], [[]]).scores.shape
+        >>> _SequenceAttribution(torch.ones(1, 2), 2 * one, 0 * one, one, one.long(), [[3]], [[]]).scores.shape
         torch.Size([1, 2])
     """
 
@@ -64,7 +61,7 @@ class SequenceAttribution:
     baseline: Tensor | None = None
 
 
-@outside_inference_mode
+@_outside_inference_mode
 def attribute_sequence(
     model: nn.Module,
     input_ids: Tensor,
@@ -73,7 +70,7 @@ def attribute_sequence(
     foils: Sequence[Sequence[int]] | str | None = "runner_up",
     at_once: int = 16,
     baseline: str = "zero",
-) -> SequenceAttribution:
+) -> _SequenceAttribution:
     r"""Contributions of every token to what a causal language model says after some of them.
 
     The explained value of a place is `Σ_t logit[t] − n·mean_f logit[f]` over its `n` targets and its foils: the
@@ -95,7 +92,7 @@ def attribute_sequence(
         baseline (`"zero"` or `"average"`, defaults to `"zero"`): what words are compared with, as in `attribute`.
 
     Returns:
-        [`SequenceAttribution`]
+        [`_SequenceAttribution`]
 
     Raises:
         ValueError: the model is no converted causal language model, or an argument does not fit it.
@@ -104,7 +101,7 @@ def attribute_sequence(
         >>> import torch
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> from bcos_peft.attribution.sequence import attribute_sequence
+        >>> from bcos_peft.attribution import attribute_sequence
         >>> config = GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)
         >>> model = get_bcos_model(GPT2LMHeadModel(config), BcosConfig())
         >>> ids = torch.tensor([5, 6, 7, 8])
@@ -115,22 +112,22 @@ def attribute_sequence(
     Source: B-cos LM (arXiv 2502.12992), section 3; contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
     bcos_model = find_bcos_model(model)
-    check_adapters(model)
+    _check_adapters(model)
     if not is_causal_lm(bcos_model):
         raise ValueError(f"{type(bcos_model).__name__} is no causal language model: it generates no text.")
-    check_inputs(bcos_model, input_ids[None], None)
+    _check_inputs(bcos_model, input_ids[None], None)
     check_baseline(baseline)
     places = torch.tensor(list(positions))
     # A mask, or transformers takes some tokens for forgotten padding.
     inputs = {"input_ids": input_ids[None], "attention_mask": torch.ones_like(input_ids[None]), "use_cache": False}
-    keeps = keeps_logits(bcos_model)
+    keeps = _keeps_logits(bcos_model)
     if keeps:
         inputs["logits_to_keep"] = places
     leaves: dict[str, Tensor] = {}
     references: dict[str, Tensor] | None = {} if baseline == "average" else None
     head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        with cut_inputs(bcos_model, False, 1, leaves, references), cut_head(bcos_model, head):
+        with _cut_inputs(bcos_model, False, 1, leaves, references), _cut_head(bcos_model, head):
             logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits[0]
         logits = logits if keeps else logits[places]
         chosen = _Chosen(logits, targets, foils)
@@ -140,10 +137,10 @@ def attribute_sequence(
         chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // len(input_ids)))
         scores, average = _in_batches(head["below"], leaves, references or {}, gradient, rows, chunk)
     logit = chosen.values.detach().to(scores.dtype)
-    return SequenceAttribution(
+    return _SequenceAttribution(
         scores=scores,
         logit=logit,
-        residual=rest_of(logit, scores, average),
+        residual=_rest_of(logit, scores, average),
         probability=chosen.probability,
         predicted=chosen.predicted,
         targets=chosen.targets,
@@ -154,7 +151,7 @@ def attribute_sequence(
 
 def is_causal_lm(model) -> bool:
     """Whether a converted model predicts the next token of its vocabulary from those before it."""
-    one_way = model.bcos_family.causal and not looks_ahead(model.config)
+    one_way = model.bcos_family.causal and not _looks_ahead(model.config)
     return one_way and model.get_output_embeddings() is not None
 
 
@@ -218,7 +215,7 @@ def _in_batches(
         each[torch.arange(len(some)), 0, some] = gradient[0, some]
         # The last backward pass frees the graph as it goes.
         maps = _backward(output, list(leaves.values()), each, retain_graph=start + chunk < len(rows))
-        parts, average = contributions_of(leaves, maps, references)
+        parts, average = _contributions_of(leaves, maps, references)
         found.append(sum(parts.values())[:, 0])
         averages.append(average)
     return torch.cat(found), torch.cat(averages)[:, 0] if references else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Logits, `(batch, classes)` or `(batch, sequence, classes)`; for questions also probabilities over the tokens."""
     if "start_logits" not in output:
         if "logits" not in output:
@@ -20,7 +20,7 @@ def read_logits(output, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return logits, visible.softmax(dim=1)
 
 
-class Choice:
+class _Choice:
     """The explained outputs of a batch.
 
     Args:
@@ -106,7 +106,7 @@ def _index(name: str, value, batch: int, size: int, device) -> Tensor | None:
     return index.long().expand(batch)
 
 
-def next_token_position(mask: Tensor, position: int | Tensor | None) -> Tensor:
+def _next_token_position(mask: Tensor, position: int | Tensor | None) -> Tensor:
     """The token whose next one is explained, `(batch,)`: as given, or the last that is no padding."""
     return mask.shape[1] - 1 - (mask != 0).flip(1).long().argmax(1) if position is None else _given(position, mask)
 
@@ -122,6 +122,6 @@ def _position(logits: Tensor, mask: Tensor | None, causal: bool, target: Tensor 
     batch, length, _ = logits.shape
     mask = torch.ones(batch, length, device=logits.device) if mask is None else mask.to(logits.device)
     if causal or position is not None:
-        return next_token_position(mask, position)
+        return _next_token_position(mask, position)
     best = logits.amax(-1) if target is None else logits.gather(2, target[:, None, None].expand(-1, length, 1))[..., 0]
     return best.masked_fill(mask == 0, float("-inf")).argmax(1)

@@ -13,16 +13,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bcos_peft._utils.patterns import matches_any
-from bcos_peft.families.base import Family
-from bcos_peft.models.plan import Plan
+from bcos_peft.families import Family
+from bcos_peft.models import Plan
 
 
-__all__ = ["Call", "Capture", "Stage", "find_blocks", "layers_outside", "modes", "repairs", "run_block", "wait_for"]
-
-Call = tuple[tuple, dict[str, Any]]
+_Call = tuple[tuple, dict[str, Any]]
 
 
-def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
+def _find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The transformer blocks by name, in order.
 
     Raises:
@@ -30,9 +28,8 @@ def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
 
     Example:
         >>> from transformers import BertConfig, BertModel
-        >>> from bcos_peft.calibration.blocks import find_blocks
         >>> small = BertConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> list(find_blocks(BertModel(small)))
+        >>> list(_find_blocks(BertModel(small)))
         ['encoder.layer.0', 'encoder.layer.1']
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
@@ -44,7 +41,7 @@ def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     return blocks
 
 
-def layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Module], family: Family) -> list[str]:
+def _layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Module], family: Family) -> list[str]:
     """Linear layers that are in no block, but for language-modelling heads, which are never fitted."""
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return [
@@ -56,7 +53,7 @@ def layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Modu
     ]
 
 
-def modes(model: nn.Module) -> Callable[[], None]:
+def _modes(model: nn.Module) -> Callable[[], None]:
     """A function that puts all modules, by name, back into training or evaluation mode as they are now."""
     training = {name: module.training for name, module in model.named_modules()}
 
@@ -67,7 +64,7 @@ def modes(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-class Capture:
+class _Capture:
     """While it is entered, keeps what modules give and read.
 
     Args:
@@ -76,10 +73,9 @@ class Capture:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.blocks import Capture
         >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
         >>> x = torch.ones(1, 2)
-        >>> with Capture(outputs={"first": first, "second": second}) as capture:
+        >>> with _Capture(outputs={"first": first, "second": second}) as capture:
         ...     _ = first(x) + second(x)
         >>> capture.groups()
         [['first', 'second']]
@@ -125,7 +121,7 @@ class Capture:
         return [members for _, members in groups]
 
 
-class Stage:
+class _Stage:
     """Where the data stands: the input of the next block, batch by batch, and what else blocks are called with. Enter
     it around a forward pass of the whole model, once for each batch."""
 
@@ -137,11 +133,11 @@ class Stage:
         self.before_blocks: set[str] = set()
         # Inputs of blocks that do not read what the one before gave: something is between them.
         self.entering: dict[str, list[Tensor]] = {}
-        self._calls: dict[str, list[Call]] = {name: [] for name in blocks}
+        self._calls: dict[str, list[_Call]] = {name: [] for name in blocks}
         self._last: Tensor | None = None
 
     def __enter__(self):
-        self._capture = Capture(self._outside)
+        self._capture = _Capture(self._outside)
         self._capture.__enter__()
         self._hooks = []
         for name, block in self._blocks.items():
@@ -175,7 +171,7 @@ class Stage:
             if self._capture.calls[name] == 1:
                 self.outputs[name].append(flatten(output))
 
-    def call(self, name: str, batch: int) -> Call:
+    def call(self, name: str, batch: int) -> _Call:
         """The arguments of a block, with the hidden states as they stand now."""
         args, kwargs = self._calls[name][batch]
         return (self.hidden[batch], *args), kwargs
@@ -196,7 +192,7 @@ def _hidden(output) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def run_block(
+def _run_block(
     block: nn.Module, args: tuple, kwargs: dict[str, Any], weights: dict[str, Tensor] | None = None
 ) -> Tensor:
     """The hidden states that a block gives; with other `weights` by name, if given."""
@@ -207,7 +203,7 @@ class _Arrived(Exception):
     pass
 
 
-def wait_for(
+def _wait_for(
     run: Callable, module: nn.Module, needed: set[nn.Module], args: tuple, kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[nn.Module, Tensor]]:
     """Run until `module` is called. Its input, and those of the modules `needed`, which come no later."""
@@ -217,7 +213,7 @@ def wait_for(
         arrived.append(_take_hidden(args, kwargs)[0])
         raise _Arrived
 
-    with Capture({}, needed) as capture:
+    with _Capture({}, needed) as capture:
         hook = module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             run(*args, **kwargs)
@@ -228,7 +224,7 @@ def wait_for(
     return arrived[0], capture.inputs
 
 
-def repairs(
+def _repairs(
     block: nn.Module, linears: dict[str, nn.Module], args: tuple, kwargs: dict[str, Any]
 ) -> dict[str, nn.Module]:
     """Which layers write to the residual stream, each with a module that reads the stream before it.
@@ -237,8 +233,8 @@ def repairs(
     what the block gives.
     """
     leaves = {m for m in block.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())}
-    with Capture(linears, leaves) as capture:
-        final = run_block(block, args, kwargs)
+    with _Capture(linears, leaves) as capture:
+        final = _run_block(block, args, kwargs)
     after = [value for value in (*capture.inputs.values(), final) if torch.is_tensor(value)]
     found = {}
     for name, output in capture.outputs.items():

@@ -13,35 +13,30 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bcos_peft.attribution.linear_map import named_outputs
+from bcos_peft.attribution import named_outputs
 from bcos_peft.calibration.blocks import (
-    Capture,
-    Stage,
-    find_blocks,
-    layers_outside,
-    modes,
-    repairs,
-    run_block,
-    wait_for,
+    _Capture,
+    _find_blocks,
+    _layers_outside,
+    _modes,
+    _repairs,
+    _run_block,
+    _Stage,
+    _wait_for,
 )
-from bcos_peft.calibration.distill import Distillation
-from bcos_peft.calibration.fit import LayerFits, is_trained
-from bcos_peft.calibration.least_squares import fit_experts, importance_of
-from bcos_peft.calibration.passes import Passes
-from bcos_peft.calibration.refine import Batch, refine
-from bcos_peft.calibration.report import is_language_model, predictions, report
-from bcos_peft.calibration.scale import PredictionScale
-from bcos_peft.calibration.texts import gather
-from bcos_peft.calibration.weights import Weights
+from bcos_peft.calibration.distill import _Distillation
+from bcos_peft.calibration.fit import _is_trained, _LayerFits
+from bcos_peft.calibration.least_squares import _fit_experts, _importance_of
+from bcos_peft.calibration.passes import _Passes
+from bcos_peft.calibration.refine import _Batch, _refine
+from bcos_peft.calibration.report import _is_language_model, _predictions, _report
+from bcos_peft.calibration.scale import _PredictionScale
+from bcos_peft.calibration.texts import _gather
+from bcos_peft.calibration.weights import _Weights
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family
-from bcos_peft.families.moe import BcosExperts
-from bcos_peft.models.apply import apply_plan
-from bcos_peft.models.plan import Plan, sub_plan
-from bcos_peft.nn.quantization import quantized_class
-
-
-__all__ = ["Calibration"]
+from bcos_peft.families import BcosExperts, Family
+from bcos_peft.models import Plan, apply_plan, sub_plan
+from bcos_peft.nn import quantized_class
 
 
 class Calibration:
@@ -78,24 +73,24 @@ class Calibration:
             )
         self.model, self.plan, self.config, self.family = model, plan, config, family
         self.dtype = torch.promote_types(model.dtype, torch.float32)
-        self.blocks = find_blocks(model)
-        self.texts = gather(model, rows, config.calibration_replay)
-        self.passes = Passes(model, family, self.texts.rows)
+        self.blocks = _find_blocks(model)
+        self.texts = _gather(model, rows, config.calibration_replay)
+        self.passes = _Passes(model, family, self.texts.rows)
         self.batches = self.passes.batches(self.texts.fitted)
-        self.outside = layers_outside(model, plan, self.blocks, family)
+        self.outside = _layers_outside(model, plan, self.blocks, family)
         self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
         self.refined: list[float] = []
-        language = is_language_model(model)
+        language = _is_language_model(model)
         epochs = config.epochs(language) if config.calibration == "auto" else 0
         # Blocks of language models hardly come closer on held-out text. Their predictions say more to learn from.
         self.block_epochs = 0 if language else epochs
-        self.distillation = Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
+        self.distillation = _Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
         self.progress = progress
-        self.weights = Weights(model)
-        self.layers = LayerFits(model, self.weights, config.calibration, self.dtype)
+        self.weights = _Weights(model)
+        self.layers = _LayerFits(model, self.weights, config.calibration, self.dtype)
         # Adapters of quantised models carry gains, and no norms.
         quantised = any(map(quantized_class, model.modules()))
-        self.scale = PredictionScale(model) if language and not quantised else None
+        self.scale = _PredictionScale(model) if language and not quantised else None
 
     def convert_blocks(self) -> list[Callable[[], None]]:
         """Convert and fit everything up to the last block.
@@ -104,7 +99,7 @@ class Calibration:
             Functions that undo it, to be called in reverse order.
         """
         undo: list[Callable[[], None]] = [self.weights.restore]
-        restore_modes = modes(self.model)
+        restore_modes = _modes(self.model)
         undo.append(restore_modes)
         try:
             self.model.eval()
@@ -131,14 +126,14 @@ class Calibration:
 
     def convert_heads(self) -> None:
         """Fit the layers after the last block, once the model has its class, and write the report."""
-        restore_modes = modes(self.model)
+        restore_modes = _modes(self.model)
         try:
             self.model.eval()
             with torch.no_grad(), named_outputs(self.model.config):
                 self._fit_outside([name for name in self.outside if name not in self.layers.found])
                 if self.distillation:
                     modules = map(self.model.get_submodule, self.layers.found)
-                    layers = [module for module in modules if is_trained(module)]
+                    layers = [module for module in modules if _is_trained(module)]
                     self.refined.append(self.distillation.learn(layers, self.progress))
                 factor = self._fit_scale()
                 after = self._told_predictions()
@@ -149,7 +144,7 @@ class Calibration:
         read["replayed_tokens"] = self.texts.tokens(given, count)
         if self.refined:
             read["refinement"] = sum(self.refined) / len(self.refined)
-        self.config.calibration_report = report(
+        self.config.calibration_report = _report(
             self.config.calibration, read, self.before, after, self.layers.found, factor
         )
 
@@ -173,12 +168,12 @@ class Calibration:
 
     def _told_predictions(self):
         batches = map(self.passes.collate, self._told_batches())
-        return predictions(self.model, batches, causal=self.family.causal)
+        return _predictions(self.model, batches, causal=self.family.causal)
 
-    def _run_all(self, distillation: Distillation | None = None) -> Stage:
+    def _run_all(self, distillation: _Distillation | None = None) -> _Stage:
         """One pass over the data: what feeds the first block, what else every block is called with, and the outputs
         of the layers outside."""
-        stage = Stage(self.model, self.blocks, self.outside)
+        stage = _Stage(self.model, self.blocks, self.outside)
         for members in self.batches:
             with stage:
                 output = self.passes.forward(self.passes.collate(members))
@@ -187,18 +182,18 @@ class Calibration:
             stage.outputs_to(lambda value, members=members: self.passes.flat(members, value, pooled=True))
         return stage
 
-    def _convert_block(self, name: str, stock: Stage, mine: Stage) -> Callable[[], None]:
+    def _convert_block(self, name: str, stock: _Stage, mine: _Stage) -> Callable[[], None]:
         block = self.blocks[name]
         linears = {
             path: self.model.get_submodule(path)
             for path in (*self.plan.bcos, *self.plan.plain)
             if path.startswith(name + ".")
         }
-        streams = repairs(block, linears, *stock.call(name, 0))
+        streams = _repairs(block, linears, *stock.call(name, 0))
         outputs: dict[str, list[Tensor]] = {path: [] for path in linears}
         for i, members in enumerate(self.batches):
-            with Capture(outputs=linears, inputs=set(streams.values())) as capture:
-                stock.hidden[i] = run_block(block, *stock.call(name, i))
+            with _Capture(outputs=linears, inputs=set(streams.values())) as capture:
+                stock.hidden[i] = _run_block(block, *stock.call(name, i))
             tokens = int(self.passes.mask(members).sum())
             for path, values in list(outputs.items()):
                 value = capture.outputs.get(path)
@@ -215,7 +210,7 @@ class Calibration:
             if self.block_epochs:
                 self._refine(name, list(outputs), stock, mine)
             for i in range(len(self.batches)):
-                mine.hidden[i] = run_block(block, *mine.call(name, i))
+                mine.hidden[i] = _run_block(block, *mine.call(name, i))
         except BaseException:
             undo()
             raise
@@ -223,15 +218,15 @@ class Calibration:
         mine.done(name)
         return undo
 
-    def _fit_block(self, name: str, linears: dict[str, nn.Module], streams, wanted, mine: Stage) -> None:
+    def _fit_block(self, name: str, linears: dict[str, nn.Module], streams, wanted, mine: _Stage) -> None:
         block = self.blocks[name]
-        with Capture(outputs=linears) as capture:
-            run_block(block, *mine.call(name, 0))
+        with _Capture(outputs=linears) as capture:
+            _run_block(block, *mine.call(name, 0))
         for group in capture.groups():
             x, streamed = [], {path: [] for path in group if path in streams}
             for i, members in enumerate(self.batches):
                 needed = {streams[path] for path in streamed}
-                value, inputs = wait_for(block, linears[group[0]], needed, *mine.call(name, i))
+                value, inputs = _wait_for(block, linears[group[0]], needed, *mine.call(name, i))
                 x.append(self.passes.flat(members, value))
                 for path, values in streamed.items():
                     values.append(self.passes.flat(members, inputs[streams[path]]))
@@ -239,7 +234,7 @@ class Calibration:
             x = torch.cat(x).to(self.dtype)
             if isinstance(linears[group[0]], BcosExperts):
                 self.weights.save({group[0]: linears[group[0]]})
-                fit_experts(linears[group[0]], x)
+                _fit_experts(linears[group[0]], x)
                 continue
             layers = {}
             for path in group:
@@ -247,30 +242,30 @@ class Calibration:
                 if path in streamed:
                     # What counts is the stream after the sublayer, relative to its size: norms divide by it. And what
                     # the layers below have done to the stream is repaired here as far as it can be.
-                    importance = importance_of(target)
+                    importance = _importance_of(target)
                     target = target - torch.cat(streamed[path]).to(self.dtype)
                 layers[path] = target, importance
             self.layers.fit(x, layers, self._chooses(counts).to(x.device))
 
-    def _refine(self, name: str, paths: list[str], stock: Stage, mine: Stage) -> None:
+    def _refine(self, name: str, paths: list[str], stock: _Stage, mine: _Stage) -> None:
         """Train the layers that were fitted, together, where they have weights of their own."""
         modules = {path: self.model.get_submodule(path) for path in paths}
-        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if is_trained(module)]
+        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if _is_trained(module)]
         if not names:
             return
         batches = []
         for i, members in enumerate(self.batches):
             mask = self.passes.mask(members)
             chooses = torch.tensor([member in self.texts.chooses for member in members], device=mask.device)[:, None]
-            batches.append(Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
-        self.refined.append(refine(self.blocks[name], names, batches, self.block_epochs, self.dtype))
+            batches.append(_Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
+        self.refined.append(_refine(self.blocks[name], names, batches, self.block_epochs, self.dtype))
 
     def _fit_outside(self, names: list[str]) -> None:
         names = [name for name in names if self.wanted.get(name)]
         if not names:
             return
         modules = {name: self.model.get_submodule(name) for name in names}
-        with Capture(outputs=modules) as capture:
+        with _Capture(outputs=modules) as capture:
             self.passes.forward(self.passes.collate(self.batches[0]))
         for group in capture.groups():
             x = []

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from bcos_peft.calibration.report import is_language_model
-from bcos_peft.text.inputs import is_frame, split_inputs
+from bcos_peft.calibration.report import _is_language_model
+from bcos_peft.text import is_frame, split_inputs
 
 
-__all__ = ["MAX_LENGTH", "MIN_ROWS", "calibration_rows", "collate", "into_batches", "replay"]
-
-MAX_LENGTH = 512  # tokens of one text that are used
-MIN_ROWS = 8  # fewer cannot be parted into rows to fit on, to choose by and to report on
+_MAX_LENGTH = 512  # tokens of one text that are used
+_MIN_ROWS = 8  # fewer cannot be parted into rows to fit on, to choose by and to report on
 _BATCH = 1024  # tokens, with padding
 _REPLAY_LENGTH = 128
 _TEXT_COLUMNS = ("text", "sentence", "content", "messages", "prompt")
@@ -40,17 +38,17 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
-        >>> from bcos_peft.calibration.data import calibration_rows
+        >>> from bcos_peft.calibration import calibration_rows
         >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> rows = calibration_rows([[1, 2, 3]] * 9, None, BertForMaskedLM(small), max_tokens=24)
         >>> len(rows), rows[0]
         (8, {'input_ids': [1, 2, 3]})
     """
-    limit = min(MAX_LENGTH, getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH)
+    limit = min(_MAX_LENGTH, getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH)
     padding = getattr(model.base_model.get_input_embeddings(), "padding_idx", None)
     if padding:  # models that count positions from the padding id on read fewer tokens than they have positions
-        limit = min(limit, (getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH) - padding - 1)
-    least = 2 if is_language_model(model) else 1  # what comes after a token is predicted
+        limit = min(limit, (getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH) - padding - 1)
+    least = 2 if _is_language_model(model) else 1  # what comes after a token is predicted
     rows, tokens = [], 0
     for item in _items(data):
         row = _encode(item, tokenizer, limit)
@@ -58,12 +56,12 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
             continue
         _check_ids(row["input_ids"], model)
         tokens += len(row["input_ids"])
-        if tokens > max_tokens and len(rows) >= MIN_ROWS:
+        if tokens > max_tokens and len(rows) >= _MIN_ROWS:
             break
         rows.append(row)
-    if len(rows) < MIN_ROWS:
+    if len(rows) < _MIN_ROWS:
         raise ValueError(
-            f"calibration_data has {len(rows)} texts; at least {MIN_ROWS} are needed, and a few hundred are better. "
+            f"calibration_data has {len(rows)} texts; at least {_MIN_ROWS} are needed, and a few hundred are better. "
             "Cut long texts into pieces."
         )
     return rows
@@ -162,7 +160,7 @@ def _encode(item: Any, tokenizer, limit: int) -> dict[str, list]:
     return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
 
 
-def replay(model: PreTrainedModel, tokens: int) -> list[dict[str, list]]:
+def _replay(model: PreTrainedModel, tokens: int) -> list[dict[str, list]]:
     """Texts that a causal language model writes, from random first tokens at temperature 1: about `tokens` in all.
 
     The same for the same model; the random state of the process is left alone.
@@ -194,7 +192,7 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def into_batches(rows: list[dict[str, list]], tokens: int = _BATCH) -> list[list[int]]:
+def _into_batches(rows: list[dict[str, list]], tokens: int = _BATCH) -> list[list[int]]:
     """Indices of rows of like length, in batches of about so many tokens; the same for the same rows."""
     order = sorted(range(len(rows)), key=lambda i: (sorted(rows[i]), len(rows[i]["input_ids"]), i))
     batches: list[list[int]] = []
@@ -206,7 +204,7 @@ def into_batches(rows: list[dict[str, list]], tokens: int = _BATCH) -> list[list
     return batches
 
 
-def collate(rows: list[dict[str, list]], padding: int, device: torch.device) -> dict[str, Tensor]:
+def _collate(rows: list[dict[str, list]], padding: int, device: torch.device) -> dict[str, Tensor]:
     """Right-padded tensors with their attention mask."""
     length = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": padding, "token_type_ids": 0}

@@ -13,21 +13,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.head import Head
-from bcos_peft.calibration.learn import learn
-from bcos_peft.calibration.passes import Passes
-from bcos_peft.calibration.texts import Texts
-from bcos_peft.nn.conv1d import BcosConv1D
+from bcos_peft.calibration.head import _Head
+from bcos_peft.calibration.learn import _learn
+from bcos_peft.calibration.passes import _Passes
+from bcos_peft.calibration.texts import _Texts
+from bcos_peft.nn import BcosConv1D
 
-
-__all__ = ["Correction", "Distillation", "corrections"]
 
 _RANK = 32
 _RATE = 0.003  # of entries that are about 1
 _BATCH = 256  # tokens
 
 
-class Correction(nn.Module):
+class _Correction(nn.Module):
     """A weight, `(out, in)` or transposed, plus a matrix of low rank, times a factor for each row: at first it is the
     weight.
 
@@ -41,9 +39,8 @@ class Correction(nn.Module):
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.distill import Correction
         >>> weight = torch.ones(3, 4)
-        >>> torch.equal(Correction(weight, False, torch.Generator().manual_seed(0))(weight), weight)
+        >>> torch.equal(_Correction(weight, False, torch.Generator().manual_seed(0))(weight), weight)
         True
 
     Source: LoRA (Hu et al., arXiv 2106.09685), section 4.1; DoRA (Liu et al., arXiv 2402.09353), section 4.1, has the
@@ -69,15 +66,14 @@ class Correction(nn.Module):
 
 
 @contextmanager
-def corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[Correction]]:
+def _corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[_Correction]]:
     """Corrections of layers of a model, which are all that needs a gradient while it is entered; afterwards they are
     part of the weights. After an exception the weights are what they were.
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.distill import corrections
         >>> layer = torch.nn.Linear(4, 3, bias=False)
-        >>> with corrections(layer, [layer]) as made, torch.no_grad():
+        >>> with _corrections(layer, [layer]) as made, torch.no_grad():
         ...     _ = made[0].factors.fill_(1)
         ...     doubled = layer(torch.ones(4))
         >>> torch.equal(layer(torch.ones(4)), doubled)
@@ -85,12 +81,12 @@ def corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[Corr
     """
     generator = torch.Generator().manual_seed(0)
     needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    made: list[Correction] = []
+    made: list[_Correction] = []
     try:
         for parameter in needed:
             parameter.requires_grad_(False)
         for layer in layers:
-            correction = Correction(layer.weight, isinstance(layer, BcosConv1D), generator)
+            correction = _Correction(layer.weight, isinstance(layer, BcosConv1D), generator)
             parametrize.register_parametrization(layer, "weight", correction)
             made.append(correction)
         yield made
@@ -106,21 +102,21 @@ def corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[Corr
             parameter.requires_grad_(flag)
 
 
-class Distillation:
+class _Distillation:
     """What a causal language model learns from what it predicted before its conversion.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): the model, before its conversion.
-        passes (`Passes`): how it reads the texts.
-        texts (`Texts`): the texts; those that choose are held out.
+        passes (`_Passes`): how it reads the texts.
+        texts (`_Texts`): the texts; those that choose are held out.
         epochs (`int`): how often it goes over them.
 
     Source: distillation (Hinton et al., arXiv 1503.02531), section 2, here of a model into itself, without labels.
     """
 
-    def __init__(self, model: PreTrainedModel, passes: Passes, texts: Texts, epochs: int):
+    def __init__(self, model: PreTrainedModel, passes: _Passes, texts: _Texts, epochs: int):
         self._model, self._passes, self._texts, self._epochs = model, passes, texts, epochs
-        self._head = Head(model)
+        self._head = _Head(model)
         self._wanted: dict[int, Tensor] = {}
 
     def record(self, members: list[int], output) -> None:
@@ -144,9 +140,9 @@ class Distillation:
         learnt, kept = (self._passes.batches(part, tokens=_BATCH) for part in (fitted, sorted(self._texts.chooses)))
         losses = [partial(self._divergence, members) for members in learnt]
         bar = tqdm(total=self._epochs * len(losses), desc="Refining", unit="batch", disable=not progress)
-        with bar, corrections(self._model, layers) as made:
+        with bar, _corrections(self._model, layers) as made:
             groups = [{"params": [parameter for each in made for parameter in each.parameters()], "lr": _RATE}]
-            return learn(groups, losses, lambda: sum(map(self._judged, kept)), self._epochs, after_step=bar.update)
+            return _learn(groups, losses, lambda: sum(map(self._judged, kept)), self._epochs, after_step=bar.update)
 
     def _judged(self, members: list[int]) -> float:
         return float(self._divergence(members)) * sum(len(self._wanted[i]) for i in members)

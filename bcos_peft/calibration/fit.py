@@ -6,38 +6,33 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.least_squares import Fit, Layer, fit_layers
-from bcos_peft.calibration.weights import Weights, matrix
-from bcos_peft.families.moe import BcosExperts
-from bcos_peft.nn.layers import BcosLayer
-from bcos_peft.nn.quantization import is_quantized
+from bcos_peft.calibration.least_squares import _Fit, _fit_layers, _Layer
+from bcos_peft.calibration.weights import _matrix, _Weights
+from bcos_peft.families import BcosExperts
+from bcos_peft.nn import BcosLayer, is_quantized
 
 
-__all__ = ["LayerFits", "is_trained"]
-
-
-def is_trained(module: nn.Module) -> bool:
+def _is_trained(module: nn.Module) -> bool:
     """Whether a layer has a weight of its own that can be trained."""
     return not is_quantized(module) and not isinstance(module, BcosExperts)
 
 
-class LayerFits:
+class _LayerFits:
     """Fits layers that read the same input, and keeps what was found for each.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): the model of the layers.
-        weights (`Weights`): keeps the old ones.
+        weights (`_Weights`): keeps the old ones.
         method (`str`): `"auto"`, `"ridge"` or `"rows"`; quantised layers have their rows scaled in any case.
         dtype (`torch.dtype`): of the inputs and outputs.
 
     Example:
         >>> import torch
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft.calibration.fit import LayerFits
-        >>> from bcos_peft.calibration.weights import Weights
+        >>> from bcos_peft.calibration.weights import _Weights
         >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> model = BertForSequenceClassification(small)
-        >>> fits = LayerFits(model, Weights(model), "ridge", torch.float32)
+        >>> fits = _LayerFits(model, _Weights(model), "ridge", torch.float32)
         >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
         >>> with torch.no_grad():
         ...     fits.fit(x, {"classifier": (x[:, :2] + model.classifier.bias, None)}, torch.arange(200) % 5 == 0)
@@ -45,9 +40,9 @@ class LayerFits:
         True
     """
 
-    def __init__(self, model: PreTrainedModel, weights: Weights, method: str, dtype: torch.dtype):
+    def __init__(self, model: PreTrainedModel, weights: _Weights, method: str, dtype: torch.dtype):
         self._model, self._weights, self._method, self._dtype = model, weights, method, dtype
-        self.found: dict[str, Fit] = {}
+        self.found: dict[str, _Fit] = {}
 
     def fit(self, x: Tensor, targets: dict[str, tuple[Tensor, Tensor | None]], held_out: Tensor) -> None:
         """Give layers the weights with which they come closest.
@@ -65,10 +60,10 @@ class LayerFits:
             bias = getattr(module, "bias", None)
             b = module.b if isinstance(module, BcosLayer) else None
             target = target if bias is None else target - bias.to(target)
-            layers.append(Layer(matrix(module).to(self._dtype), b, target, importance))
+            layers.append(_Layer(_matrix(module).to(self._dtype), b, target, importance))
         self._weights.save(modules)
         quantised = any(map(is_quantized, modules.values()))
-        fits = fit_layers(x, layers, held_out, "rows" if quantised else self._method)
+        fits = _fit_layers(x, layers, held_out, "rows" if quantised else self._method)
         for (name, module), fit in zip(modules.items(), fits, strict=True):
             self.found[name] = fit
             self._weights.write(module, fit.weight)

@@ -7,15 +7,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.weights import matrix
+from bcos_peft.calibration.weights import _matrix
 
-
-__all__ = ["Head"]
 
 _CHUNK = 256  # tokens whose logits are in memory at a time
 
 
-class Head:
+class _Head:
     """The head of a causal language model, which no calibration changes.
 
     Args:
@@ -24,9 +22,8 @@ class Head:
     Example:
         >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from bcos_peft.calibration.head import Head
         >>> small = LlamaConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> head, hidden = Head(LlamaForCausalLM(small)), torch.ones(3, 16)
+        >>> head, hidden = _Head(LlamaForCausalLM(small)), torch.ones(3, 16)
         >>> float(head.divergence(hidden, hidden)) < 1e-6 < float(head.divergence(hidden, -hidden))
         True
     """
@@ -53,7 +50,7 @@ class Head:
     def _part(self, theirs: Tensor, mine: Tensor) -> Tensor:
         head = self._model.get_output_embeddings()
         with torch.no_grad():
-            target = self._log_probabilities(nn.functional.linear(theirs, matrix(head).to(theirs), self._bias))
+            target = self._log_probabilities(nn.functional.linear(theirs, _matrix(head).to(theirs), self._bias))
         guess = self._log_probabilities(head(mine))
         return nn.functional.kl_div(guess, target, log_target=True, reduction="sum")
 

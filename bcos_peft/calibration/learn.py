@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 
-__all__ = ["learn"]
-
 _WARM_UP = 0.1
 
 
-def learn(
+def _learn(
     groups: list[dict[str, Any]],
     losses: list[Callable[[], Tensor]],
     held_out: Callable[[], float],
@@ -40,9 +38,9 @@ def learn(
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.learn import learn
         >>> x = torch.ones(1, requires_grad=True)
-        >>> learn([{"params": [x], "lr": 0.1}], [lambda: x.square().sum()] * 5, lambda: float(x.abs()), epochs=4) < 0.1
+        >>> groups, batches = [{"params": [x], "lr": 0.1}], [lambda: x.square().sum()] * 5
+        >>> _learn(groups, batches, lambda: float(x.abs()), epochs=4) < 0.1
         True
     """
     parameters = [parameter for group in groups for parameter in group["params"]]

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.nn.functional import bcos_linear
+from bcos_peft.nn import bcos_linear
 
-
-__all__ = ["RIDGES", "Fit", "Layer", "fit_experts", "fit_layers", "importance_of"]
 
 # Strengths that are tried, as shares of the mean squared input.
-RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0)
+_RIDGES = (0.01, 0.1, 1.0, 3.0, 10.0)
 _FIXED = 0.01
 # A row whose factor is that far from the layer's median is all but silent on the calibration data.
 _RANGE = 10.0
@@ -30,8 +28,8 @@ _PROBED = 2048
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What `fit_layers` found for one layer.
+class _Fit:
+    """What `_fit_layers` found for one layer.
 
     Args:
         weight (`torch.Tensor`): `(out, in)`, the new weight.
@@ -43,8 +41,7 @@ class Fit:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.least_squares import Fit
-        >>> Fit(torch.eye(2), ridge=None, error=0.1, error_before=0.3).error
+        >>> _Fit(torch.eye(2), ridge=None, error=0.1, error_before=0.3).error
         0.1
     """
 
@@ -55,14 +52,13 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """A layer to be fitted: its weight `(out, in)`, its exponent (`None` if it stays plain), the outputs that are
     wanted `(tokens, out)`, and how much a squared error counts at each token `(tokens,)`.
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.least_squares import Layer
-        >>> Layer(torch.eye(2), 1.5, torch.zeros(4, 2)).importance is None
+        >>> _Layer(torch.eye(2), 1.5, torch.zeros(4, 2)).importance is None
         True
     """
 
@@ -72,7 +68,7 @@ class Layer:
     importance: Tensor | None = None
 
 
-def importance_of(stream: Tensor) -> Tensor:
+def _importance_of(stream: Tensor) -> Tensor:
     """How much a squared error counts at each token: relative to the size of the stream there, for norms divide by it.
 
     A token whose embedding is zero, say one that was never trained, is not to drown all others.
@@ -85,8 +81,7 @@ def importance_of(stream: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.least_squares import importance_of
-        >>> importance_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        >>> _importance_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
         [1.0, 1.0]
     """
     squares = stream.square().sum(-1)
@@ -96,7 +91,7 @@ def importance_of(stream: Tensor) -> Tensor:
     return importance / importance.mean()
 
 
-def fit_layers(x: Tensor, layers: list[Layer], held_out: Tensor, method: str = "auto") -> list[Fit]:
+def _fit_layers(x: Tensor, layers: list[_Layer], held_out: Tensor, method: str = "auto") -> list[_Fit]:
     r"""Fit the weights of layers that read the same input.
 
     Per row, with the targets `t` and `B` the layer's exponent, the linear part that gives exactly `t` is
@@ -117,17 +112,16 @@ def fit_layers(x: Tensor, layers: list[Layer], held_out: Tensor, method: str = "
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import bcos_linear
-        >>> from bcos_peft.calibration.least_squares import Layer, fit_layers
+        >>> from bcos_peft.nn import bcos_linear
         >>> generator = torch.Generator().manual_seed(0)
         >>> x, weight = torch.randn(200, 8, generator=generator), torch.randn(3, 8, generator=generator)
-        >>> layer = Layer(weight, 1.5, targets=x @ weight.T)
-        >>> fit = fit_layers(x, [layer], held_out=torch.arange(200) % 5 == 0)[0]
+        >>> layer = _Layer(weight, 1.5, targets=x @ weight.T)
+        >>> fit = _fit_layers(x, [layer], held_out=torch.arange(200) % 5 == 0)[0]
         >>> fit.error < 0.1 < fit.error_before
         True
     """
     train = ~held_out
-    fits: list[Fit | None] = [None] * len(layers)
+    fits: list[_Fit | None] = [None] * len(layers)
     # Layers that weigh tokens alike share their Gram matrices.
     for importance in {id(layer.importance): layer.importance for layer in layers}.values():
         weighted = x if importance is None else x * importance[:, None]
@@ -169,18 +163,18 @@ class _Fitter:
         missing = wanted - x @ self.prior.t()
         self.sides = [_wide(weighted[rows].t() @ missing[rows]) for rows in (train, held_out)]
 
-    def fit(self, method: str) -> Fit:
+    def fit(self, method: str) -> _Fit:
         before = self._error(self.layer.weight, factors=False)
-        strengths = {"auto": (None, *RIDGES), "ridge": (_FIXED,), "rows": (None,)}[method]
+        strengths = {"auto": (None, *_RIDGES), "ridge": (_FIXED,), "rows": (None,)}[method]
         found = [(self._error(self._ridge(strength, whole=False)), strength) for strength in strengths]
         error, strength = min(found, key=lambda entry: entry[0])
         if method == "auto" and not error < before:  # also where the data says nothing, as for a silent layer
-            return Fit(self.layer.weight, None, before, before)
+            return _Fit(self.layer.weight, None, before, before)
         weight = self._ridge(strength, whole=True)
         if not self.plain:
             y = bcos_linear(self.x, weight, self.layer.b)
             weight = weight * self._factors(y, self.layer.targets, slice(None))[:, None]
-        return Fit(weight, strength, error, before)
+        return _Fit(weight, strength, error, before)
 
     def _ridge(self, strength: float | None, whole: bool) -> Tensor:
         """The ridge regression on the tokens to fit on, or on the whole data."""
@@ -220,7 +214,7 @@ def _linear_part(targets: Tensor, x: Tensor, b: float) -> Tensor:
     return torch.sign(targets) * (targets.abs() * norms ** (b - 1)) ** (1 / b)
 
 
-def fit_experts(experts: nn.Module, x: Tensor) -> None:
+def _fit_experts(experts: nn.Module, x: Tensor) -> None:
     """Row factors for all experts of a mixture, in place, towards what their plain linear layers give.
 
     Every expert is fitted on all tokens, also on those that the router sends elsewhere: some see few.

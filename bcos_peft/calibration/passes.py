@@ -6,16 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.blocks import wait_for
-from bcos_peft.calibration.data import collate, into_batches
-from bcos_peft.calibration.report import is_language_model
-from bcos_peft.families.base import Family
+from bcos_peft.calibration.blocks import _wait_for
+from bcos_peft.calibration.data import _collate, _into_batches
+from bcos_peft.calibration.report import _is_language_model
+from bcos_peft.families import Family
 
 
-__all__ = ["Passes"]
-
-
-class Passes:
+class _Passes:
     """How a model reads texts, `rows`, which are named by their numbers: a batch is a list of these."""
 
     def __init__(self, model: PreTrainedModel, family: Family, rows: list[dict[str, list]]):
@@ -23,18 +20,18 @@ class Passes:
         # Classifiers on decoders read the last token only.
         self._last = family.causal and "ForSequenceClassification" in type(model).__name__
         self._padding = getattr(model.config, "pad_token_id", None)
-        self._body = model.base_model if is_language_model(model) else model
+        self._body = model.base_model if _is_language_model(model) else model
 
     def batches(self, members: list[int], **size: int) -> list[list[int]]:
         """The texts in batches of like length, of so many `tokens`."""
         if self._padding is None and self._last:  # stock classifiers refuse to pad then
             return [[member] for member in members]
-        return [[members[i] for i in batch] for batch in into_batches([self.rows[i] for i in members], **size)]
+        return [[members[i] for i in batch] for batch in _into_batches([self.rows[i] for i in members], **size)]
 
     def collate(self, members: list[int]) -> dict[str, Tensor]:
         """The tensors that the model reads."""
         device = self.model.get_input_embeddings().weight.device
-        return collate([self.rows[i] for i in members], self._padding or 0, device)
+        return _collate([self.rows[i] for i in members], self._padding or 0, device)
 
     def forward(self, batch: dict[str, Tensor]):
         """A pass without cache; of a language model without its head: no layer waits for its large logits."""
@@ -42,7 +39,7 @@ class Passes:
 
     def input_of(self, module: nn.Module, members: list[int]) -> Tensor:
         """What a module reads first."""
-        return wait_for(self.forward, module, set(), (self.collate(members),), {})[0]
+        return _wait_for(self.forward, module, set(), (self.collate(members),), {})[0]
 
     def mask(self, members: list[int], pooled: bool = False) -> Tensor:
         """`(texts, length)`, where there are tokens; `pooled`: those that the model's head reads."""

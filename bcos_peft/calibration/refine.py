@@ -8,11 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.calibration.blocks import Call, run_block
-from bcos_peft.calibration.learn import learn
+from bcos_peft.calibration.blocks import _Call, _run_block
+from bcos_peft.calibration.learn import _learn
 
-
-__all__ = ["Batch", "refine"]
 
 # How far an entry of a weight goes in one step, about, as a share of the root mean square of all.
 _RATE = 0.01
@@ -20,24 +18,23 @@ _LOOK = 2  # passes between two looks at what was held out
 
 
 @dataclass(frozen=True)
-class Batch:
+class _Batch:
     """What a block is called with, the hidden states that are wanted `(texts, length, width)`, and two masks
     `(texts, length)`, bool: the tokens to fit on, and those that are held out.
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.refine import Batch
-        >>> Batch(((torch.zeros(1, 2, 4),), {}), torch.zeros(1, 2, 4), torch.ones(1, 2), torch.zeros(1, 2)).call[1]
+        >>> _Batch(((torch.zeros(1, 2, 4),), {}), torch.zeros(1, 2, 4), torch.ones(1, 2), torch.zeros(1, 2)).call[1]
         {}
     """
 
-    call: Call
+    call: _Call
     wanted: Tensor
     fitted: Tensor
     held_out: Tensor
 
 
-def refine(block: nn.Module, names: list[str], batches: list[Batch], epochs: int, dtype: torch.dtype) -> float:
+def _refine(block: nn.Module, names: list[str], batches: list[_Batch], epochs: int, dtype: torch.dtype) -> float:
     """Train weights of a block, in place, towards the hidden states that are wanted. The error is the mean of the
     tokens' squared errors, each as a share of the token's squared length. What is kept are the weights with which it
     was smallest on the tokens held out, and these may be the ones it began with.
@@ -55,12 +52,11 @@ def refine(block: nn.Module, names: list[str], batches: list[Batch], epochs: int
 
     Example:
         >>> import torch
-        >>> from bcos_peft.calibration.refine import Batch, refine
         >>> generator = torch.Generator().manual_seed(0)
         >>> x, halves = torch.randn(8, 6, 4, generator=generator), torch.arange(48).reshape(8, 6) % 2 == 0
         >>> block = torch.nn.Linear(4, 4, bias=False)
         >>> _ = torch.nn.init.normal_(block.weight, mean=0.2, std=0.1, generator=generator)
-        >>> refine(block, ["weight"], [Batch(((x,), {}), x, halves, ~halves)], 80, torch.float32) < 0.9
+        >>> _refine(block, ["weight"], [_Batch(((x,), {}), x, halves, ~halves)], 80, torch.float32) < 0.9
         True
 
     Source: block reconstruction (BRECQ, arXiv 2102.05426, section 3.2), here of all weights and without their Hessian.
@@ -68,21 +64,21 @@ def refine(block: nn.Module, names: list[str], batches: list[Batch], epochs: int
     parameters = {name: parameter.detach() for name, parameter in block.named_parameters()}
     mine = {name: parameters[name].to(dtype, copy=True).requires_grad_() for name in names}
 
-    def error(batch: Batch, mask: Tensor) -> Tensor:
+    def error(batch: _Batch, mask: Tensor) -> Tensor:
         weights = parameters | {name: weight.to(parameters[name].dtype) for name, weight in mine.items()}
-        found, wanted = run_block(block, *batch.call, weights=weights).to(dtype), batch.wanted.to(dtype)
+        found, wanted = _run_block(block, *batch.call, weights=weights).to(dtype), batch.wanted.to(dtype)
         lengths = wanted.square().sum(-1).clamp_min(torch.finfo(dtype).tiny)
         return ((found - wanted).square().sum(-1) / lengths)[mask].sum()
 
     def held_out() -> float:
         return float(sum(error(batch, batch.held_out).double() for batch in batches))
 
-    def loss(batch: Batch) -> Tensor:
+    def loss(batch: _Batch) -> Tensor:
         return error(batch, batch.fitted) / batch.fitted.sum()
 
     groups = [{"params": [w], "lr": _RATE * float(w.detach().square().mean().sqrt())} for w in mine.values()]
     losses = [partial(loss, batch) for batch in batches if batch.fitted.any()]
-    ratio = learn(groups, losses, held_out, epochs, look=_LOOK)
+    ratio = _learn(groups, losses, held_out, epochs, look=_LOOK)
     with torch.no_grad():
         for name, weight in mine.items():
             parameters[name].copy_(weight)

@@ -10,21 +10,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.least_squares import Fit
+from bcos_peft.calibration.least_squares import _Fit
 
 
-__all__ = ["is_language_model", "predictions", "report"]
-
-
-def is_language_model(model: PreTrainedModel) -> bool:
+def _is_language_model(model: PreTrainedModel) -> bool:
     """Whether the model predicts the next token."""
     return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
 
-def predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool) -> dict[str, Any]:
+def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool) -> dict[str, Any]:
     """What a model predicts: `choices`, the classes or tokens, or `values` where there is one number; and the mean
     negative log-likelihood of the texts, `loss`, in nats per token, where the model is a causal language model."""
-    language = is_language_model(model)
+    language = _is_language_model(model)
     choices, values, loss, count = [], [], 0.0, 0
     for batch in batches:
         output = model(**batch, **({"use_cache": False} if causal else {}))
@@ -49,8 +46,8 @@ def predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], ca
     }
 
 
-def report(
-    method: str, read: dict[str, int], before: dict, after: dict, fits: dict[str, Fit], factor: float | None
+def _report(
+    method: str, read: dict[str, int], before: dict, after: dict, fits: dict[str, _Fit], factor: float | None
 ) -> dict[str, Any]:
     """What is kept in the config: JSON's types only. `factor`: by which the last norm was scaled."""
     strengths = Counter("none" if fit.ridge is None else f"{fit.ridge:g}" for fit in fits.values())

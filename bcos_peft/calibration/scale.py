@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.head import Head
-from bcos_peft.nn.layers import BcosNorm
+from bcos_peft.calibration.head import _Head
+from bcos_peft.nn import BcosNorm
 
-
-__all__ = ["PredictionScale", "best_factor"]
 
 _RANGE = (0.5, 2.0)
 _PROBED = 1024  # tokens
 
 
-class PredictionScale:
+class _PredictionScale:
     """Fits that number to what the original predicted.
 
     Args:
@@ -32,10 +30,9 @@ class PredictionScale:
     Example:
         >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from bcos_peft.calibration.scale import PredictionScale
         >>> small = LlamaConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> model, ids = LlamaForCausalLM(small), torch.arange(8)[None]
-        >>> scale = PredictionScale(model)
+        >>> scale = _PredictionScale(model)
         >>> scale.record(lambda: model(ids)).logits.shape
         torch.Size([1, 8, 32000])
         >>> scale.fit(lambda: model(ids), torch.ones(8, dtype=torch.bool)) is None  # its norm is not a converted one
@@ -46,7 +43,7 @@ class PredictionScale:
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
-        self._head = Head(model)
+        self._head = _Head(model)
         self._wanted: list[Tensor] = []
 
     def record(self, read: Callable[[], object]) -> object:
@@ -70,7 +67,7 @@ class PredictionScale:
         wanted, found = (torch.cat(hidden)[mask.to(hidden[0].device)] for hidden in (self._wanted, found))
         some = slice(None, None, -(-len(found) // _PROBED))
         wanted, found = wanted[some], found[some]
-        return norm, best_factor(lambda factor: float(self._head.divergence(wanted, factor * found)) / len(found))
+        return norm, _best_factor(lambda factor: float(self._head.divergence(wanted, factor * found)) / len(found))
 
     def _watch(self, read: Callable[[], object]) -> tuple[list[Tensor], BcosNorm | None, object]:
         inputs: list[Tensor] = []
@@ -95,12 +92,11 @@ class PredictionScale:
         return inputs, last["feeds"], result
 
 
-def best_factor(divergence: Callable[[float], float], tolerance: float = 0.01) -> float:
+def _best_factor(divergence: Callable[[float], float], tolerance: float = 0.01) -> float:
     """Where a convex function of one number is least, by golden section between 0.5 and 2; 1 if that is no better.
 
     Example:
-        >>> from bcos_peft.calibration.scale import best_factor
-        >>> round(best_factor(lambda factor: (factor - 0.9) ** 2), 2)
+        >>> round(_best_factor(lambda factor: (factor - 0.9) ** 2), 2)
         0.9
     """
     golden = (math.sqrt(5) - 1) / 2

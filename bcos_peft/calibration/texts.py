@@ -7,17 +7,14 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.blocks import modes
-from bcos_peft.calibration.data import replay
-from bcos_peft.calibration.report import is_language_model
-from bcos_peft.calibration.variations import variations
-
-
-__all__ = ["Texts", "gather"]
+from bcos_peft.calibration.blocks import _modes
+from bcos_peft.calibration.data import _replay
+from bcos_peft.calibration.report import _is_language_model
+from bcos_peft.calibration.variations import _variations
 
 
 @dataclass(frozen=True)
-class Texts:
+class _Texts:
     """Texts as token ids, by number.
 
     Args:
@@ -28,9 +25,8 @@ class Texts:
         chooses (`set[int]`): which of these are held out while strengths are chosen.
 
     Example:
-        >>> from bcos_peft.calibration.texts import Texts
         >>> rows = [{"input_ids": [1, 2]}, {"input_ids": [3]}]
-        >>> Texts(rows, given=2, told={1}, fitted=[0], chooses={0}).tokens(0, 2)
+        >>> _Texts(rows, given=2, told={1}, fitted=[0], chooses={0}).tokens(0, 2)
         3
     """
 
@@ -45,7 +41,7 @@ class Texts:
         return sum(len(row["input_ids"]) for row in self.rows[start:end])
 
 
-def gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> Texts:
+def _gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> _Texts:
     """The texts given, and `more` tokens that a language model writes itself, or that are variations of the texts.
 
     A tenth of the texts given only tells how well it went; of all others, a fifth chooses the strength of each fit.
@@ -53,17 +49,16 @@ def gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> Te
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft.calibration.texts import gather
         >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> rows = [{"input_ids": [101, 2000 + i, 3000, 102]} for i in range(10)]
-        >>> texts = gather(BertForSequenceClassification(small), rows, more=36)
+        >>> texts = _gather(BertForSequenceClassification(small), rows, more=36)
         >>> texts.tokens(0, 10), texts.tokens(10, len(texts.rows)), sorted(texts.told)
         (40, 36, [9])
     """
     told = set(range(9, len(rows), 10)) or {len(rows) - 1}
     fitted = [i for i in range(len(rows)) if i not in told]
-    texts = Texts(list(rows), len(rows), told, fitted, set(fitted[::5]))
-    if more and is_language_model(model):
+    texts = _Texts(list(rows), len(rows), told, fitted, set(fitted[::5]))
+    if more and _is_language_model(model):
         own = _written(model, more)
         _add(texts, [row for i, row in enumerate(own) if i % 5], chooses=False)
         _add(texts, own[::5], chooses=True)
@@ -73,12 +68,12 @@ def gather(model: PreTrainedModel, rows: list[dict[str, list]], more: int) -> Te
         parts = [[i for i in fitted if (i in texts.chooses) == chooses] for chooses in (False, True)]
         for chooses, part in enumerate(parts):
             share = round(more * len(part) / (len(parts[0]) + len(parts[1])))
-            made = variations([rows[i] for i in part], share, vocabulary, kept)
+            made = _variations([rows[i] for i in part], share, vocabulary, kept)
             _add(texts, made, chooses=bool(chooses))
     return texts
 
 
-def _add(texts: Texts, rows: list[dict[str, list]], chooses: bool) -> None:
+def _add(texts: _Texts, rows: list[dict[str, list]], chooses: bool) -> None:
     added = range(len(texts.rows), len(texts.rows) + len(rows))
     texts.rows.extend(rows)
     texts.fitted.extend(added)
@@ -86,10 +81,10 @@ def _add(texts: Texts, rows: list[dict[str, list]], chooses: bool) -> None:
 
 
 def _written(model: PreTrainedModel, tokens: int) -> list[dict[str, list]]:
-    restore_modes = modes(model)
+    restore_modes = _modes(model)
     model.eval()
     try:
         with torch.no_grad():
-            return replay(model, tokens)
+            return _replay(model, tokens)
     finally:
         restore_modes()

@@ -6,12 +6,10 @@ import random
 from collections.abc import Set
 
 
-__all__ = ["variations"]
-
 _REPLACED = 0.2  # share of the tokens that become any of the vocabulary
 
 
-def variations(
+def _variations(
     rows: list[dict[str, list]], tokens: int, vocabulary: int, kept: Set[int] = frozenset()
 ) -> list[dict[str, list]]:
     """Texts made of given ones, about `tokens` in all: half of a text's words and half of another's, every second time
@@ -31,9 +29,8 @@ def variations(
         `list[dict[str, list]]`: the same for the same arguments; as long as the texts are, in their order.
 
     Example:
-        >>> from bcos_peft.calibration.variations import variations
         >>> rows = [{"input_ids": [1, 10, 11, 12, 2]}, {"input_ids": [1, 20, 21, 2]}]
-        >>> made = variations(rows, tokens=16, vocabulary=100)
+        >>> made = _variations(rows, tokens=16, vocabulary=100)
         >>> [len(row["input_ids"]) for row in made], made[0]["input_ids"][0]
         ([5, 4, 5, 4], 1)
 

@@ -8,21 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.nn.conv1d import BcosConv1D
-from bcos_peft.nn.quantization import is_quantized
+from bcos_peft.nn import BcosConv1D, is_quantized
 
 
-__all__ = ["Weights", "matrix"]
-
-
-def matrix(module: nn.Module) -> Tensor:
+def _matrix(module: nn.Module) -> Tensor:
     """A view of the weight, `(out, in)`; of a quantised one, what it stands for."""
     if is_quantized(module):
         return module.dequantized()
     return module.weight.t() if isinstance(module, BcosConv1D) else module.weight
 
 
-class Weights:
+class _Weights:
     """The weights of a model while it is calibrated. Old ones wait on disk, so that memory does not hold the model
     twice."""
 
@@ -47,9 +43,9 @@ class Weights:
         """Give a module a new weight, `(out, in)`. A quantised one stays as it is, and the lengths of its rows become
         a gain beside it."""
         if not is_quantized(module):
-            matrix(module).copy_(weight)
+            _matrix(module).copy_(weight)
             return
-        old = matrix(module).to(weight)
+        old = _matrix(module).to(weight)
         factors = (weight * old).sum(1) / old.square().sum(1).clamp_min(torch.finfo(old.dtype).tiny)
         if (factors - 1).abs().max() > 1e-6:
             self._gained.append(module)

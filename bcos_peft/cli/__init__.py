@@ -1,1 +1,6 @@
 """The command `bcos-peft`."""
+
+from bcos_peft.cli.app import app
+
+
+__all__ = ["app"]

@@ -17,8 +17,6 @@ from bcos_peft.cli.loading import load_tokenizer
 from bcos_peft.version import __version__
 
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -146,10 +144,9 @@ def explain(
         if pair is not None:
             inputs = [(text, pair) for text in inputs]
         from bcos_peft import BcosExplainer
-        from bcos_peft.attribution.checks import check_baseline
-        from bcos_peft.attribution.sequence import is_causal_lm
-        from bcos_peft.explanation.render import render_html
-        from bcos_peft.explanation.views.terminal import encodable
+        from bcos_peft.attribution import check_baseline, is_causal_lm
+        from bcos_peft.explanation import render_html
+        from bcos_peft.explanation.views import encodable
 
         check_device(device)
         check_baseline(baseline)

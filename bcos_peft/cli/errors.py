@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import typer
 
 
-__all__ = ["clean_errors"]
-
-
 @contextmanager
 def clean_errors() -> Iterator[None]:
     """What the library refuses becomes a line on stderr and exit code 2."""

@@ -8,8 +8,6 @@ from bcos_peft.cli.evaluate_run import run
 from bcos_peft.cli.human_kit import app as human_app
 
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Measure explanations, and let people judge them.")
 app.command()(run)
 app.add_typer(human_app, name="human-kit")

@@ -12,10 +12,7 @@ from bcos_peft._utils.processes import Processes, launched
 from bcos_peft.cli.errors import clean_errors
 from bcos_peft.cli.inputs import check_device, choice
 from bcos_peft.cli.loading import load_model
-from bcos_peft.models.generated import BcosModel
-
-
-__all__ = ["run"]
+from bcos_peft.models import BcosModel
 
 
 def run(
@@ -64,11 +61,10 @@ def run(
             raise ValueError(f"--pairs is for the metric seqpg, and --metric asks for {', '.join(metric)}; add seqpg.")
         if compare and len(compare) != 2:
             raise ValueError(f"--compare is given {len(compare)} times; it takes the two rows to compare.")
-        from bcos_peft.evaluation.data.sources import load_rows
-        from bcos_peft.evaluation.results.record import find_row
-        from bcos_peft.evaluation.results.result import EvaluationResult
-        from bcos_peft.evaluation.run import evaluate
-        from bcos_peft.models.labels import Labels
+        from bcos_peft.evaluation import evaluate
+        from bcos_peft.evaluation.data import load_rows
+        from bcos_peft.evaluation.results import EvaluationResult, find_row
+        from bcos_peft.models import Labels
 
         first = processes.index == 0
         device = device or _own_device()
@@ -127,9 +123,8 @@ def _own_device() -> str:
 
 def _metrics(names, perturbation, pairs, loaded, rows, labels, seed, device, first):
     """Metrics with their options; the pointing game has pairs that all models are sure of, so that they compare."""
-    from bcos_peft.evaluation.data.pairs import build_pairs, load_pairs, save_pairs
-    from bcos_peft.evaluation.data.texts import Texts
-    from bcos_peft.evaluation.metrics.names import get_metric
+    from bcos_peft.evaluation.data import Texts, build_pairs, load_pairs, save_pairs
+    from bcos_peft.evaluation.metrics import get_metric
 
     perturbing = ("comprehensiveness", "sufficiency")
     if not names and perturbation is None and pairs is None:
@@ -166,7 +161,7 @@ def _load(entry: str, revision: str | None) -> tuple:
 
 def _fitting(methods: list[str] | None, model, models: list) -> Sequence[str]:
     """The methods for one of the models: `bcos` is for converted ones, of which there has to be one."""
-    from bcos_peft.evaluation.run import default_methods
+    from bcos_peft.evaluation import default_methods
 
     if methods is None:
         return default_methods(model)

@@ -14,8 +14,6 @@ from bcos_peft.cli.inputs import check_device, choice, read_lines
 from bcos_peft.cli.loading import load_model
 
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     help="Let people judge which of two explanations is better: explain, export a page, analyse the answers.",
@@ -37,9 +35,9 @@ def explain(
 ) -> None:
     """Explain texts with any attribution method, and write the explanations."""
     with clean_errors():
-        from bcos_peft.evaluation.human.explain import explain_with
-        from bcos_peft.evaluation.methods.names import get_method
-        from bcos_peft.models.labels import Labels
+        from bcos_peft.evaluation.human import explain_with
+        from bcos_peft.evaluation.methods import get_method
+        from bcos_peft.models import Labels
 
         check_target(output)
         texts = read_lines(file)
@@ -78,7 +76,7 @@ def export(
 ) -> None:
     """Write a page with blinded, shuffled pairs for readers, and the key that tells the methods."""
     with clean_errors():
-        from bcos_peft.evaluation.human.kit import HumanKit
+        from bcos_peft.evaluation.human import HumanKit
 
         found = dict(map(_named_file, explanations))
         if len(found) < len(explanations):
@@ -100,8 +98,7 @@ def analyse(
 ) -> None:
     """Say how often readers preferred which method, and whether they agree."""
     with clean_errors():
-        from bcos_peft.evaluation.human.analysis import analyse_answers
-        from bcos_peft.evaluation.human.kit import HumanKit
+        from bcos_peft.evaluation.human import HumanKit, analyse_answers
 
         result = analyse_answers(HumanKit.load(key), files, simulated)
         if json_file is not None:
@@ -110,7 +107,7 @@ def analyse(
 
 
 def _named_file(entry: str) -> tuple[str, list]:
-    from bcos_peft.explanation.explanation import Explanation
+    from bcos_peft.explanation import Explanation
 
     name, separator, file = entry.partition("=")
     if not (name and separator and file):

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from bcos_peft.models.labels import Labels
-
-
-__all__ = ["check_device", "choice", "read_lines"]
+    from bcos_peft.models import Labels
 
 
 def read_lines(file: str) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 
-__all__ = ["load_model", "load_tokenizer"]
-
 # The ends of the names of model classes that evaluation takes, and the Auto classes that load them.
 _HEADS = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bcos_peft.evaluation.metrics.base import Metric
+from bcos_peft.evaluation.metrics import Metric
 
 
-__all__ = ["refuse_twice", "several"]
-
-
-def several(given: Iterable | None, what: str) -> list | None:
+def _several(given: Iterable | None, what: str) -> list | None:
     """Methods or metrics as a list, or None for the defaults.
 
     Raises:
@@ -30,7 +27,7 @@ def several(given: Iterable | None, what: str) -> list | None:
     return found
 
 
-def refuse_twice(names: list[str], what: str, way_out: str) -> None:
+def _refuse_twice(names: list[str], what: str, way_out: str) -> None:
     """Raises `ValueError` where two have one name: a table would mix them up."""
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:

@@ -16,25 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.processes import Processes
-from bcos_peft.evaluation.arguments import refuse_twice, several
-from bcos_peft.evaluation.data.dataset import read_dataset
-from bcos_peft.evaluation.data.minimal_pairs import MinimalPair
-from bcos_peft.evaluation.data.planted import PlantedAnswer
-from bcos_peft.evaluation.data.rationales import Rationale
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.methods.cost import Cost, Metered
-from bcos_peft.evaluation.methods.names import get_method
-from bcos_peft.evaluation.metrics.base import Metric
-from bcos_peft.evaluation.metrics.names import get_metric
-from bcos_peft.evaluation.questions.question import Question
-from bcos_peft.evaluation.questions.scores import as_scores, check_scores
-from bcos_peft.evaluation.results.checkpoint import Checkpoint, asked, fingerprint
-from bcos_peft.evaluation.results.record import Record
-from bcos_peft.evaluation.results.result import EvaluationResult
-from bcos_peft.models.generated import BcosModel
+from bcos_peft.evaluation.arguments import _refuse_twice, _several
+from bcos_peft.evaluation.data import Example, MinimalPair, PlantedAnswer, Rationale, Texts, read_dataset
+from bcos_peft.evaluation.methods import Cost, Metered, get_method
+from bcos_peft.evaluation.metrics import Metric, get_metric
+from bcos_peft.evaluation.questions import Question, as_scores, check_scores
+from bcos_peft.evaluation.results import Checkpoint, EvaluationResult, Record, asked, fingerprint
+from bcos_peft.models import BcosModel
 
-
-__all__ = ["evaluate"]
 
 _CHUNK = 16  # examples that are measured, and written to a checkpoint, at a time
 _DEFAULTS = {
@@ -109,7 +98,7 @@ def evaluate(
         >>> result.rows
         [('conventional', 'saliency'), ('conventional', 'random')]
     """
-    methods, metrics = several(methods, "methods"), several(metrics, "metrics")
+    methods, metrics = _several(methods, "methods"), _several(metrics, "metrics")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 95 % is 0.95.")
     items, labels = read_dataset(dataset, text_column, label_column, count, seed)
@@ -121,9 +110,9 @@ def evaluate(
         metrics = _DEFAULTS.get(type(items[0]), ("comprehensiveness", "sufficiency"))
     runners = [_metered(get_method(one, tokenizer) if isinstance(one, str) else one) for one in methods]
     judges = [get_metric(one) if isinstance(one, str) else one for one in metrics]
-    refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
-    refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
-    refuse_twice([name for metric in judges for name in metric.values], "the metrics' numbers", "another label=...")
+    _refuse_twice([method.name for method in runners], "methods", "get_method(..., label=...)")
+    _refuse_twice([metric.name for metric in judges], "metrics", "label=... where the metric has it")
+    _refuse_twice([name for metric in judges for name in metric.values], "the metrics' numbers", "another label=...")
     texts = Texts(model, tokenizer, items, labels, target, truncation)
     tasks = [(metric, metric.examples(texts)) for metric in judges]
     settings = _settings(model, label, runners, judges, tasks, target, seed, converted)

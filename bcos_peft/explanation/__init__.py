@@ -1,1 +1,22 @@
 """From text to explanations, and what can be read off, saved and shown of them."""
+
+from bcos_peft.explanation.contribution import Contribution
+from bcos_peft.explanation.explainer import BcosExplainer
+from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.generation import GenerationExplanation
+from bcos_peft.explanation.render import export_svg, render_generation_html, render_html, show, show_generation
+from bcos_peft.explanation.text_layout import layout
+
+
+__all__ = [
+    "BcosExplainer",
+    "Contribution",
+    "Explanation",
+    "GenerationExplanation",
+    "export_svg",
+    "layout",
+    "render_generation_html",
+    "render_html",
+    "show",
+    "show_generation",
+]

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.text.segments import place_segments
-from bcos_peft.text.words import group_tokens
+from bcos_peft.text import group_tokens, place_segments
 
 
-def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the fields of an explanation to their plain types and fills in what can be derived.
 
     Args:
@@ -74,7 +73,7 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def checked_span(text: str, span: tuple[int, int] | str) -> tuple[int, int]:
+def _checked_span(text: str, span: tuple[int, int] | str) -> tuple[int, int]:
     """Character span of `span` in `text`: the span itself if it fits, or where that substring occurs once."""
     if isinstance(span, str):
         count = text.count(span) if span else 0

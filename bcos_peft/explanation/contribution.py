@@ -8,12 +8,8 @@ from numbers import Integral
 
 import numpy as np
 
-from bcos_peft.explanation.checks import checked_span
-from bcos_peft.text.segments import known_segments, refuse_overlap, shares, sum_segments
-from bcos_peft.text.words import strip_span
-
-
-__all__ = ["Contribution", "Readings"]
+from bcos_peft.explanation.checks import _checked_span
+from bcos_peft.text import known_segments, refuse_overlap, shares, strip_span, sum_segments
 
 
 def _members(weights: np.ndarray) -> tuple[int, ...]:
@@ -56,13 +52,13 @@ class Contribution:
     token_indices: tuple[int, ...] = ()
 
 
-class Readings:
+class _Readings:
     """What can be read off an [`Explanation`], which has the fields.
 
     Example:
 
     ```python
-    >>> from bcos_peft.explanation.explanation import Explanation
+    >>> from bcos_peft.explanation import Explanation
 
     >>> explanation = Explanation(
     ...     tokens=["un", "happy", "end"], scores=[-1.0, -2.0, 0.5], text="unhappy end",
@@ -182,7 +178,7 @@ class Readings:
         if isinstance(spans, str) or (len(spans) and isinstance(spans[0], Integral)):
             raise TypeError(f"spans must be a list of spans or substrings; write [{spans!r}].")
         text = self.texts[sequence_id]
-        places = [checked_span(text, span) for span in spans]
+        places = [_checked_span(text, span) for span in spans]
         refuse_overlap({f"span {i}": place for i, place in enumerate(places)})
         offsets = [
             span if self.sequence_ids[i] == sequence_id and not self.special[i] else None

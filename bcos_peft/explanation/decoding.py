@@ -10,15 +10,12 @@ from typing import Any
 
 import torch
 
-from bcos_peft.attribution.checks import max_tokens
-from bcos_peft.explanation.prompts import Prompt
-from bcos_peft.text.inputs import plain
+from bcos_peft.attribution import max_tokens
+from bcos_peft.explanation.prompts import _Prompt
+from bcos_peft.text import plain
 
 
-__all__ = ["as_list", "continuations"]
-
-
-def continuations(model, tokenizer, prompts: list[Prompt], options: dict[str, Any]) -> list[list[list[int]]]:
+def _continuations(model, tokenizer, prompts: list[_Prompt], options: dict[str, Any]) -> list[list[list[int]]]:
     """For each prompt the generated ids, of each returned sequence, without padding.
 
     Args:
@@ -83,7 +80,7 @@ def _without_padding(ids: list[int], options: dict[str, Any], model) -> list[int
 def _ends(options: Mapping[str, Any], model) -> set[int]:
     """The tokens that end a text."""
     ends = _setting(options, model, "eos_token_id")
-    return set() if ends is None else {*as_list(ends, "eos_token_id")}
+    return set() if ends is None else {*_as_list(ends, "eos_token_id")}
 
 
 def _stops(options: Mapping[str, Any], model) -> bool:
@@ -91,7 +88,7 @@ def _stops(options: Mapping[str, Any], model) -> bool:
     return any(_setting(options, model, name) for name in ("stop_strings", "stopping_criteria", "max_time"))
 
 
-def as_list(value: Any, name: str) -> list:
+def _as_list(value: Any, name: str) -> list:
     """One value or several, as a list; `ValueError` for an empty one."""
     value = plain(value)
     if isinstance(value, (str, Integral)) or not isinstance(value, Sequence):

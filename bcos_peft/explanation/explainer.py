@@ -10,24 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
-from bcos_peft.attribution.contributions import Attribution, attribute
-from bcos_peft.attribution.linear_map import forward_parameters
+from bcos_peft.attribution import (
+    Attribution,
+    attribute,
+    check_baseline,
+    forward_parameters,
+    max_tokens,
+    refuses_padding,
+)
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation_explainer import GenerationExplainer
-from bcos_peft.models.generated import find_bcos_model
-from bcos_peft.models.labels import Labels
-from bcos_peft.text.encoding import Encoding, encode
-from bcos_peft.text.inputs import plain, split_inputs
+from bcos_peft.explanation.generation_explainer import _GenerationExplainer
+from bcos_peft.models import Labels, find_bcos_model
+from bcos_peft.text import Encoding, encode, plain, split_inputs
 
-
-__all__ = ["BcosExplainer"]
 
 # transformers marks "no limit" with a huge model_max_length.
 _NO_LIMIT = 10**6
 
 
-class BcosExplainer(GenerationExplainer):
+class BcosExplainer(_GenerationExplainer):
     """Explain the predictions of a B-cos model on text.
 
     Calling it explains a prediction of any model; `explain`, `generate` and `explain_generation` are for causal

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcos_peft._utils.files import write_text
-from bcos_peft.explanation.checks import checked_fields
-from bcos_peft.explanation.contribution import Readings
-from bcos_peft.explanation.io import Kept
-from bcos_peft.explanation.render import render_fragment, render_html, show
+from bcos_peft.explanation.checks import _checked_fields
+from bcos_peft.explanation.contribution import _Readings
+from bcos_peft.explanation.io import _Kept
+from bcos_peft.explanation.render import _render_fragment, render_html, show
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Explanation(Readings, Kept):
+class Explanation(_Readings, _Kept):
     """The contribution of every token of one text to one logit.
 
     The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`, with a `baseline`
@@ -62,7 +62,7 @@ class Explanation(Readings, Kept):
     Example:
 
     ```python
-    >>> from bcos_peft.explanation.explanation import Explanation
+    >>> from bcos_peft.explanation import Explanation
 
     >>> explanation = Explanation(
     ...     tokens=["[CLS]", "grip", "##ping", "[SEP]"], scores=[0.5, 1.0, 2.0, -0.5], text="gripping",
@@ -104,7 +104,7 @@ class Explanation(Readings, Kept):
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name, value in checked_fields(fields).items():
+        for name, value in _checked_fields(fields).items():
             object.__setattr__(self, name, value)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Explanation(Readings, Kept):
         return page
 
     def _repr_html_(self) -> str:
-        return render_fragment(self)
+        return _render_fragment(self)
 
     def __repr__(self) -> str:
         foil = "" if self.foil is None else f", foil={self.foil_label!r}"

@@ -13,20 +13,20 @@ import numpy as np
 
 from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation_checks import checked_generation
-from bcos_peft.explanation.generation_contributions import GenerationReadings
-from bcos_peft.explanation.io import Kept
-from bcos_peft.explanation.render import render_generation_frame, render_generation_html, show_generation
+from bcos_peft.explanation.generation_checks import _checked_generation
+from bcos_peft.explanation.generation_contributions import _GenerationReadings
+from bcos_peft.explanation.io import _Kept
+from bcos_peft.explanation.render import _render_generation_frame, render_generation_html, show_generation
 
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ANSWER = "answer"  # the segment of the generated text
+_ANSWER = "answer"  # the segment of the generated text
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class GenerationExplanation(GenerationReadings, Kept):
+class GenerationExplanation(_GenerationReadings, _Kept):
     """A text that a language model went on with: for each generated token, the contributions of all before it.
 
     Row `i` of `scores` and `residuals[i]` (and `baselines[i]`, where words were compared with an average one) add up
@@ -94,7 +94,7 @@ class GenerationExplanation(GenerationReadings, Kept):
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name, value in checked_generation(fields).items():
+        for name, value in _checked_generation(fields).items():
             object.__setattr__(self, name, value)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class GenerationExplanation(GenerationReadings, Kept):
         return page
 
     def _repr_html_(self) -> str:
-        return render_generation_frame(self)
+        return _render_generation_frame(self)
 
     def __repr__(self) -> str:
         worst = float(np.abs(self.residuals).max())

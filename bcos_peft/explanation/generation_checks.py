@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.text.segments import place_segments
+from bcos_peft.text import place_segments
 
 
-def checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the fields of an explained generation to their plain types and fills in the residuals.
 
     Args:

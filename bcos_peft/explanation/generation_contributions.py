@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.text.segments import known_segments, sum_segments
+from bcos_peft.text import known_segments, sum_segments
 
 
-__all__ = ["GenerationReadings"]
-
-
-class GenerationReadings:
+class _GenerationReadings:
     """What can be read off a [`GenerationExplanation`], which says what the fields are."""
 
     text: str

@@ -7,28 +7,24 @@ from typing import Any
 
 import torch
 
-from bcos_peft.attribution.sequence import attribute_sequence, is_causal_lm
-from bcos_peft.explanation.decoding import as_list, continuations
+from bcos_peft.attribution import attribute_sequence, is_causal_lm
+from bcos_peft.explanation.decoding import _as_list, _continuations
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation import ANSWER, GenerationExplanation
-from bcos_peft.explanation.prompts import Prompt, read_prompts
-from bcos_peft.explanation.targets import RUNNER_UP, check_contrast, read_completion, read_foils, read_targets
-from bcos_peft.text.special_tokens import special_ids
-from bcos_peft.text.spelling import spell_on
+from bcos_peft.explanation.generation import _ANSWER, GenerationExplanation
+from bcos_peft.explanation.prompts import _Prompt, _read_prompts
+from bcos_peft.explanation.targets import _RUNNER_UP, _check_contrast, _read_completion, _read_foils, _read_targets
+from bcos_peft.text import special_ids, spell_on
 
-
-__all__ = ["GenerationExplainer"]
 
 _OURS = ("input_ids", "inputs", "inputs_embeds", "attention_mask")
 
 
-class GenerationExplainer:
+class _GenerationExplainer:
     """The part of [`BcosExplainer`] that explains causal language models: `explain`, `generate`, `explain_generation`.
 
     Example:
         >>> from bcos_peft import BcosExplainer
-        >>> from bcos_peft.explanation.generation_explainer import GenerationExplainer
-        >>> issubclass(BcosExplainer, GenerationExplainer)
+        >>> issubclass(BcosExplainer, _GenerationExplainer)
         True
     """
 
@@ -39,7 +35,7 @@ class GenerationExplainer:
         messages: Sequence | None = None,
         target: int | str | Sequence[int | str] | None = None,
         foil: int | str | Sequence[int | str] | None = None,
-        contrast: str | None = RUNNER_UP,
+        contrast: str | None = _RUNNER_UP,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Explanation | list[Explanation]:
         """Explain what a causal language model says next.
@@ -81,9 +77,9 @@ class GenerationExplainer:
         Source: B-cos LM (arXiv 2502.12992), section 3; contrastive form: Yin & Neubig (arXiv 2202.10419).
         """
         self._check_causal("explain")
-        check_contrast(contrast)
-        wanted, several = read_targets(target, self.tokenizer, self.labels)
-        others = None if foil is None else [self.labels.index(one, "foil") for one in as_list(foil, "foil")]
+        _check_contrast(contrast)
+        wanted, several = _read_targets(target, self.tokenizer, self.labels)
+        others = None if foil is None else [self.labels.index(one, "foil") for one in _as_list(foil, "foil")]
         if several and others is not None:
             raise ValueError(
                 f"target={target!r} is {len(wanted)} tokens, and a foil is compared with one. Leave the foil out "
@@ -105,7 +101,7 @@ class GenerationExplainer:
         prompt: Any = None,
         *,
         messages: Sequence | None = None,
-        contrast: str | None = RUNNER_UP,
+        contrast: str | None = _RUNNER_UP,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **generate_kwargs,
     ) -> GenerationExplanation | list:
@@ -142,7 +138,7 @@ class GenerationExplainer:
             (3, 3)
         """
         self._check_causal("generate")
-        check_contrast(contrast)
+        _check_contrast(contrast)
         if given := [name for name in _OURS if name in generate_kwargs]:
             raise ValueError(
                 f"{given[0]} cannot be given to generate: pass the prompt itself, as text or as token ids."
@@ -152,7 +148,7 @@ class GenerationExplainer:
         for start in range(0, len(prompts), self.batch_size):
             some = prompts[start : start + self.batch_size]
             for one, answers in zip(
-                some, continuations(self.bcos_model, self.tokenizer, some, generate_kwargs), strict=True
+                some, _continuations(self.bcos_model, self.tokenizer, some, generate_kwargs), strict=True
             ):
                 explained = [self._sequence(one, answer, contrast) for answer in answers]
                 found.append(explained if len(explained) > 1 else explained[0])
@@ -165,7 +161,7 @@ class GenerationExplainer:
         *,
         messages: Sequence | None = None,
         foil: int | str | Sequence[int | str] | None = None,
-        contrast: str | None = RUNNER_UP,
+        contrast: str | None = _RUNNER_UP,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> GenerationExplanation | list[GenerationExplanation]:
         """Explain each token of a text that exists, as if the model had generated it.
@@ -197,7 +193,7 @@ class GenerationExplainer:
             ' good.'
         """
         self._check_causal("explain_generation")
-        check_contrast(contrast)
+        _check_contrast(contrast)
         prompts, single = self._prompts(prompt, messages, chat_template_kwargs)
         if not single and isinstance(completion, str):
             raise TypeError(f"completion must be a list of {len(prompts)}, one for each prompt, got {completion!r}.")
@@ -209,9 +205,9 @@ class GenerationExplainer:
         if foil is not None and not single:
             raise ValueError("foil goes with a single prompt; explain several one by one.")
         answers = [
-            read_completion(*row, self.tokenizer, self.labels) for row in zip(completions, prompts, strict=True)
+            _read_completion(*row, self.tokenizer, self.labels) for row in zip(completions, prompts, strict=True)
         ]
-        against = contrast if foil is None else read_foils(foil, answers[0], self.labels)
+        against = contrast if foil is None else _read_foils(foil, answers[0], self.labels)
         found = [self._sequence(*row, against) for row in zip(prompts, answers, strict=True)]
         return found[0] if single else found
 
@@ -224,12 +220,12 @@ class GenerationExplainer:
                 "explainer itself to explain what this model predicts."
             )
 
-    def _prompts(self, prompt: Any, messages: Any, template: Mapping | None) -> tuple[list[Prompt], bool]:
-        return read_prompts(prompt, messages, self.tokenizer, self._max_length(), template)
+    def _prompts(self, prompt: Any, messages: Any, template: Mapping | None) -> tuple[list[_Prompt], bool]:
+        return _read_prompts(prompt, messages, self.tokenizer, self._max_length(), template)
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
-    def _next_token(self, prompt: Prompt, targets: list[int] | None, foils: Any) -> Explanation:
+    def _next_token(self, prompt: _Prompt, targets: list[int] | None, foils: Any) -> Explanation:
         encoding = prompt.encoding
         ids, last = torch.tensor(encoding.input_ids, device=self.bcos_model.device), len(encoding.input_ids) - 1
         result = attribute_sequence(self.model, ids, [last], [targets], foils, baseline=self.baseline)
@@ -261,7 +257,7 @@ class GenerationExplainer:
     def _names(self, tokens: list[int]) -> str:
         return " | ".join(self.labels.name(token) for token in tokens)
 
-    def _sequence(self, prompt: Prompt, answer: list[int], foils: Any) -> GenerationExplanation:
+    def _sequence(self, prompt: _Prompt, answer: list[int], foils: Any) -> GenerationExplanation:
         before = prompt.encoding.input_ids
         ids = [*before, *answer]
         result = attribute_sequence(
@@ -279,7 +275,7 @@ class GenerationExplainer:
         shown = [span for span, token in zip(spans, answer, strict=True) if token not in special and span[0] < span[1]]
         segments = dict(prompt.segments)
         if shown:
-            segments[ANSWER] = (start + shown[0][0], start + shown[-1][1])
+            segments[_ANSWER] = (start + shown[0][0], start + shown[-1][1])
         predicted = result.predicted.tolist()
         foils = [row[0] for row in result.foils] if all(result.foils) else None
         return GenerationExplanation(

@@ -6,25 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bcos_peft.explanation.generation_contributions import GenerationReadings
-from bcos_peft.explanation.text_layout import AVERAGE_WORDS, is_exact, share_a_character, strength_of
-from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
-from bcos_peft.explanation.views.text import label_text, printable, visible
-from bcos_peft.explanation.views.view import Row
-from bcos_peft.text.segments import BASELINE, REST
-from bcos_peft.text.words import Span, group_tokens, strip_span
+from bcos_peft.explanation.generation_contributions import _GenerationReadings
+from bcos_peft.explanation.text_layout import _AVERAGE_WORDS, _is_exact, _share_a_character, _strength_of
+from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, visible
+from bcos_peft.text import BASELINE, REST, Span, group_tokens, strip_span
 
 
-__all__ = ["layout_generation"]
-
-
-def layout_generation(
-    found: GenerationReadings, segments: Mapping[str, Span | str] | None = None, top: int = 5
+def _layout_generation(
+    found: _GenerationReadings, segments: Mapping[str, Span | str] | None = None, top: int = 5
 ) -> GenerationView:
     """Lays out an explained generation.
 
     Args:
-        found (`GenerationReadings`): What to show.
+        found (`_GenerationReadings`): What to show.
         segments (`Mapping[str, tuple[int, int] | str]`, *optional*): Passages, as in `by_segment`; by default those
             that the prompt has by itself.
         top (`int`, defaults to 5): How many contributions get a row of their own in each step.
@@ -49,7 +43,7 @@ def layout_generation(
     return GenerationView(prompt, answer, steps, build.whole(), found.foils is not None)
 
 
-def _groups(found: GenerationReadings) -> list[list[int]]:
+def _groups(found: _GenerationReadings) -> list[list[int]]:
     """Tokens that make one unit: the words of the prompt; generated tokens alone, unless they share a character."""
     before = range(found.prompt_length)
     places = [found.offsets[i] for i in before]
@@ -65,7 +59,7 @@ def _groups(found: GenerationReadings) -> list[list[int]]:
             groups.append([i])
         last = word
     for i in range(found.prompt_length, len(found.tokens)):
-        shared = share_a_character(found.offsets[i - 1], found.offsets[i])
+        shared = _share_a_character(found.offsets[i - 1], found.offsets[i])
         if shared and i > found.prompt_length and not found.special[i]:
             groups[-1].append(i)
         else:
@@ -76,7 +70,7 @@ def _groups(found: GenerationReadings) -> list[list[int]]:
 class _Text:
     """Puts the groups back into the text, with the characters between them."""
 
-    def __init__(self, found: GenerationReadings, groups: list[list[int]]) -> None:
+    def __init__(self, found: _GenerationReadings, groups: list[list[int]]) -> None:
         self.found, self.groups, self.cursor = found, groups, 0
 
     def units(self) -> tuple[list[Unit], list[Unit]]:
@@ -117,7 +111,7 @@ class _Text:
 class _Steps:
     """Makes steps from scores by unit, `(generated, units)`, and by passage."""
 
-    def __init__(self, found: GenerationReadings, units: list[Unit], scores: np.ndarray, sums, top: int) -> None:
+    def __init__(self, found: _GenerationReadings, units: list[Unit], scores: np.ndarray, sums, top: int) -> None:
         self.found, self.units, self.scores, self.sums, self.top = found, units, scores, sums, max(0, top)
         self.special = np.array([unit.kind == "special" for unit in units])
 
@@ -142,7 +136,7 @@ class _Steps:
             probability=float(found.probabilities[first:last].prod()),
             logit=logit,
             residual=residual,
-            exact=is_exact(residual, logit, scores),
+            exact=_is_exact(residual, logit, scores),
             strengths=strengths,
             scale=scale,
             sources=self._sources(scores, strengths, first, last),
@@ -158,7 +152,7 @@ class _Steps:
         scale = float(np.abs(scores[plain]).max(initial=0.0)) if plain else 0.0
 
         def together(label: str, total: float, kind: str) -> Row:
-            return Row(label, total, strength_of(total, scale), kind)
+            return Row(label, total, _strength_of(total, scale), kind)
 
         chosen = set(ranked)
         if others := [i for i in plain if i not in chosen]:
@@ -167,7 +161,7 @@ class _Steps:
         if special := [i for i in before if self.special[i]]:
             rows.append(together("special tokens", float(scores[special].sum()), "special"))
         if self.found.baselines is not None:
-            rows.append(together(AVERAGE_WORDS, float(self.found.baselines[first:last].sum()), "rest"))
+            rows.append(together(_AVERAGE_WORDS, float(self.found.baselines[first:last].sum()), "rest"))
         return rows
 
     def _passages(self, first: int, last: int) -> list[Row]:
@@ -177,7 +171,7 @@ class _Steps:
         scale = max(map(abs, values.values()))
         labels = {name: (label_text(name), "passage") for name in values} | {REST: (REST, "rest")}
         if self.found.baselines is not None:
-            labels[BASELINE] = (AVERAGE_WORDS, "rest")
+            labels[BASELINE] = (_AVERAGE_WORDS, "rest")
         return [
-            Row(labels[name][0], value, strength_of(value, scale), labels[name][1]) for name, value in values.items()
+            Row(labels[name][0], value, _strength_of(value, scale), labels[name][1]) for name, value in values.items()
         ]

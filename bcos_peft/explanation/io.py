@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-__all__ = ["Kept"]
-
-
-class Kept(ABC):
+class _Kept(ABC):
     """What can be written down and read again: an [`Explanation`], an explained generation.
 
     A class that derives from it has `_format` and `_version`, which every file names, `_name`, by which messages call
@@ -28,9 +25,8 @@ class Kept(ABC):
     Example:
 
     ```python
-    >>> from bcos_peft.explanation.io import Kept
 
-    >>> class Point(Kept):
+    >>> class Point(_Kept):
     ...     _format, _version, _name, _indent = "example.point", 1, "point", None
     ...     def __init__(self, x):
     ...         self.x = x

@@ -6,22 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bcos_peft.text.encoding import Encoding, encode
-from bcos_peft.text.inputs import split_inputs
-from bcos_peft.text.segments import REST, occurrences
-from bcos_peft.text.special_tokens import special_ids
-from bcos_peft.text.spelling import align, spell
-from bcos_peft.text.words import Span
+from bcos_peft.text import REST, Encoding, Span, align, encode, occurrences, special_ids, spell, split_inputs
 
-
-__all__ = ["Prompt", "read_prompts", "tokenize_on"]
 
 # In the rendered template they show where the text of a message goes. No text has them: they are for private use.
 _MARK = "\ue0f0{}\ue0f1"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class _Prompt:
     """A prompt, tokenized, and the named spans of its text."""
 
     encoding: Encoding
@@ -33,9 +26,9 @@ class Prompt:
         return self.encoding.text
 
 
-def read_prompts(
+def _read_prompts(
     prompt: Any, messages: Any, tokenizer, max_length: int | None, template: Mapping | None
-) -> tuple[list[Prompt], bool]:
+) -> tuple[list[_Prompt], bool]:
     """The prompts that a user passed, and whether it was only one.
 
     Args:
@@ -65,7 +58,7 @@ def read_prompts(
     return [_chat(*row, tokenizer, max_length, template or {}) for row in zip(chats, names, strict=True)], single
 
 
-def tokenize_on(prompt: Prompt, text: str, tokenizer) -> list[int]:
+def _tokenize_on(prompt: _Prompt, text: str, tokenizer) -> list[int]:
     """Token ids of a text that follows a prompt.
 
     Both are tokenized together; where that changes the prompt's last tokens, the text is tokenized for itself.
@@ -77,17 +70,17 @@ def tokenize_on(prompt: Prompt, text: str, tokenizer) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> Prompt:
+def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> _Prompt:
     if isinstance(item, tuple):
         raise TypeError(f"{where} is a pair of texts; a prompt is one text.")
     encoding = encode(item, tokenizer, None, False, where)
     if not isinstance(encoding.text, str):
         raise TypeError(f"{where} has two sequences; a prompt is one text.")
     _check_length(encoding, max_length, where, "shorten it")
-    return Prompt(encoding, {"prompt": (0, len(encoding.text))})
+    return _Prompt(encoding, {"prompt": (0, len(encoding.text))})
 
 
-def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template: Mapping) -> Prompt:
+def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template: Mapping) -> _Prompt:
     messages = list(messages)
     for i, message in enumerate(messages):
         # A turn that calls tools need not say anything.
@@ -109,7 +102,7 @@ def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template
     text = render(messages)
     encoding = _encode_rendered(text, tokenizer)
     _check_length(encoding, max_length, where, "leave out old messages")
-    return Prompt(encoding, _message_spans(messages, encoding.text, render))
+    return _Prompt(encoding, _message_spans(messages, encoding.text, render))
 
 
 def _check_length(encoding: Encoding, max_length: int | None, where: str, way_out: str) -> None:

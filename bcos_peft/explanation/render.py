@@ -9,31 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bcos_peft._utils.files import write_text
-from bcos_peft.explanation.contribution import Readings
-from bcos_peft.explanation.generation_contributions import GenerationReadings
-from bcos_peft.explanation.generation_layout import layout_generation
+from bcos_peft.explanation.contribution import _Readings
+from bcos_peft.explanation.generation_contributions import _GenerationReadings
+from bcos_peft.explanation.generation_layout import _layout_generation
 from bcos_peft.explanation.text_layout import layout
-from bcos_peft.explanation.views.generation_html import draw_generation_frame, draw_generation_page
-from bcos_peft.explanation.views.html import draw_fragment, draw_page
-from bcos_peft.text.words import Span
+from bcos_peft.explanation.views import draw_fragment, draw_generation_frame, draw_generation_page, draw_page
+from bcos_peft.text import Span
 
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "export_svg",
-    "render_fragment",
-    "render_generation_frame",
-    "render_generation_html",
-    "render_html",
-    "show",
-    "show_generation",
-]
-
 
 def show(
-    explanation: Readings,
+    explanation: _Readings,
     width: int | None = None,
     words: bool = True,
     console: Console | None = None,
@@ -56,7 +45,7 @@ def show(
     """
     from rich.console import Console
 
-    from bcos_peft.explanation.views.terminal import render
+    from bcos_peft.explanation.views import render
 
     console = Console() if console is None else console
     view = layout(explanation, words=words, hide_special=hide_special, top=top)
@@ -64,7 +53,7 @@ def show(
 
 
 def export_svg(
-    explanation: Readings,
+    explanation: _Readings,
     path: str | os.PathLike | None = None,
     width: int = 88,
     words: bool = True,
@@ -102,7 +91,7 @@ def export_svg(
 
 
 def render_html(
-    explanations: Readings | Sequence[Readings],
+    explanations: _Readings | Sequence[_Readings],
     title: str | None = None,
     notes: str | None = None,
     headings: Sequence[str] | None = None,
@@ -127,14 +116,14 @@ def render_html(
     Raises:
         ValueError: If the number of headings is not the number of explanations.
     """
-    explanations = [explanations] if isinstance(explanations, Readings) else list(explanations)
+    explanations = [explanations] if isinstance(explanations, _Readings) else list(explanations)
     if headings is not None and len(headings) != len(explanations):
         raise ValueError(f"headings has {len(headings)} entries for {len(explanations)} explanations; give one each.")
     views = [layout(one, words=words, hide_special=hide_special, top=top) for one in explanations]
     return draw_page(views, title, _paragraphs(notes), headings)
 
 
-def render_fragment(explanation: Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> str:
+def _render_fragment(explanation: _Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> str:
     """The explanation as a piece of HTML for notebooks; its style touches nothing else on the page.
 
     Args:
@@ -150,7 +139,7 @@ def render_fragment(explanation: Readings, words: bool = True, hide_special: boo
 
 
 def show_generation(
-    explanation: GenerationReadings,
+    explanation: _GenerationReadings,
     width: int | None = None,
     console: Console | None = None,
     top: int = 3,
@@ -172,15 +161,15 @@ def show_generation(
     """
     from rich.console import Console
 
-    from bcos_peft.explanation.views.generation_terminal import render_generation
+    from bcos_peft.explanation.views import render_generation
 
     console = Console() if console is None else console
-    view = layout_generation(explanation, segments, top)
+    view = _layout_generation(explanation, segments, top)
     console.print(render_generation(view, console, steps), width=width, highlight=False)
 
 
 def render_generation_html(
-    explanation: GenerationReadings,
+    explanation: _GenerationReadings,
     title: str | None = None,
     notes: str | None = None,
     segments: Mapping[str, Span | str] | None = None,
@@ -209,7 +198,7 @@ def render_generation_html(
 
     ```python
     >>> from bcos_peft import GenerationExplanation
-    >>> from bcos_peft.explanation.render import render_generation_html
+    >>> from bcos_peft.explanation import render_generation_html
 
     >>> explanation = GenerationExplanation(
     ...     text="one <two>", tokens=["one", " <two>"], token_ids=[4, 5], offsets=[(0, 3), (3, 9)], prompt_length=1,
@@ -222,10 +211,10 @@ def render_generation_html(
 
     ```
     """
-    return draw_generation_page(layout_generation(explanation, segments, top), title, _paragraphs(notes))
+    return draw_generation_page(_layout_generation(explanation, segments, top), title, _paragraphs(notes))
 
 
-def render_generation_frame(explanation: GenerationReadings) -> str:
+def _render_generation_frame(explanation: _GenerationReadings) -> str:
     """The page in a frame of its own, for notebooks: its style and script touch nothing else there.
 
     Args:
@@ -234,7 +223,7 @@ def render_generation_frame(explanation: GenerationReadings) -> str:
     Returns:
         `str`: An `iframe` element.
     """
-    return draw_generation_frame(layout_generation(explanation))
+    return draw_generation_frame(_layout_generation(explanation))
 
 
 def _paragraphs(notes: str | None) -> list[str]:

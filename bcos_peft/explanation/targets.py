@@ -5,17 +5,15 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-from bcos_peft.explanation.decoding import as_list
-from bcos_peft.explanation.prompts import Prompt, tokenize_on
-from bcos_peft.text.inputs import plain
+from bcos_peft.explanation.decoding import _as_list
+from bcos_peft.explanation.prompts import _Prompt, _tokenize_on
+from bcos_peft.text import plain
 
 
-__all__ = ["RUNNER_UP", "check_contrast", "read_completion", "read_foils", "read_targets"]
-
-RUNNER_UP = "runner_up"
+_RUNNER_UP = "runner_up"
 
 
-def read_targets(target: Any, tokenizer, labels) -> tuple[list[int] | None, bool]:
+def _read_targets(target: Any, tokenizer, labels) -> tuple[list[int] | None, bool]:
     """Ids, and whether they follow each other (or are alternatives)."""
     if target is None:
         return None, False
@@ -25,16 +23,16 @@ def read_targets(target: Any, tokenizer, labels) -> tuple[list[int] | None, bool
         ids = list(tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"])
         if len(ids) > 1 and target not in tokenizer.get_vocab():
             return ids, True
-    wanted = [labels.index(one, "target") for one in as_list(target, "target")]
+    wanted = [labels.index(one, "target") for one in _as_list(target, "target")]
     if len({*wanted}) < len(wanted):
         raise ValueError(f"target={target!r} has a token twice; its contributions would count twice.")
     return wanted, False
 
 
-def read_completion(completion: Any, prompt: Prompt, tokenizer, labels) -> list[int]:
+def _read_completion(completion: Any, prompt: _Prompt, tokenizer, labels) -> list[int]:
     """The token ids of what a model wrote, or could have written."""
     if isinstance(completion, str):
-        ids = tokenize_on(prompt, completion, tokenizer) if completion else []
+        ids = _tokenize_on(prompt, completion, tokenizer) if completion else []
     else:
         ids = plain(completion)
         if not isinstance(ids, (list, tuple)):
@@ -47,9 +45,9 @@ def read_completion(completion: Any, prompt: Prompt, tokenizer, labels) -> list[
     return list(ids)
 
 
-def read_foils(foil: Any, answer: list[int], labels) -> list[list[int]]:
+def _read_foils(foil: Any, answer: list[int], labels) -> list[list[int]]:
     """For each token of an answer, what it is compared with."""
-    foils = [labels.index(one, "foil") for one in as_list(foil, "foil")]
+    foils = [labels.index(one, "foil") for one in _as_list(foil, "foil")]
     if not isinstance(plain(foil), (list, tuple)):
         foils *= len(answer)
     if len(foils) != len(answer):
@@ -60,11 +58,11 @@ def read_foils(foil: Any, answer: list[int], labels) -> list[list[int]]:
     return [[one] for one in foils]
 
 
-def check_contrast(contrast: Any) -> None:
+def _check_contrast(contrast: Any) -> None:
     """Refuses what is neither the runner-up nor no contrast."""
-    if contrast not in (RUNNER_UP, None):
+    if contrast not in (_RUNNER_UP, None):
         raise ValueError(
-            f'contrast must be "{RUNNER_UP}" or None, got {contrast!r}; to compare with a token, use foil.'
+            f'contrast must be "{_RUNNER_UP}" or None, got {contrast!r}; to compare with a token, use foil.'
         )
 
 

@@ -8,23 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from bcos_peft.explanation.contribution import Contribution, Readings
-from bcos_peft.explanation.views.text import format_score, label_text, printable, visible
-from bcos_peft.explanation.views.view import Piece, Row, View
-
-
-__all__ = ["AVERAGE_WORDS", "is_exact", "layout", "share_a_character", "strength_of"]
+from bcos_peft.explanation.contribution import Contribution, _Readings
+from bcos_peft.explanation.views import Piece, Row, View, format_score, label_text, printable, visible
 
 
 # White space may carry a contribution too; these marks make it visible.
 _LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
 _NOTE_WIDTH = 5.5  # characters of text that a number below it takes up
 _WEAK = 0.15  # strengths below this get no number below them
-AVERAGE_WORDS = "average words"  # the label of what scores are relative to
+_AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
-def layout(explanation: Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
+def layout(explanation: _Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
     """Lays out an explanation.
 
     Args:
@@ -42,7 +38,7 @@ def layout(explanation: Readings, words: bool = True, hide_special: bool = False
     ranked = sorted(plain, key=lambda unit: -abs(unit.score))[: max(0, top)]
 
     def strength(score: float) -> float:
-        return strength_of(score, scale)
+        return _strength_of(score, scale)
 
     marked = {unit.token_indices for unit in ranked}
     lines = _Lines(explanation, strength, marked).fill([u for u in units if not (u.special and hide_special)])
@@ -56,7 +52,7 @@ def layout(explanation: Readings, words: bool = True, hide_special: bool = False
         label = "special tokens (hidden)" if hide_special else "special tokens"
         rows.append(Row(label, explanation.special_score, strength(explanation.special_score), "special"))
     if explanation.baseline is not None:
-        rows.append(Row(AVERAGE_WORDS, explanation.baseline, strength(explanation.baseline), "rest"))
+        rows.append(Row(_AVERAGE_WORDS, explanation.baseline, strength(explanation.baseline), "rest"))
     parts = [
         Row(printable(name.replace("_", " ")), float(part.sum()), strength(float(part.sum())), "part")
         for name, part in (explanation.parts or {}).items()
@@ -76,22 +72,22 @@ def layout(explanation: Readings, words: bool = True, hide_special: bool = False
         total=explanation.total,
         logit=explanation.logit,
         residual=explanation.residual,
-        exact=is_exact(explanation.residual, explanation.logit, explanation.scores),
+        exact=_is_exact(explanation.residual, explanation.logit, explanation.scores),
         unseen=lines.unseen,
     )
 
 
-def strength_of(score: float, scale: float) -> float:
+def _strength_of(score: float, scale: float) -> float:
     """A contribution from -1 to 1, relative to the one that is `scale`."""
     return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
 
 
-def is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
+def _is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
     """Whether contributions sum to a logit, as far as a reader is concerned."""
     return abs(residual) <= _TOLERANCE * max(abs(logit), float(abs(scores).sum()), 1e-12)
 
 
-def share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None) -> bool:
+def _share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None) -> bool:
     """Whether two tokens are parts of one character, each of some of its bytes."""
     return bool(one and two and one[0] < two[1] and two[0] < one[1])
 
@@ -99,7 +95,7 @@ def share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None) 
 class _Lines:
     """Puts units back into their texts: one list of pieces per text, with the characters between the units."""
 
-    def __init__(self, explanation: Readings, strength: Callable, marked: set[tuple[int, ...]]) -> None:
+    def __init__(self, explanation: _Readings, strength: Callable, marked: set[tuple[int, ...]]) -> None:
         self.explanation, self.strength, self.marked = explanation, strength, marked
         self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
         self.unseen = 0
@@ -176,12 +172,12 @@ def _note(pieces: list[Piece]) -> None:
             taken.append(middles[i])
 
 
-def _token_units(explanation: Readings) -> list[Contribution]:
+def _token_units(explanation: _Readings) -> list[Contribution]:
     """Tokens, except that those which share a character (a part of its bytes each) come as one."""
     groups: list[list[int]] = []
     for i in range(len(explanation.tokens)):
         same_text = i > 0 and explanation.sequence_ids[i] == explanation.sequence_ids[i - 1] is not None
-        shared = same_text and share_a_character(explanation.offsets[i - 1], explanation.offsets[i])
+        shared = same_text and _share_a_character(explanation.offsets[i - 1], explanation.offsets[i])
         if shared and not explanation.special[i]:
             groups[-1].append(i)
         else:
@@ -189,7 +185,7 @@ def _token_units(explanation: Readings) -> list[Contribution]:
     return [explanation.merge(group, index=group[0]) for group in groups]
 
 
-def _facts(explanation: Readings, target: str, foil: str | None) -> list[tuple[str, str]]:
+def _facts(explanation: _Readings, target: str, foil: str | None) -> list[tuple[str, str]]:
     predicted = explanation.predicted == explanation.target
     facts = [("predicted" if predicted and foil is None else "target", target)]
     if foil is not None:
@@ -205,7 +201,7 @@ def _facts(explanation: Readings, target: str, foil: str | None) -> list[tuple[s
     return facts
 
 
-def _probability(explanation: Readings) -> str:
+def _probability(explanation: _Readings) -> str:
     probability = explanation.probability
     if 0 < probability < 0.0005:
         return "<0.001"

@@ -19,9 +19,7 @@ from transformers import PretrainedConfig
 from bcos_peft._utils.patterns import matches_pattern
 
 
-__all__ = ["Family", "find_family", "hold", "hold_query_key", "register_family", "share"]
-
-Hold = Callable[[PretrainedConfig, Tensor], Tensor]
+_Hold = Callable[[PretrainedConfig, Tensor], Tensor]
 
 
 def hold(config: PretrainedConfig, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -105,7 +103,7 @@ class Family:
     architectures: tuple[str, ...]
     embeddings: str | None
     parts: Mapping[str, str]
-    held: Mapping[str, Hold]
+    held: Mapping[str, _Hold]
     gates: Mapping[str, str] = field(default_factory=dict)
     plain: tuple[str, ...] = ()
     lm_heads: tuple[str, ...] = ()
@@ -187,12 +185,12 @@ def families() -> tuple[Family, ...]:
     return tuple(_FAMILIES.values())
 
 
-def architectures(prefix: str, *extra: str) -> tuple[str, ...]:
+def _architectures(prefix: str, *extra: str) -> tuple[str, ...]:
     """The model classes that most encoder families have, by the prefix of their names."""
     tasks = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", *extra)
     return tuple(prefix + task for task in tasks)
 
 
-def decoder_architectures(prefix: str) -> tuple[str, ...]:
+def _decoder_architectures(prefix: str) -> tuple[str, ...]:
     """The model classes that most decoder families have."""
     return tuple(prefix + task for task in ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification"))

@@ -1,12 +1,12 @@
 """BERT."""
 
-from bcos_peft.families.base import Family, architectures, hold, register_family
+from bcos_peft.families.base import Family, _architectures, hold, register_family
 
 
-BERT = register_family(
+_BERT = register_family(
     Family(
         model_type="bert",
-        architectures=architectures("Bert"),
+        architectures=_architectures("Bert"),
         embeddings="embeddings",
         parts={
             "word": "embeddings.word_embeddings",

@@ -7,13 +7,12 @@ from transformers.activations import ACT2FN
 from transformers.models.deberta import modeling_deberta as v1
 from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 
-from bcos_peft.families.base import Family, architectures, hold, register_family
+from bcos_peft.families.base import Family, _architectures, hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.nn.dynamic_linear import layer_norm
-from bcos_peft.nn.layers import BcosNorm
+from bcos_peft.nn import BcosNorm, layer_norm
 
 
-class BcosContextPooler(FunctionalActivation):
+class _BcosContextPooler(FunctionalActivation):
     """The pooler; the stock one looks its activation up when it runs."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -22,15 +21,15 @@ class BcosContextPooler(FunctionalActivation):
         return (self.activate_pooled if name in ("tanh", "relu") else self.activate)(ACT2FN[name], x)
 
 
-class BcosDebertaPooler(BcosContextPooler, v1.ContextPooler):
+class _BcosDebertaPooler(_BcosContextPooler, v1.ContextPooler):
     """DeBERTa's."""
 
 
-class BcosDebertaV2Pooler(BcosContextPooler, v2.ContextPooler):
+class _BcosDebertaV2Pooler(_BcosContextPooler, v2.ContextPooler):
     """DeBERTa-v2's."""
 
 
-class BcosDebertaLayerNorm(BcosNorm, v1.DebertaLayerNorm):
+class _BcosDebertaLayerNorm(BcosNorm, v1.DebertaLayerNorm):
     """DeBERTa's own LayerNorm, which adds its bias in Python, and rounds float64 to float32."""
 
     @property
@@ -43,7 +42,7 @@ class BcosDebertaLayerNorm(BcosNorm, v1.DebertaLayerNorm):
         return super().forward(hidden_states)
 
 
-class BcosDebertaSelfAttention(v1.DisentangledSelfAttention):
+class _BcosDebertaSelfAttention(v1.DisentangledSelfAttention):
     """Attention without the free-standing query and value biases, which the stock forward adds."""
 
     @property
@@ -55,7 +54,7 @@ class BcosDebertaSelfAttention(v1.DisentangledSelfAttention):
         return self.in_proj.weight.new_zeros(self.all_head_size)
 
 
-class BcosDebertaLMHead(v1.DebertaLMPredictionHead):
+class _BcosDebertaLMHead(v1.DebertaLMPredictionHead):
     """The stock head multiplies with the word embeddings and adds its bias in Python."""
 
     @property
@@ -63,7 +62,7 @@ class BcosDebertaLMHead(v1.DebertaLMPredictionHead):
         return self.dense.weight.new_zeros(())
 
 
-class BcosDebertaV2LMHead(v2.DebertaV2LMPredictionHead):
+class _BcosDebertaV2LMHead(v2.DebertaV2LMPredictionHead):
     """The stock head multiplies with the word embeddings and adds its bias in Python."""
 
     @property
@@ -71,7 +70,7 @@ class BcosDebertaV2LMHead(v2.DebertaV2LMPredictionHead):
         return self.dense.weight.new_zeros(())
 
 
-class BcosConvLayer(FunctionalActivation, v2.ConvLayer):
+class _BcosConvLayer(FunctionalActivation, v2.ConvLayer):
     """The convolution beside the first block of DeBERTa-v2; linear but for its activation and norm."""
 
     def forward(self, hidden_states: Tensor, residual_states: Tensor, input_mask: Tensor) -> Tensor:
@@ -95,39 +94,39 @@ _PARTS = {
 _LM_HEADS = (r"cls\.predictions\.decoder",)
 _LM_BIASES = (r"cls\.predictions\.bias", r"lm_predictions\.lm_head\.bias")
 
-DEBERTA = register_family(
+_DEBERTA = register_family(
     Family(
         model_type="deberta",
-        architectures=architectures("Deberta"),
+        architectures=_architectures("Deberta"),
         embeddings="embeddings",
         parts=_PARTS,
         held={r"attention\.self\.in_proj": _hold_query_key},
         plain=(r"attention\.self\.(in_proj|pos_proj|pos_q_proj|head_logits_proj|head_weights_proj)", r"embed_proj"),
         lm_heads=_LM_HEADS,
         replacements={
-            v1.ContextPooler: BcosDebertaPooler,
-            v1.DebertaLayerNorm: BcosDebertaLayerNorm,
-            v1.DisentangledSelfAttention: BcosDebertaSelfAttention,
-            v1.DebertaLMPredictionHead: BcosDebertaLMHead,
+            v1.ContextPooler: _BcosDebertaPooler,
+            v1.DebertaLayerNorm: _BcosDebertaLayerNorm,
+            v1.DisentangledSelfAttention: _BcosDebertaSelfAttention,
+            v1.DebertaLMPredictionHead: _BcosDebertaLMHead,
         },
         biases=(*_LM_BIASES, r"attention\.self\.[qv]_bias"),
         harmless_biases=(r"attention\.self\.q_bias", r"attention\.self\.pos_q_proj"),
     )
 )
 
-DEBERTA_V2 = register_family(
+_DEBERTA_V2 = register_family(
     Family(
         model_type="deberta-v2",
-        architectures=architectures("DebertaV2"),
+        architectures=_architectures("DebertaV2"),
         embeddings="embeddings",
         parts=_PARTS,
         held={r"attention\.self\.(query|key)_proj": hold},
         plain=(r"attention\.self\.(query_proj|key_proj|value_proj|pos_key_proj|pos_query_proj)", r"embed_proj"),
         lm_heads=_LM_HEADS,
         replacements={
-            v2.ContextPooler: BcosDebertaV2Pooler,
-            v2.ConvLayer: BcosConvLayer,
-            v2.DebertaV2LMPredictionHead: BcosDebertaV2LMHead,
+            v2.ContextPooler: _BcosDebertaV2Pooler,
+            v2.ConvLayer: _BcosConvLayer,
+            v2.DebertaV2LMPredictionHead: _BcosDebertaV2LMHead,
         },
         biases=_LM_BIASES,
         harmless_biases=(r"attention\.self\.(query_proj|key_proj|pos_key_proj|pos_query_proj)",),

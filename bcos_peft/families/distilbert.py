@@ -7,11 +7,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.distilbert import modeling_distilbert
 from transformers.utils.generic import can_return_tuple
 
-from bcos_peft.families.base import Family, architectures, hold, register_family
+from bcos_peft.families.base import Family, _architectures, hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
 
 
-class BcosDistilBertClassifier(FunctionalActivation, modeling_distilbert.DistilBertForSequenceClassification):
+class _BcosDistilBertClassifier(FunctionalActivation, modeling_distilbert.DistilBertForSequenceClassification):
     """The stock model applies a ReLU in its own forward."""
 
     @can_return_tuple
@@ -40,16 +40,16 @@ class BcosDistilBertClassifier(FunctionalActivation, modeling_distilbert.DistilB
         )
 
 
-DISTILBERT = register_family(
+_DISTILBERT = register_family(
     Family(
         model_type="distilbert",
-        architectures=architectures("DistilBert"),
+        architectures=_architectures("DistilBert"),
         embeddings="embeddings",
         parts={"word": "embeddings.word_embeddings", "position": "embeddings.position_embeddings"},
         held={r"attention\.[qk]_lin": hold},
         plain=(r"attention\.[qkv]_lin",),
         lm_heads=(r"vocab_projector",),
-        replacements={modeling_distilbert.DistilBertForSequenceClassification: BcosDistilBertClassifier},
+        replacements={modeling_distilbert.DistilBertForSequenceClassification: _BcosDistilBertClassifier},
         harmless_biases=(r"attention\.[qk]_lin",),
     )
 )

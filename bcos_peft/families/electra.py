@@ -1,12 +1,12 @@
 """ELECTRA."""
 
-from bcos_peft.families.base import Family, architectures, hold, register_family
+from bcos_peft.families.base import Family, _architectures, hold, register_family
 
 
-ELECTRA = register_family(
+_ELECTRA = register_family(
     Family(
         model_type="electra",
-        architectures=architectures("Electra"),
+        architectures=_architectures("Electra"),
         embeddings="embeddings",
         parts={
             "word": "embeddings.word_embeddings",

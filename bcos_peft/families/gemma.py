@@ -9,12 +9,11 @@ from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.utils.generic import can_return_tuple
 
-from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
-from bcos_peft.nn.dynamic_linear import hold_ratio, rms_norm
-from bcos_peft.nn.layers import BcosNorm, DynamicLinear
+from bcos_peft.families.base import Family, _decoder_architectures, hold, register_family
+from bcos_peft.nn import BcosNorm, DynamicLinear, hold_ratio, rms_norm
 
 
-class BcosGemmaRMSNorm(BcosNorm, nn.Module):
+class _BcosGemmaRMSNorm(BcosNorm, nn.Module):
     """RMSNorm with `1 + weight`, multiplied before the result is rounded to the input's precision."""
 
     eps: float
@@ -31,7 +30,7 @@ class BcosGemmaRMSNorm(BcosNorm, nn.Module):
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
 
 
-class SoftCapped(DynamicLinear):
+class _SoftCapped(DynamicLinear):
     """A causal LM that caps its logits, `c·tanh(z/c)`, in its own forward."""
 
     def forward(self, *args, **kwargs):
@@ -75,11 +74,11 @@ class SoftCapped(DynamicLinear):
         )
 
 
-class BcosGemma2LM(SoftCapped, modeling_gemma2.Gemma2ForCausalLM):
+class _BcosGemma2LM(_SoftCapped, modeling_gemma2.Gemma2ForCausalLM):
     """Gemma 2."""
 
 
-class BcosGemma3LM(SoftCapped, modeling_gemma3.Gemma3ForCausalLM):
+class _BcosGemma3LM(_SoftCapped, modeling_gemma3.Gemma3ForCausalLM):
     """Gemma 3, text."""
 
 
@@ -101,14 +100,14 @@ def _family(model_type: str, architectures: tuple[str, ...], replacements: dict[
     )
 
 
-GEMMA = _family("gemma", decoder_architectures("Gemma"), {modeling_gemma.GemmaRMSNorm: BcosGemmaRMSNorm})
-GEMMA2 = _family(
+_GEMMA = _family("gemma", _decoder_architectures("Gemma"), {modeling_gemma.GemmaRMSNorm: _BcosGemmaRMSNorm})
+_GEMMA2 = _family(
     "gemma2",
-    decoder_architectures("Gemma2"),
-    {modeling_gemma2.Gemma2RMSNorm: BcosGemmaRMSNorm, modeling_gemma2.Gemma2ForCausalLM: BcosGemma2LM},
+    _decoder_architectures("Gemma2"),
+    {modeling_gemma2.Gemma2RMSNorm: _BcosGemmaRMSNorm, modeling_gemma2.Gemma2ForCausalLM: _BcosGemma2LM},
 )
-GEMMA3 = _family(
+_GEMMA3 = _family(
     "gemma3_text",
     ("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
-    {modeling_gemma3.Gemma3RMSNorm: BcosGemmaRMSNorm, modeling_gemma3.Gemma3ForCausalLM: BcosGemma3LM},
+    {modeling_gemma3.Gemma3RMSNorm: _BcosGemmaRMSNorm, modeling_gemma3.Gemma3ForCausalLM: _BcosGemma3LM},
 )

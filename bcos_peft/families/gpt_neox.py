@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bcos_peft.families.base import Family, decoder_architectures, register_family
+from bcos_peft.families.base import Family, _decoder_architectures, register_family
 
 
 def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
@@ -13,10 +13,10 @@ def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query_key.detach(), value], dim=-2).flatten(-3)
 
 
-GPT_NEOX = register_family(
+_GPT_NEOX = register_family(
     Family(
         model_type="gpt_neox",
-        architectures=decoder_architectures("GPTNeoX"),
+        architectures=_decoder_architectures("GPTNeoX"),
         embeddings="embed_in",
         parts={"word": "embed_in"},
         held={r"attention\.query_key_value": _hold_query_key},

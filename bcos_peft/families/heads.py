@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.dynamic_linear import hold_ratio
-from bcos_peft.nn.layers import DynamicLinear
+from bcos_peft.nn import DynamicLinear, hold_ratio
 
 
 class FunctionalActivation(DynamicLinear):
@@ -41,7 +40,7 @@ class FunctionalActivation(DynamicLinear):
         return x if self.pooler_activation == "identity" else self.activate(function, x)
 
 
-class BcosClassificationHead(FunctionalActivation):
+class _BcosClassificationHead(FunctionalActivation):
     """The head of RoBERTa and XLM-R: dense, tanh, projection of the first token."""
 
     def forward(self, features: Tensor, **kwargs) -> Tensor:
@@ -50,7 +49,7 @@ class BcosClassificationHead(FunctionalActivation):
         return self.out_proj(self.dropout(x))
 
 
-class BcosLMHead(FunctionalActivation):
+class _BcosLMHead(FunctionalActivation):
     """The masked-LM head of RoBERTa and XLM-R: dense, GELU, norm, decoder."""
 
     def forward(self, features: Tensor, **kwargs) -> Tensor:

@@ -1,12 +1,12 @@
 """ModernBERT: rotary positions, fused projections and a gated MLP."""
 
-from bcos_peft.families.base import Family, architectures, hold_query_key, register_family
+from bcos_peft.families.base import Family, _architectures, hold_query_key, register_family
 
 
-MODERNBERT = register_family(
+_MODERNBERT = register_family(
     Family(
         model_type="modernbert",
-        architectures=architectures("ModernBert"),
+        architectures=_architectures("ModernBert"),
         embeddings="embeddings",
         parts={"word": "embeddings.tok_embeddings"},
         held={r"attn\.Wqkv": hold_query_key},

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
-from bcos_peft.families.base import Family, decoder_architectures, hold, register_family
-from bcos_peft.nn.layers import BcosLayer, BcosRMSNorm
+from bcos_peft.families.base import Family, _decoder_architectures, hold, register_family
+from bcos_peft.nn import BcosLayer, BcosRMSNorm
 
 
 class BcosExperts(BcosLayer, nn.Module):
@@ -37,7 +37,7 @@ def _family(model_type: str, prefix: str, experts: type, norm: type) -> Family:
     return register_family(
         Family(
             model_type=model_type,
-            architectures=decoder_architectures(prefix),
+            architectures=_decoder_architectures(prefix),
             embeddings="embed_tokens",
             parts={"word": "embed_tokens"},
             held={
@@ -54,5 +54,5 @@ def _family(model_type: str, prefix: str, experts: type, norm: type) -> Family:
     )
 
 
-MIXTRAL = _family("mixtral", "Mixtral", modeling_mixtral.MixtralExperts, modeling_mixtral.MixtralRMSNorm)
-QWEN3_MOE = _family("qwen3_moe", "Qwen3Moe", modeling_qwen3_moe.Qwen3MoeExperts, modeling_qwen3_moe.Qwen3MoeRMSNorm)
+_MIXTRAL = _family("mixtral", "Mixtral", modeling_mixtral.MixtralExperts, modeling_mixtral.MixtralRMSNorm)
+_QWEN3_MOE = _family("qwen3_moe", "Qwen3Moe", modeling_qwen3_moe.Qwen3MoeExperts, modeling_qwen3_moe.Qwen3MoeRMSNorm)

@@ -3,7 +3,7 @@
 from bcos_peft.families.base import Family, hold, register_family
 
 
-OPT = register_family(
+_OPT = register_family(
     Family(
         model_type="opt",
         architectures=("OPTForCausalLM", "OPTForSequenceClassification"),

@@ -5,8 +5,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.phi3 import modeling_phi3
 
-from bcos_peft.families.base import Family, decoder_architectures, register_family
-from bcos_peft.nn.layers import BcosRMSNorm
+from bcos_peft.families.base import Family, _decoder_architectures, register_family
+from bcos_peft.nn import BcosRMSNorm
 
 
 def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
@@ -17,10 +17,10 @@ def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query_key.detach(), value], dim=-1)
 
 
-PHI3 = register_family(
+_PHI3 = register_family(
     Family(
         model_type="phi3",
-        architectures=decoder_architectures("Phi3"),
+        architectures=_decoder_architectures("Phi3"),
         embeddings="embed_tokens",
         parts={"word": "embed_tokens"},
         held={r"self_attn\.qkv_proj": _hold_query_key},

@@ -3,30 +3,30 @@
 from transformers.models.roberta import modeling_roberta
 from transformers.models.xlm_roberta import modeling_xlm_roberta
 
-from bcos_peft.families.base import Family, architectures, hold, register_family
-from bcos_peft.families.heads import BcosClassificationHead, BcosLMHead
+from bcos_peft.families.base import Family, _architectures, hold, register_family
+from bcos_peft.families.heads import _BcosClassificationHead, _BcosLMHead
 
 
-class BcosRobertaClassificationHead(BcosClassificationHead, modeling_roberta.RobertaClassificationHead):
+class _BcosRobertaClassificationHead(_BcosClassificationHead, modeling_roberta.RobertaClassificationHead):
     """The stock head calls `torch.tanh`."""
 
 
-class BcosRobertaLMHead(BcosLMHead, modeling_roberta.RobertaLMHead):
+class _BcosRobertaLMHead(_BcosLMHead, modeling_roberta.RobertaLMHead):
     """The stock head calls `gelu` as a function."""
 
 
-class BcosXLMRobertaClassificationHead(BcosClassificationHead, modeling_xlm_roberta.XLMRobertaClassificationHead):
+class _BcosXLMRobertaClassificationHead(_BcosClassificationHead, modeling_xlm_roberta.XLMRobertaClassificationHead):
     """The stock head calls `torch.tanh`."""
 
 
-class BcosXLMRobertaLMHead(BcosLMHead, modeling_xlm_roberta.XLMRobertaLMHead):
+class _BcosXLMRobertaLMHead(_BcosLMHead, modeling_xlm_roberta.XLMRobertaLMHead):
     """The stock head calls `gelu` as a function."""
 
 
 def _family(model_type: str, prefix: str, replacements: dict[type, type]) -> Family:
     return Family(
         model_type=model_type,
-        architectures=architectures(prefix),
+        architectures=_architectures(prefix),
         embeddings="embeddings",
         parts={
             "word": "embeddings.word_embeddings",
@@ -43,24 +43,24 @@ def _family(model_type: str, prefix: str, replacements: dict[type, type]) -> Fam
     )
 
 
-ROBERTA = register_family(
+_ROBERTA = register_family(
     _family(
         "roberta",
         "Roberta",
         {
-            modeling_roberta.RobertaClassificationHead: BcosRobertaClassificationHead,
-            modeling_roberta.RobertaLMHead: BcosRobertaLMHead,
+            modeling_roberta.RobertaClassificationHead: _BcosRobertaClassificationHead,
+            modeling_roberta.RobertaLMHead: _BcosRobertaLMHead,
         },
     )
 )
 
-XLM_ROBERTA = register_family(
+_XLM_ROBERTA = register_family(
     _family(
         "xlm-roberta",
         "XLMRoberta",
         {
-            modeling_xlm_roberta.XLMRobertaClassificationHead: BcosXLMRobertaClassificationHead,
-            modeling_xlm_roberta.XLMRobertaLMHead: BcosXLMRobertaLMHead,
+            modeling_xlm_roberta.XLMRobertaClassificationHead: _BcosXLMRobertaClassificationHead,
+            modeling_xlm_roberta.XLMRobertaLMHead: _BcosXLMRobertaLMHead,
         },
     )
 )

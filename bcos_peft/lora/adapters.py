@@ -15,68 +15,55 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from bcos_peft.lora.beside import load_beside, save_beside
-from bcos_peft.lora.config import BcosLoraConfig, with_base
-from bcos_peft.lora.injection import prepare_injection
-from bcos_peft.lora.portable import check_probe, describe_adapters, extend_card, load
-from bcos_peft.models.generated import BcosModel
-from bcos_peft.models.hub_upload import upload
+from bcos_peft.lora.beside import _load_beside, _save_beside
+from bcos_peft.lora.config import BcosLoraConfig, _with_base
+from bcos_peft.lora.injection import _prepare_injection
+from bcos_peft.lora.portable import _check_probe, _describe_adapters, _extend_card, load
+from bcos_peft.models import BcosModel, upload
 
-
-__all__ = [
-    "auto_from_pretrained",
-    "complete",
-    "from_pretrained",
-    "init_for_task",
-    "inject_adapter",
-    "load_adapter",
-    "load_into_transformers",
-    "push_to_hub",
-    "save_pretrained",
-]
 
 # Whether `PeftModel.from_pretrained` is at work, which names an adapter first and then loads it.
 _making: ContextVar[bool] = ContextVar("making", default=False)
 
 
-def inject_adapter(original, self, model, adapter_name, *args, **kwargs):
+def _inject_adapter(original, self, model, adapter_name, *args, **kwargs):
     """`BaseTuner.inject_adapter`."""
-    self.peft_config[adapter_name] = prepare_injection(self, model, self.peft_config[adapter_name])
+    self.peft_config[adapter_name] = _prepare_injection(self, model, self.peft_config[adapter_name])
     return original(self, model, adapter_name, *args, **kwargs)
 
 
-def init_for_task(original, self, model, peft_config=None, *args, **kwargs):
+def _init_for_task(original, self, model, peft_config=None, *args, **kwargs):
     """`__init__` of the `PeftModelFor…` that save a head: they write its name into the config that they were given.
 
     Some do so after the adapter is in, when the config of `inject_adapter` would be another object than theirs.
     """
     if isinstance(model, BcosModel):
-        peft_config = with_base(peft_config, model)
+        peft_config = _with_base(peft_config, model)
     original(self, model, peft_config, *args, **kwargs)
 
 
-def save_pretrained(original, self, save_directory, *args, **kwargs):
+def _save_pretrained(original, self, save_directory, *args, **kwargs):
     """`PeftModel.save_pretrained`: with what the adapter needs to be loaded alone."""
     ours = any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values())
     if ours:
-        describe_adapters(self)
+        _describe_adapters(self)
     result = original(self, save_directory, *args, **kwargs)
     if ours and kwargs.get("is_main_process", True):
         selected = (args[1] if len(args) > 1 else kwargs.get("selected_adapters")) or self.peft_config
         folders = ["" if name == "default" else name for name in selected]
-        complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"), folders)
+        _complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"), folders)
     return result
 
 
-def complete(model, folder, repo_id: str | None = None, state_dict=None, folders: Iterable[str] = ("",)) -> None:
+def _complete(model, folder, repo_id: str | None = None, state_dict=None, folders: Iterable[str] = ("",)) -> None:
     """Write beside adapters of a model, in the folder that they were saved in or folders of it, what they need."""
     for path in (Path(folder) / name for name in folders):
         if (path / "adapter_config.json").exists():
-            save_beside(model, path, state_dict)
-    extend_card(folder, repo_id or str(folder), next(iter(model.peft_config.values())).base_model_name_or_path)
+            _save_beside(model, path, state_dict)
+    _extend_card(folder, repo_id or str(folder), next(iter(model.peft_config.values())).base_model_name_or_path)
 
 
-def from_pretrained(original, cls, *args, **kwargs):
+def _from_pretrained(original, cls, *args, **kwargs):
     """`PeftModel.from_pretrained`: what it loads is a new adapter, though the model has its name already."""
     making = _making.set(True)
     try:
@@ -85,7 +72,7 @@ def from_pretrained(original, cls, *args, **kwargs):
         _making.reset(making)
 
 
-def load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
+def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     """`PeftModel.load_adapter`: checks that the logits are those of before saving, or takes the adapter off again.
 
     Into an adapter that exists, as when a `Trainer` goes back to its best checkpoint, peft loads weights and no
@@ -103,7 +90,7 @@ def load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     return result
 
 
-def load_into_transformers(original, self, peft_model_id=None, adapter_name=None, *args, **kwargs):
+def _load_into_transformers(original, self, peft_model_id=None, adapter_name=None, *args, **kwargs):
     """`PreTrainedModel.load_adapter`: checks the same, and takes an adapter that fails off again."""
     name = adapter_name or "default"
     again = name in getattr(self, "peft_config", {})  # swapped in place
@@ -131,7 +118,7 @@ def _take_off_empty_layers(model: nn.Module) -> None:
             setattr(model.get_submodule(parent), child, module.get_base_layer())
 
 
-def push_to_hub(original, self, repo_id, *args, **kwargs):
+def _push_to_hub(original, self, repo_id, *args, **kwargs):
     """`PeftModel.push_to_hub`, which would put an empty card in place of the one that `save_pretrained` writes."""
     if not any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values()):
         return original(self, repo_id, *args, **kwargs)
@@ -144,16 +131,16 @@ def push_to_hub(original, self, repo_id, *args, **kwargs):
 
 def _put_beside(model, adapter_name: str, path, options: dict, again: bool) -> None:
     """What was saved beside an adapter. If the logits of a new one are not those of before saving, it goes again."""
-    undo = load_beside(model, adapter_name, str(path), again, **options)
+    undo = _load_beside(model, adapter_name, str(path), again, **options)
     try:
         if not again:
-            check_probe(model, adapter_name)
+            _check_probe(model, adapter_name)
     except ValueError:
         undo()
         raise
 
 
-def auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
+def _auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
     """`AutoPeftModelFor….from_pretrained`: converts the base."""
     config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if not isinstance(config, BcosLoraConfig):

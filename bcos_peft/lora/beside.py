@@ -15,18 +15,14 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bcos_peft.models.generated import find_bcos_model
-from bcos_peft.models.hub_upload import BESIDE
-from bcos_peft.nn.layers import BcosLayer
-from bcos_peft.nn.quantization import is_quantized
+from bcos_peft.models import BESIDE, find_bcos_model
+from bcos_peft.nn import BcosLayer, is_quantized
 
-
-__all__ = ["load_beside", "save_beside"]
 
 _GAIN = ".gain.weight"
 
 
-def save_beside(model: nn.Module, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+def _save_beside(model: nn.Module, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
     """Write what was trained outside the adapters, and all gains, into the folder of an adapter, or remove a file of
     such weights that was another adapter's.
 
@@ -72,7 +68,7 @@ def _outside(bcos) -> Iterator[tuple[str, nn.Parameter]]:
                 yield key, parameter
 
 
-def load_beside(model: nn.Module, adapter: str, path: str, again: bool = False, **options) -> Callable[[], None]:
+def _load_beside(model: nn.Module, adapter: str, path: str, again: bool = False, **options) -> Callable[[], None]:
     """Put them back, from a folder or a repository of the hub that has some.
 
     Args:

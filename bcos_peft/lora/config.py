@@ -14,13 +14,10 @@ from peft import LoraConfig, PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.models.generated import BcosModel
-from bcos_peft.models.hub import current_config
+from bcos_peft.models import BcosModel, current_config
 
 
-__all__ = ["BcosLoraConfig", "check_base", "with_base"]
-
-ON_DISK = "BCOS_LORA"
+_ON_DISK = "BCOS_LORA"
 # Fields of BcosConfig that tell where a model comes from, not what it computes.
 _ORIGIN = {"base_model_name_or_path", "bcos_version", "probe_residual"}
 _ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_report"}
@@ -50,13 +47,13 @@ class BcosLoraConfig(LoraConfig):
     bcos: dict[str, Any] | None = field(default=None, metadata={"help": "The B-cos model below the adapter."})
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"peft_type": ON_DISK}
+        return super().to_dict() | {"peft_type": _ON_DISK}
 
 
-PEFT_TYPE_TO_CONFIG_MAPPING[ON_DISK] = BcosLoraConfig
+PEFT_TYPE_TO_CONFIG_MAPPING[_ON_DISK] = BcosLoraConfig
 
 
-def with_base(config: PeftConfig, model: BcosModel) -> PeftConfig:
+def _with_base(config: PeftConfig, model: BcosModel) -> PeftConfig:
     """A plain LoRA config as a config of its own that describes `model`; any other as it is."""
     if type(config) is not LoraConfig:
         return config
@@ -67,7 +64,7 @@ def with_base(config: PeftConfig, model: BcosModel) -> PeftConfig:
     return config
 
 
-def check_base(config: PeftConfig, model) -> None:
+def _check_base(config: PeftConfig, model) -> None:
     """Refuse to put an adapter of a B-cos model onto another model than that which it was trained on.
 
     Raises:

@@ -9,13 +9,11 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.lora.config import check_base, with_base
+from bcos_peft.lora.config import _check_base, _with_base
 from bcos_peft.lora.layer import BcosLora
-from bcos_peft.models.generated import BcosModel
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.models import BcosModel
+from bcos_peft.nn import BcosLayer
 
-
-__all__ = ["prepare_injection"]
 
 # Forms of LoRA that change what its layer computes, beyond W + s·B·A. (An initialisation, as of PiSSA, does not.)
 _VARIANTS = (
@@ -37,7 +35,7 @@ _NOT_LINEAR = {
 }
 
 
-def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> PeftConfig:
+def _prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> PeftConfig:
     """Make an adapter's config fit a B-cos model, or refuse it.
 
     Args:
@@ -63,11 +61,11 @@ def prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) ->
         Traceback (most recent call last):
         ValueError: LOHA would attach outside the B-cos layer 'bert.encoder.layer.0.intermediate.dense': ...
     """
-    check_base(config, model)
+    _check_base(config, model)
     if not any(isinstance(module, BcosLayer) for module in model.modules()):
         return config
     if isinstance(model, BcosModel):
-        config = with_base(config, model)
+        config = _with_base(config, model)
     _fill_targets(tuner, model, config)
     targets = _bcos_targets(model, config)
     if config.peft_type == PeftType.LORA:
@@ -92,9 +90,9 @@ def _make_layer(target: nn.Module, adapter_name: str, **kwargs) -> BcosLora | No
     if base.b is None or kwargs.get("parameter_name") is not None:
         return None  # a plain layer, or an update of the weight itself: peft's own layer is right
     if hasattr(base, "dequantized"):
-        from bcos_peft.lora.quantized import CLASSES
+        from bcos_peft.lora.quantized import _CLASSES
 
-        return CLASSES[type(base)](target, adapter_name, **kwargs)
+        return _CLASSES[type(base)](target, adapter_name, **kwargs)
     return BcosLora(target, adapter_name, **kwargs)
 
 

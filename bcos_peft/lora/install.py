@@ -11,10 +11,8 @@ from __future__ import annotations
 import functools
 import importlib
 
-from bcos_peft.models.hub import adapter_hooks
+from bcos_peft.models import adapter_hooks
 
-
-__all__ = ["install"]
 
 _MARK = "_bcos_peft"
 
@@ -24,7 +22,7 @@ def install() -> None:
 
     Example:
         >>> from peft.tuners.tuners_utils import BaseTuner
-        >>> from bcos_peft.lora.install import install
+        >>> from bcos_peft.lora import install
         >>> method = BaseTuner.inject_adapter
         >>> install()  # done already, by the import of peft
         >>> BaseTuner.inject_adapter is method
@@ -60,14 +58,14 @@ class _Saving:
     """What a B-cos model that has adapters of transformers does around saving them."""
 
     def describe(self, model) -> None:
-        from bcos_peft.lora.portable import describe_adapters
+        from bcos_peft.lora.portable import _describe_adapters
 
-        describe_adapters(model)
+        _describe_adapters(model)
 
     def complete(self, model, folder, repo_id: str | None, state_dict) -> None:
-        from bcos_peft.lora.adapters import complete
+        from bcos_peft.lora.adapters import _complete
 
-        complete(model, folder, repo_id, state_dict)
+        _complete(model, folder, repo_id, state_dict)
 
 
 def _around(original, name: str):
@@ -77,7 +75,7 @@ def _around(original, name: str):
     def method(*args, **kwargs):
         from bcos_peft.lora import adapters as lora
 
-        return getattr(lora, name)(original, *args, **kwargs)
+        return getattr(lora, f"_{name}")(original, *args, **kwargs)
 
     setattr(method, _MARK, True)
     return method

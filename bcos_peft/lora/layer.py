@@ -10,10 +10,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.nn.low_rank import LowRank
-
-
-__all__ = ["BcosLora"]
+from bcos_peft.nn import LowRank
 
 
 class BcosLora(LoraLinear):

@@ -19,18 +19,15 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from bcos_peft import models
 from bcos_peft._utils.accelerate_hooks import set_wrappers_aside
-from bcos_peft.attribution.certificate import probe_inputs
+from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
 from bcos_peft.lora.config import BcosLoraConfig
-from bcos_peft.lora.vocabulary import check_rows, mark_rows, resize
-from bcos_peft.models.generated import PREFIX, BcosModel, find_bcos_model
-from bcos_peft.models.hub import current_config
+from bcos_peft.lora.vocabulary import _check_rows, _mark_rows, _resize
+from bcos_peft.models import PREFIX, BcosModel, current_config, find_bcos_model
 
 
-__all__ = ["check_probe", "describe_adapters", "extend_card", "load"]
-
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _LABELS = ("pad_token_id", "id2label", "label2id", "problem_type")  # the first matters to every model
 _PROBES = 16
@@ -91,13 +88,13 @@ def load(
     passed = isinstance(base, PreTrainedModel)
     if not passed:
         base = _load_base(config, base, kwargs | hub)
-        added = resize(base, config.bcos.get("vocabulary"))
+        added = _resize(base, config.bcos.get("vocabulary"))
     elif kwargs:
         raise ValueError(f"base is a model already, so {', '.join(kwargs)} would have no effect. Leave it out.")
     converted = not isinstance(base, BcosModel)
     if converted:
         get_bcos_model(base, _conversion(config, base))
-    mark_rows(base, added)
+    _mark_rows(base, added)
     options = {"adapter_name": adapter_name, "is_trainable": is_trainable, "config": config, "revision": revision}
     try:
         model = PeftModel.from_pretrained(base, path, **options, **hub)
@@ -105,7 +102,7 @@ def load(
         if passed and converted:
             raise ValueError(f"{error} The base that was passed is converted now. Load it anew.") from error
         raise
-    check_rows(model, added)
+    _check_rows(model, added)
     return model.train(is_trainable)
 
 
@@ -161,7 +158,7 @@ def _conversion(config: BcosLoraConfig, base: PreTrainedModel) -> BcosConfig:
     return BcosConfig.from_dict(config.bcos["config"])
 
 
-def describe_adapters(model: nn.Module) -> None:
+def _describe_adapters(model: nn.Module) -> None:
     """Write into the configs of a model's adapters what they need to be loaded without it, as it is now."""
     bcos = find_bcos_model(model)
     kept = _LABELS if "Classification" in type(bcos).__name__ else _LABELS[:1]
@@ -175,7 +172,7 @@ def describe_adapters(model: nn.Module) -> None:
         "missing": _missing(bcos),
     }
     if facts["missing"]:
-        logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
+        _logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
     for name, config in list(model.peft_config.items()):
         if isinstance(config, BcosLoraConfig):
             if sum(other is config for other in model.peft_config.values()) > 1:
@@ -246,7 +243,7 @@ def _only(model: nn.Module, adapter: str) -> Iterator[None]:
             module.training = training
 
 
-def check_probe(model: nn.Module, adapter: str) -> None:
+def _check_probe(model: nn.Module, adapter: str) -> None:
     """Compare the logits of a loaded adapter with those of before saving.
 
     Raises:
@@ -272,12 +269,12 @@ def check_probe(model: nn.Module, adapter: str) -> None:
     then = config.bcos.get("dtype") + (", quantised" if config.bcos.get("quantization") else "")
     now = str(bcos.dtype).removeprefix("torch.") + (", quantised" if _quantization(bcos) else "")
     if now != then:
-        logger.warning("%s Or it is the precision: %s, where it was %s.", text, now, then)
+        _logger.warning("%s Or it is the precision: %s, where it was %s.", text, now, then)
         return
     raise ValueError(f"{text} Pass the right one: bcos_peft.load(path, base=...).")
 
 
-def extend_card(folder: str | Path, name: str, base: str | None = None) -> None:
+def _extend_card(folder: str | Path, name: str, base: str | None = None) -> None:
     """Say in the model card that peft wrote, or in a new one, how a B-cos adapter is loaded."""
     path = Path(folder) / "README.md"
     if path.exists():

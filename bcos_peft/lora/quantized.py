@@ -8,10 +8,7 @@ from __future__ import annotations
 from peft.tuners.lora import bnb
 
 from bcos_peft.lora.layer import BcosLora
-from bcos_peft.nn.quantized_layers import BcosLinear4bit, BcosLinear8bit
-
-
-__all__ = ["CLASSES", "BcosLora4bit", "BcosLora8bit"]
+from bcos_peft.nn import BcosLinear4bit, BcosLinear8bit
 
 
 class BcosLora4bit(BcosLora):
@@ -28,4 +25,4 @@ class BcosLora8bit(BcosLora):
     get_delta_weight = bnb.Linear8bitLt.get_delta_weight
 
 
-CLASSES = {BcosLinear4bit: BcosLora4bit, BcosLinear8bit: BcosLora8bit}
+_CLASSES = {BcosLinear4bit: BcosLora4bit, BcosLinear8bit: BcosLora8bit}

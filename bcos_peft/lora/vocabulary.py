@@ -7,10 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-__all__ = ["check_rows", "mark_rows", "resize"]
-
-
-def resize(base: PreTrainedModel, count: int | None) -> range:
+def _resize(base: PreTrainedModel, count: int | None) -> range:
     """Give a base that was just loaded as many tokens as the adapter was trained with.
 
     Args:
@@ -27,7 +24,7 @@ def resize(base: PreTrainedModel, count: int | None) -> range:
     return range(before, count)
 
 
-def mark_rows(base: PreTrainedModel, added: range) -> None:
+def _mark_rows(base: PreTrainedModel, added: range) -> None:
     """Make the rows of new tokens, which are random, no numbers: should the adapter not bring them, it shows."""
     for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
         if added and layer is not None:
@@ -35,7 +32,7 @@ def mark_rows(base: PreTrainedModel, added: range) -> None:
                 layer.weight[added.start :] = torch.nan
 
 
-def check_rows(model: nn.Module, added: range) -> None:
+def _check_rows(model: nn.Module, added: range) -> None:
     """Refuse an adapter that has not brought the rows of new tokens.
 
     Raises:

@@ -1,8 +1,42 @@
 """Converted models: the plan of a conversion, the generated classes, saving and sharing."""
 
+from bcos_peft.models.apply import apply_plan
+from bcos_peft.models.conversion import change_class
+from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, find_bcos_model, keep_class
+from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
+from bcos_peft.models.hub import BcosHubMixin, adapter_hooks, current_config
+from bcos_peft.models.hub_upload import BESIDE, upload
+from bcos_peft.models.labels import Labels
+from bcos_peft.models.plan import Plan, is_activation, plan_conversion, sub_plan
+from bcos_peft.models.registration import register_all
+from bcos_peft.models.summary import ConversionSummary
+
+
+__all__ = [
+    "BESIDE",
+    "BcosHubMixin",
+    "BcosModel",
+    "ConversionSummary",
+    "Labels",
+    "PREFIX",
+    "Plan",
+    "adapter_hooks",
+    "apply_plan",
+    "change_class",
+    "current_config",
+    "find_bcos_model",
+    "is_activation",
+    "keep_class",
+    "plan_conversion",
+    "refuse_liger",
+    "refuse_shards",
+    "refuse_tensor_parallel",
+    "register_all",
+    "sub_plan",
+    "upload",
+]
+
 
 def __getattr__(name: str):
     # Pickle, and the stub of models that were pushed, look generated classes up by name.
-    from bcos_peft.models.generated import class_named
-
-    return class_named(name)
+    return _class_named(name)

@@ -9,12 +9,9 @@ from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import forget_parameters, set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.families import FunctionalActivation
 from bcos_peft.models.plan import Plan
-from bcos_peft.nn.layers import BcosLayer
-
-
-__all__ = ["apply_plan"]
+from bcos_peft.nn import BcosLayer
 
 
 def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callable[[], None]:

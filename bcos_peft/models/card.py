@@ -14,15 +14,13 @@ from huggingface_hub.utils import validate_repo_id
 from bcos_peft.config import BcosConfig
 
 
-__all__ = ["CARD_NAME", "base_licence", "is_generated", "render_card"]
-
-CARD_NAME = "README.md"
+_CARD_NAME = "README.md"
 
 # A card with this line is replaced at the next save; any other was written by somebody and stays.
-MARK = "<!-- Written by bcos_peft, which replaces this file at every save. Delete this line to keep your changes. -->"
+_MARK = "<!-- Written by bcos_peft, which replaces this file at every save. Delete this line to keep your changes. -->"
 
 # The end of a class name, and what the hub calls the task.
-PIPELINE_TAGS = {
+_PIPELINE_TAGS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
@@ -33,7 +31,7 @@ PIPELINE_TAGS = {
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 
 
-def render_card(
+def _render_card(
     config: BcosConfig, architecture: str, auto_class: str, model_id: str, tags: list[str], licence: dict[str, str]
 ) -> str:
     """The card of a converted model.
@@ -44,16 +42,15 @@ def render_card(
         auto_class (`str`): the name of the Auto class that loads it.
         model_id (`str`): what to load it by: a repository on the hub, or a directory.
         tags (`list[str]`): for the hub's search.
-        licence (`dict[str, str]`): as `base_licence` gives; empty if unknown.
+        licence (`dict[str, str]`): as `_base_licence` gives; empty if unknown.
 
     Returns:
         `str`: Markdown with metadata in front.
 
     Example:
         >>> from bcos_peft import BcosConfig
-        >>> from bcos_peft.models.card import render_card
         >>> base = BcosConfig(base_model_name_or_path="google-bert/bert-base-uncased")
-        >>> card = render_card(base, "BcosBertForMaskedLM", "AutoModelForMaskedLM", "me/bcos-bert", ["bcos"], {})
+        >>> card = _render_card(base, "BcosBertForMaskedLM", "AutoModelForMaskedLM", "me/bcos-bert", ["bcos"], {})
         >>> print("\\n".join(card.splitlines()[1:3]))
         base_model: google-bert/bert-base-uncased
         library_name: transformers
@@ -61,7 +58,7 @@ def render_card(
     import jinja2
 
     base = config.base_model_name_or_path
-    task = next((tag for end, tag in PIPELINE_TAGS.items() if architecture.endswith(end)), "feature-extraction")
+    task = next((tag for end, tag in _PIPELINE_TAGS.items() if architecture.endswith(end)), "feature-extraction")
     metadata = ModelCardData(
         base_model=base if _is_repository(base) else None,  # the hub refuses a path
         library_name="transformers",
@@ -78,7 +75,7 @@ def render_card(
     text = (Path(__file__).parent / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         metadata=metadata.to_yaml(),
-        mark=MARK,
+        mark=_MARK,
         title=model_id.rstrip("/").rpartition("/")[2],
         base_link=_base_link(base),
         auto_class=auto_class,
@@ -93,18 +90,17 @@ def render_card(
     )
 
 
-def is_generated(card: str) -> bool:
-    """Whether a card is one of `render_card`, which may be replaced.
+def _is_generated(card: str) -> bool:
+    """Whether a card is one of `_render_card`, which may be replaced.
 
     Example:
-        >>> from bcos_peft.models.card import is_generated
-        >>> is_generated("# My model")
+        >>> _is_generated("# My model")
         False
     """
-    return MARK in card
+    return _MARK in card
 
 
-def base_licence(base: str | None, online: bool) -> dict[str, str]:
+def _base_licence(base: str | None, online: bool) -> dict[str, str]:
     """The licence that the card of the base model states.
 
     Args:
@@ -116,8 +112,7 @@ def base_licence(base: str | None, online: bool) -> dict[str, str]:
         whatever the reason.
 
     Example:
-        >>> from bcos_peft.models.card import base_licence
-        >>> base_licence(None, online=False)
+        >>> _base_licence(None, online=False)
         {}
     """
     try:

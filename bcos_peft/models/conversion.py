@@ -9,24 +9,21 @@ from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family
-from bcos_peft.models.generated import config_class, model_class
-
-
-__all__ = []
+from bcos_peft.families import Family
+from bcos_peft.models.generated import _config_class, _model_class
 
 
 def change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, family: Family) -> Callable[[], None]:
     """Give the model its generated class and a config of its own; other models may share the stock config."""
     old_config, old_tied, old_class_state = model.config, dict(model.all_tied_weights_keys), dict(model.__dict__)
     new_config = copy.deepcopy(old_config)
-    new_config.__class__ = config_class(type(old_config))
+    new_config.__class__ = _config_class(type(old_config))
     new_config.bcos = bcos_config.to_dict()
     owners = [module for module in model.modules() if module.__dict__.get("config") is old_config]
     for module in owners:
         module.config = new_config
     _forget_unpacked_file(model)
-    set_class(model, model_class(stock, family))
+    set_class(model, _model_class(stock, family))
     model.all_tied_weights_keys = {k: v for k, v in old_tied.items() if not k.endswith("bias")}
 
     def restore() -> None:

@@ -18,19 +18,15 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family
+from bcos_peft.families import Family
 from bcos_peft.models.apply import apply_plan
-from bcos_peft.models.guards import check_forward, refuse_liger, refuse_tensor_parallel
+from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin
-from bcos_peft.models.plan import plan_stored
-from bcos_peft.models.quantized_loading import add_stored_gains, quantize_layers, stored_names
-from bcos_peft.models.summary import ConversionSummary, summarize
-from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, Gain
-from bcos_peft.nn.norm_cache import SteadyGeneration
-from bcos_peft.nn.quantization import count_of
+from bcos_peft.models.plan import _plan_stored
+from bcos_peft.models.quantized_loading import _add_stored_gains, _quantize_layers, _stored_names
+from bcos_peft.models.summary import ConversionSummary, _summarize
+from bcos_peft.nn import BcosLayer, BcosLayerNorm, Gain, SteadyGeneration, count_of
 
-
-__all__ = ["BcosModel", "find_bcos_model"]
 
 PREFIX = "bcos_"
 # Whether a B-cos model is being built around the one that is.
@@ -44,10 +40,10 @@ class BcosModel(BcosHubMixin):
 
     Example:
         >>> from transformers import BertConfig
-        >>> from bcos_peft.models.generated import BcosModel, model_class
+        >>> from bcos_peft.models import BcosModel
         >>> from bcos_peft.families import find_family
         >>> from transformers import BertForSequenceClassification
-        >>> cls = model_class(BertForSequenceClassification, find_family("bert"))
+        >>> cls = _model_class(BertForSequenceClassification, find_family("bert"))
         >>> cls.__name__, cls.config_class.model_type, issubclass(cls, BcosModel)
         ('BcosBertForSequenceClassification', 'bcos_bert', True)
     """
@@ -65,7 +61,7 @@ class BcosModel(BcosHubMixin):
         if _building.get():  # the body of a classifier, which many models ask AutoModel for: converted with the whole
             self.__class__ = self.bcos_stock_class
             return
-        apply_plan(self, plan_stored(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
+        apply_plan(self, _plan_stored(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
         for module in self.base_model.modules():
             if isinstance(module, BcosLayerNorm):
                 # Every checkpoint has its weight; GPT-2 of transformers 5.0 would look for a bias to initialise.
@@ -74,16 +70,16 @@ class BcosModel(BcosHubMixin):
 
     def __setattr__(self, name, value):
         if name == "forward":
-            check_forward(self, value)
+            _check_forward(self, value)
         super().__setattr__(name, value)
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
         refuse_tensor_parallel(model)
-        stored = stored_names(state_dict, checkpoint_files)
+        stored = _stored_names(state_dict, checkpoint_files)
         if load_config.hf_quantizer is not None:  # it has put its layers in place, and they have no weights yet
-            quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
-        add_stored_gains(model, stored)
+            _quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
+        _add_stored_gains(model, stored)
         load = super(BcosModel, type(model))._load_pretrained_model
         return load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
@@ -125,7 +121,7 @@ class BcosModel(BcosHubMixin):
 
     def bcos_summary(self) -> ConversionSummary:
         """What the conversion made of the model: layers by B, norms, parameters, the residual on a probe."""
-        return summarize(self)
+        return _summarize(self)
 
     def print_bcos_summary(self) -> None:
         """Print `bcos_summary()`, as peft prints trainable parameters."""
@@ -226,7 +222,7 @@ _classes: dict[str, type] = {}
 _OWN_LOSS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
 
 
-def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
+def _config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
     """The generated config class for a stock one: the kept one, unless that was made from another of the same name."""
     name = f"Bcos{stock.__name__}"
     if name not in _classes or _classes[name].__bases__ != (stock,):
@@ -241,7 +237,7 @@ def config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
     return _classes[name]
 
 
-def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrainedModel]:
+def _model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrainedModel]:
     """The generated class for a stock model class: the kept one, unless that was made from another table."""
     name = f"Bcos{stock.__name__}"
     kept = _classes.get(name)
@@ -251,7 +247,7 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
     body = {
         "__module__": "bcos_peft.models",  # where pickle, and files saved with code, look for it
         "__doc__": f"`{stock.__name__}` as a B-cos model. From `get_bcos_model` or `from_pretrained`.",
-        "config_class": config_class(stock.config_class),
+        "config_class": _config_class(stock.config_class),
         "bcos_family": family,
         "bcos_stock_class": stock,
         "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
@@ -261,13 +257,13 @@ def model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrained
     if name.endswith(_OWN_LOSS):
         # Their forward takes the Trainer's count of items and leaves it alone, so accumulated losses would add up.
         body["accepts_loss_kwargs"] = False
-    convert_checkpoints_alike(stock.__name__, name)
+    _convert_checkpoints_alike(stock.__name__, name)
     mixins = (BcosModel, SteadyGeneration) if issubclass(base, GenerationMixin) else (BcosModel,)
     return type(name, (*mixins, base), body)
 
 
 def keep_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Let a generated class be found by its name, and by `model_class`."""
+    """Let a generated class be found by its name, and by `_model_class`."""
     _classes[cls.__name__] = cls
     return cls
 
@@ -278,7 +274,7 @@ def _without_biases(tied):
     return {target: source for target, source in tied.items() if not target.endswith("bias")}
 
 
-def class_named(name: str) -> type:
+def _class_named(name: str) -> type:
     """The generated class of a name.
 
     Raises:
@@ -290,7 +286,7 @@ def class_named(name: str) -> type:
         raise AttributeError(f"module 'bcos_peft.models' has no attribute {name!r}") from None
 
 
-def convert_checkpoints_alike(stock: str, bcos: str) -> None:
+def _convert_checkpoints_alike(stock: str, bcos: str) -> None:
     """What transformers renames or merges when it loads a type or class of models, and reverses when it saves it."""
     conversion = get_checkpoint_conversion_mapping(stock)
     if conversion is not None:

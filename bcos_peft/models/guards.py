@@ -30,7 +30,7 @@ def _refuse_kernels(model) -> None:
     )
 
 
-def check_forward(model, forward) -> None:
+def _check_forward(model, forward) -> None:
     """Look at a forward that is about to replace that of a converted model: is it one of TRL, and does it fit?
 
     TRL's trainers put theirs on each model that they are given, once they have all their models: the moment to see

@@ -18,14 +18,12 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from bcos_peft._utils.files import staged
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
-from bcos_peft.models.card import CARD_NAME, base_licence, render_card
-from bcos_peft.models.hub_upload import is_written_by_hand, stale_weights, upload
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.models.card import _CARD_NAME, _base_licence, _render_card
+from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, upload
+from bcos_peft.nn import BcosLayer
 
 
-__all__ = ["BcosHubMixin", "auto_model_classes", "current_config"]
-
-STUB = "modeling_bcos"
+_STUB = "modeling_bcos"
 _STUB_TEXT = '''\
 """Lets transformers load this B-cos model with `trust_remote_code=True`. All code is in the package bcos-peft."""
 
@@ -49,7 +47,7 @@ class BcosHubMixin:
     """`save_pretrained` and `push_to_hub` of converted models. Not to be instantiated.
 
     Example:
-        >>> from bcos_peft.models.hub import BcosHubMixin
+        >>> from bcos_peft.models import BcosHubMixin
         >>> from bcos_peft.models import BcosBertForSequenceClassification
         >>> issubclass(BcosBertForSequenceClassification, BcosHubMixin)
         True
@@ -123,15 +121,15 @@ class BcosHubMixin:
             with tempfile.TemporaryDirectory() as nowhere:
                 super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
-        with _prepared_config(self, push_to_hub or remote_code), staged(directory, stale_weights) as staging:
+        with _prepared_config(self, push_to_hub or remote_code), staged(directory, _stale_weights) as staging:
             _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs)
             if (staging / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, staging)
-                if not is_written_by_hand(directory / CARD_NAME):
+                if not _is_written_by_hand(directory / _CARD_NAME):
                     _add_card(self, staging, repo_id, push.get("tags"), online=push_to_hub)
             written = sorted(path.name for path in staging.iterdir())
         if push_to_hub:
-            card = [CARD_NAME] if (directory / CARD_NAME).exists() and CARD_NAME not in written else []
+            card = [_CARD_NAME] if (directory / _CARD_NAME).exists() and _CARD_NAME not in written else []
             upload(directory, written + card, repo_id, token=token, **push)
 
     def push_to_hub(
@@ -205,7 +203,7 @@ def _save_with_adapters(model, save, directory: Path, repo_id: str, kwargs: dict
         hook.complete(model, directory, repo_id, kwargs.get("state_dict"))
 
 
-def auto_model_classes() -> list[type[_BaseAutoModelClass]]:
+def _auto_model_classes() -> list[type[_BaseAutoModelClass]]:
     """The `AutoModel…` classes of transformers."""
     candidates = (getattr(modeling_auto, name) for name in modeling_auto.__all__ if name.startswith("AutoModel"))
     return [cls for cls in candidates if isinstance(cls, type) and getattr(cls, "_model_mapping", None) is not None]
@@ -213,7 +211,7 @@ def auto_model_classes() -> list[type[_BaseAutoModelClass]]:
 
 def _auto_classes_of(model) -> list[str]:
     config, cls = type(model.config), type(model)
-    names = [auto.__name__ for auto in auto_model_classes() if auto._model_mapping.get(config, None) is cls]
+    names = [auto.__name__ for auto in _auto_model_classes() if auto._model_mapping.get(config, None) is cls]
     return sorted(names, key=lambda name: (not cls.__name__.endswith(name.removeprefix("Auto")[5:]), "Pre" in name))
 
 
@@ -240,10 +238,10 @@ def _prepare_config(model, remote_code: bool | None) -> None:
         if getattr(adapter, "bcos", None) is not None:
             adapter.bcos["config"] = config.bcos
     if remote_code is None:
-        remote_code = any(STUB in str(reference) for reference in (config.auto_map or {}).values())
+        remote_code = any(_STUB in str(reference) for reference in (config.auto_map or {}).values())
     if remote_code:
-        config.auto_map = {"AutoConfig": f"{STUB}.{type(config).__name__}"}
-        config.auto_map |= {auto: f"{STUB}.{type(model).__name__}" for auto in _auto_classes_of(model)}
+        config.auto_map = {"AutoConfig": f"{_STUB}.{type(config).__name__}"}
+        config.auto_map |= {auto: f"{_STUB}.{type(model).__name__}" for auto in _auto_classes_of(model)}
     else:
         config.__dict__.pop("auto_map", None)
 
@@ -268,17 +266,17 @@ def _add_stub(model, directory: Path) -> None:
     if model.config.auto_map:
         names = sorted({reference.rpartition(".")[2] for reference in model.config.auto_map.values()})
         text = _STUB_TEXT.format(names=", ".join(names), quoted=json.dumps(names))
-        (directory / f"{STUB}.py").write_text(text, encoding="utf-8")
+        (directory / f"{_STUB}.py").write_text(text, encoding="utf-8")
 
 
 def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, online: bool) -> None:
     config = model.bcos_config
-    card = render_card(
+    card = _render_card(
         config,
         architecture=type(model).__name__,
         auto_class=next(iter(_auto_classes_of(model)), type(model).__name__),
         model_id=model_id,
         tags=list(dict.fromkeys([*model.model_tags, *(tags or [])])),
-        licence=base_licence(config.base_model_name_or_path, online),
+        licence=_base_licence(config.base_model_name_or_path, online),
     )
-    (directory / CARD_NAME).write_text(card, encoding="utf-8")
+    (directory / _CARD_NAME).write_text(card, encoding="utf-8")

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
 
-from bcos_peft.models.card import CARD_NAME, is_generated
+from bcos_peft.models.card import _CARD_NAME, _is_generated
 
-
-__all__ = ["BESIDE", "is_written_by_hand", "stale_weights", "upload"]
 
 BESIDE = "bcos_weights.safetensors"  # what was trained beside an adapter, in its folder
 _ADAPTER = "adapter_config.json"
@@ -18,12 +16,12 @@ _ADAPTER = "adapter_config.json"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 
 
-def is_written_by_hand(card: Path) -> bool:
+def _is_written_by_hand(card: Path) -> bool:
     """Whether a model card is there that this package did not write."""
-    return card.exists() and not is_generated(card.read_text(encoding="utf-8", errors="replace"))
+    return card.exists() and not _is_generated(card.read_text(encoding="utf-8", errors="replace"))
 
 
-def stale_weights(written: list[str], existing: list[str]) -> list[str]:
+def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
     """Which of the existing files hold, or list, weights that the written ones replace."""
     stale = set()
     for name in written:
@@ -57,16 +55,16 @@ def upload(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     existing = api.list_repo_files(repo_id, revision=revision)
     content: dict[str, Path | bytes] = {name: directory / name for name in names}
-    if CARD_NAME in existing:
-        theirs = Path(hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token))
-        if is_written_by_hand(theirs):
-            content.pop(CARD_NAME, None)
+    if _CARD_NAME in existing:
+        theirs = Path(hf_hub_download(repo_id, _CARD_NAME, revision=revision, token=token))
+        if _is_written_by_hand(theirs):
+            content.pop(_CARD_NAME, None)
             if tags:
                 card = ModelCard.load(theirs)
                 card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-                content[CARD_NAME] = str(card).encode()
+                content[_CARD_NAME] = str(card).encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=value) for name, value in content.items()]
-    operations += [CommitOperationDelete(path_in_repo=name) for name in stale_weights(names, existing)]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in _stale_weights(names, existing)]
     return api.create_commit(
         repo_id,
         operations,

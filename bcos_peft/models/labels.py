@@ -8,8 +8,6 @@ from typing import Any
 from bcos_peft.models.generated import BcosModel
 
 
-__all__ = ["Labels"]
-
 _SHOWN = 20  # labels that an error lists
 
 
@@ -26,7 +24,7 @@ class Labels:
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> from bcos_peft import BcosConfig, get_bcos_model
-        >>> from bcos_peft.models.labels import Labels
+        >>> from bcos_peft.models import Labels
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> labels = Labels(get_bcos_model(BertForSequenceClassification(config), BcosConfig()), tokenizer=None)
         >>> labels.index("LABEL_1", "target"), labels.name(0)

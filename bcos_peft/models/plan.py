@@ -13,13 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from bcos_peft._utils.accelerate_hooks import is_patched
 from bcos_peft._utils.patterns import matches_any, matches_modules, matches_pattern
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family
-from bcos_peft.nn.conv1d import BcosConv1D
-from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, BcosLinear
-from bcos_peft.nn.quantization import quantized_class
+from bcos_peft.families import Family
+from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLayerNorm, BcosLinear, quantized_class
 
-
-__all__ = ["Plan", "exponent", "is_activation", "plan_conversion", "plan_stored", "sub_plan"]
 
 # Linear in their input as they are, or without a part in the forward pass.
 _LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -80,7 +76,7 @@ def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfi
     return plan
 
 
-def plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
+def _plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
     """The same for a model that is built to be loaded, whose config may come from one with another head.
 
     The config's patterns may match nothing here. Of a model without a head they see the names that its modules have in
@@ -168,7 +164,7 @@ def _refusal(name: str, module: nn.Module) -> str:
     )
 
 
-def exponent(name: str, config: BcosConfig, family: Family) -> float | None:
+def _exponent(name: str, config: BcosConfig, family: Family) -> float | None:
     """The B of a linear layer by its name in a model with a head; None if it stays plain."""
     return config.b_for(name) if _is_target(name, config, family) else None
 

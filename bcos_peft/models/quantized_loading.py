@@ -13,16 +13,12 @@ from torch import nn
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families.base import Family
-from bcos_peft.models.plan import exponent
-from bcos_peft.nn.layers import BcosLayer, BcosLinear
-from bcos_peft.nn.quantization import quantized_class
+from bcos_peft.families import Family
+from bcos_peft.models.plan import _exponent
+from bcos_peft.nn import BcosLayer, BcosLinear, quantized_class
 
 
-__all__ = ["add_stored_gains", "quantize_layers", "stored_names"]
-
-
-def quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, family: Family) -> None:
+def _quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, family: Family) -> None:
     """Let a quantiser of bitsandbytes replace the linear layers of a B-cos model without weights, and keep them B-cos.
 
     Args:
@@ -62,11 +58,11 @@ def quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, fami
         cls = quantized_class(module) or (BcosLinear if name in plain else None)
         if cls is not None:
             set_class(module, cls)
-            module.b = exponent(model.bcos_name(name), config, family)
+            module.b = _exponent(model.bcos_name(name), config, family)
             module.normalize_weights = config.normalize_weights
 
 
-def add_stored_gains(model, stored: set[str]) -> None:
+def _add_stored_gains(model, stored: set[str]) -> None:
     """Make room for the gains of layers that were saved with some, before the weights of a model are loaded.
 
     Args:
@@ -84,7 +80,7 @@ def _same(name: str, other: str) -> bool:
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
-def stored_names(state_dict: dict | None, files: Iterable[str] | None) -> set[str]:
+def _stored_names(state_dict: dict | None, files: Iterable[str] | None) -> set[str]:
     """The names of the tensors in a state dict, or in safetensors files."""
     names = set(state_dict or ())
     for file in files or ():

@@ -12,11 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.patterns import matches_any
 from bcos_peft.models.plan import is_activation
-from bcos_peft.nn.layers import BcosLayer, BcosNorm
-from bcos_peft.nn.quantization import count_of
-
-
-__all__ = ["ConversionSummary", "summarize"]
+from bcos_peft.nn import BcosLayer, BcosNorm, count_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class ConversionSummary:
         return "\n".join([self.architecture + base, *(f"  {name:<12}  {text}" for name, text in lines.items())])
 
 
-def summarize(model: PreTrainedModel) -> ConversionSummary:
+def _summarize(model: PreTrainedModel) -> ConversionSummary:
     """Count what a converted model consists of.
 
     Args:

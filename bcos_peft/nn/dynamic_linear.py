@@ -8,10 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.numerics import first_order, is_batched, matrix, pieces
-
-
-__all__ = ["few_rows", "hold_ratio", "layer_norm", "rms_norm"]
+from bcos_peft.nn.numerics import _first_order, _is_batched, _matrix, _pieces
 
 
 def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -28,7 +25,7 @@ def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.dynamic_linear import hold_ratio
+        >>> from bcos_peft.nn import hold_ratio
         >>> x = torch.tensor([2.0], requires_grad=True)
         >>> hold_ratio(x, torch.relu(x) ** 2).backward()
         >>> x.grad  # 4 / 2, not the derivative 4
@@ -49,15 +46,15 @@ class _HoldRatio(torch.autograd.Function):
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
         with torch.no_grad():
-            many = is_batched(grad)
+            many = _is_batched(grad)
             grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            for x_rows, y_rows, grad_rows, out in pieces(*map(matrix, (x, y, y if many else grad, grad_x))):
+            for x_rows, y_rows, grad_rows, out in _pieces(*map(_matrix, (x, y, y if many else grad, grad_x))):
                 # 0/0 is 0 here, in a quarter of the time of a mask.
                 ratio = (y_rows / x_rows).nan_to_num_(0.0, float("inf"), float("-inf"))
                 out.copy_(ratio) if many else torch.mul(ratio, grad_rows, out=out)
             if many:
                 grad_x = grad_x * grad
-        return *first_order((grad_x,), (grad, x)), None
+        return *_first_order((grad_x,), (grad, x)), None
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -73,7 +70,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.dynamic_linear import layer_norm
+        >>> from bcos_peft.nn import layer_norm
         >>> layer_norm(torch.tensor([[1.0, 3.0]]), None, eps=0.0)
         tensor([[-1.,  1.]])
 
@@ -101,7 +98,7 @@ class _HeldLayerNorm(torch.autograd.Function):
             grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
             if weight is not None:
                 grad_x = grad_x.mul_(inverse_sigma)
-        return *first_order((grad_x.to(grad.dtype),), (grad,)), None, None
+        return *_first_order((grad_x.to(grad.dtype),), (grad,)), None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool = True) -> Tensor:
@@ -118,7 +115,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool =
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.dynamic_linear import rms_norm
+        >>> from bcos_peft.nn import rms_norm
         >>> rms_norm(torch.tensor([[3.0, 3.0]]), None, eps=0.0)
         tensor([[1., 1.]])
 
@@ -148,7 +145,7 @@ class _HeldRMSNorm(torch.autograd.Function):
         with torch.no_grad():
             grad_x = grad if weight is None else grad * weight
             grad_x = (grad_x * inverse_rms).to(grad.dtype)
-        return *first_order((grad_x,), (grad,)), None, None
+        return *_first_order((grad_x,), (grad,)), None, None
 
 
 def _weighted(norm: type[torch.autograd.Function], x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -174,7 +171,7 @@ def few_rows(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.dynamic_linear import few_rows
+        >>> from bcos_peft.nn import few_rows
         >>> x, weight = torch.ones(1, 2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         >>> few_rows(x, x @ weight.T, weight)[0, 1].backward()
         >>> x.grad
@@ -194,9 +191,9 @@ class _FewRows(torch.autograd.Function):
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
         with torch.no_grad():
-            if is_batched(grad):
+            if _is_batched(grad):
                 grad_x = grad @ weight.to(grad.dtype)
             else:
-                rows = matrix(grad).any(0).nonzero().flatten()
+                rows = _matrix(grad).any(0).nonzero().flatten()
                 grad_x = grad[..., rows] @ weight[rows].to(grad.dtype)
-        return *first_order((grad_x.to(ctx.dtype),), (grad,)), None, None
+        return *_first_order((grad_x.to(ctx.dtype),), (grad,)), None, None

@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from bcos_peft.nn.numerics import (
-    as_autocast,
-    first_order,
-    is_batched,
-    matrix,
-    pieces,
-    power_,
-    row_norms,
-    scales,
-    take_part_along_,
+    _as_autocast,
+    _first_order,
+    _is_batched,
+    _matrix,
+    _pieces,
+    _power_,
+    _row_norms,
+    _scales,
+    _take_part_along_,
 )
-
-
-__all__ = ["bcos_linear", "bcos_scale"]
 
 
 def bcos_linear(
@@ -65,7 +62,7 @@ def bcos_linear(
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import bcos_linear
+        >>> from bcos_peft.nn import bcos_linear
         >>> x, weight = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [3.0, 4.0]])
         >>> bcos_linear(x, weight, b=2.0)  # cosines 0.6 and 1, plain outputs 6 and 25
         tensor([[ 3.6000, 25.0000]])
@@ -74,8 +71,8 @@ def bcos_linear(
     """
     if b == 1 and not normalize_weights:
         return torch.nn.functional.linear(x, weight)
-    x, weight, w_norm = as_autocast(x, weight, w_norm)
-    y = _BcosLinear.apply(matrix(x), weight, w_norm, float(b), normalize_weights, hold_scale)
+    x, weight, w_norm = _as_autocast(x, weight, w_norm)
+    y = _BcosLinear.apply(_matrix(x), weight, w_norm, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -86,17 +83,17 @@ class _BcosLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, w_norm, b, unit_rows, hold_scale):
-        x_norm, w_norm = row_norms(x), row_norms(weight) if w_norm is None else w_norm
-        sx, sw = scales(x_norm, w_norm, b, unit_rows)
+        x_norm, w_norm = _row_norms(x), _row_norms(weight) if w_norm is None else w_norm
+        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
         # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
         # after it, in float32, because scaling first would round the operands once more.
         scale_first = unit_rows and weight.dtype == sw.dtype
         y = torch.nn.functional.linear(x, weight * sw.unsqueeze(-1) if scale_first else weight)
-        for out, scale in pieces(y, sx):
+        for out, scale in _pieces(y, sx):
             u = out.to(sx.dtype).mul_(scale)
             if not scale_first:
                 u = u.mul_(sw)
-            torch.mul(u, power_(u.abs(), b - 1), out=out)
+            torch.mul(u, _power_(u.abs(), b - 1), out=out)
         keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
         factors = (sx, sw) if hold_scale else (x_norm, w_norm)
         ctx.save_for_backward(x if keep_x else None, weight, y, *factors)
@@ -112,12 +109,12 @@ class _BcosLinear(torch.autograd.Function):
                 sx, sw = factors
             else:
                 x_norm, w_norm = factors
-                sx, sw = scales(x_norm, w_norm, b, unit_rows)
+                sx, sw = _scales(x_norm, w_norm, b, unit_rows)
                 sx = sx * b
-            many = is_batched(grad)  # they share the factors
+            many = _is_batched(grad)  # they share the factors
             scaled_grad = torch.empty_like(y)
-            for y_rows, grad_rows, scale, out in pieces(y, y if many else grad, sx, scaled_grad):
-                s = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
+            for y_rows, grad_rows, scale, out in _pieces(y, y if many else grad, sx, scaled_grad):
+                s = _power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
                 out.copy_(s) if many else torch.mul(s, grad_rows, out=out)
             if many:
                 scaled_grad = scaled_grad * grad
@@ -126,10 +123,10 @@ class _BcosLinear(torch.autograd.Function):
             if not ctx.hold_scale:
                 # Σ_i g_i·y_i = x·grad_x/b and Σ_tokens g_i·y_i = w_i·grad_w_i/b: no pass over the outputs is needed.
                 if grad_x is not None:
-                    take_part_along_(grad_x, x, x_norm, (b - 1) / b)
+                    _take_part_along_(grad_x, x, x_norm, (b - 1) / b)
                 if grad_w is not None:
-                    take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
-        return *first_order((grad_x, grad_w), (grad, y, weight)), None, None, None, None
+                    _take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
+        return *_first_order((grad_x, grad_w), (grad, y, weight)), None, None, None, None
 
 
 def bcos_scale(
@@ -159,7 +156,7 @@ def bcos_scale(
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import bcos_scale
+        >>> from bcos_peft.nn import bcos_scale
         >>> x, weight = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [3.0, 4.0]])
         >>> bcos_scale(x, x @ weight.T, weight.norm(dim=-1), b=2.0)
         tensor([[ 3.6000, 25.0000]])
@@ -168,19 +165,19 @@ def bcos_scale(
     """
     if b == 1 and not normalize_weights:
         return product
-    y = _BcosScale.apply(matrix(x), matrix(product), w_norm, float(b), normalize_weights, hold_scale)
+    y = _BcosScale.apply(_matrix(x), _matrix(product), w_norm, float(b), normalize_weights, hold_scale)
     return y.view(product.shape)
 
 
 class _BcosScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, product, w_norm, b, unit_rows, hold_scale):
-        x_norm = row_norms(x)
-        sx, sw = scales(x_norm, w_norm, b, unit_rows)
+        x_norm = _row_norms(x)
+        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
         y = torch.empty_like(product)
-        for out, o, scale in pieces(y, product, sx):
+        for out, o, scale in _pieces(y, product, sx):
             u = (o.to(sx.dtype) * scale).mul_(sw)
-            torch.mul(u, power_(u.abs(), b - 1), out=out)
+            torch.mul(u, _power_(u.abs(), b - 1), out=out)
         ctx.save_for_backward(None if hold_scale else x, y, x_norm, w_norm)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
@@ -190,10 +187,10 @@ class _BcosScale(torch.autograd.Function):
         x, y, x_norm, w_norm = ctx.saved_tensors
         b, grad_x, grad_norm = ctx.b, None, None
         with torch.no_grad():
-            sx, sw = scales(x_norm, w_norm, b, ctx.unit_rows)
+            sx, sw = _scales(x_norm, w_norm, b, ctx.unit_rows)
             grad_product = torch.empty_like(y)
-            for y_rows, grad_rows, scale, out in pieces(y, grad, sx, grad_product):
-                s = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
+            for y_rows, grad_rows, scale, out in _pieces(y, grad, sx, grad_product):
+                s = _power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sw)
                 torch.mul(s if ctx.hold_scale else s.mul_(b), grad_rows, out=out)
             if not ctx.hold_scale:
                 along = y.to(sx.dtype) * grad
@@ -202,4 +199,4 @@ class _BcosScale(torch.autograd.Function):
                 grad_x = (x * (along.sum(-1) * inverse * inverse * (1 - b)).unsqueeze(-1)).to(x.dtype)
                 if ctx.needs_input_grad[2]:
                     grad_norm = along.sum(0) / w_norm.clamp_min(tiny) * (-b if ctx.unit_rows else 1 - b)
-        return *first_order((grad_x, grad_product, grad_norm), (grad, y)), None, None, None
+        return *_first_order((grad_x, grad_product, grad_norm), (grad, y)), None, None, None

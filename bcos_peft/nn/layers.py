@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from bcos_peft.nn.dynamic_linear import layer_norm, rms_norm
 from bcos_peft.nn.functional import bcos_linear
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
-from bcos_peft.nn.numerics import row_norms, state_of
-
-
-__all__ = ["BcosLayer", "BcosLayerNorm", "BcosLinear", "BcosNorm", "BcosRMSNorm", "DynamicLinear", "Gain"]
+from bcos_peft.nn.numerics import _row_norms, _state_of
 
 
 class DynamicLinear:
     """Marks modules that are linear in their input while `explaining` is True. `explanation_mode` sets it.
 
     Example:
-        >>> from bcos_peft.nn.layers import BcosLinear, DynamicLinear
+        >>> from bcos_peft.nn import BcosLinear, DynamicLinear
         >>> isinstance(BcosLinear(2, 2), DynamicLinear)
         True
     """
@@ -40,7 +37,7 @@ class BcosLayer(DynamicLinear):
             the weight itself is not touched.
 
     Example:
-        >>> from bcos_peft.nn.layers import BcosLayer, BcosLinear
+        >>> from bcos_peft.nn import BcosLayer, BcosLinear
         >>> layer = BcosLinear(2, 2, b=1.5)
         >>> isinstance(layer, BcosLayer), layer.b
         (True, 1.5)
@@ -76,10 +73,10 @@ class BcosLayer(DynamicLinear):
         # An adapter may make the weight anew at each look, and other processes or devices may hold it.
         if type(weight) is not nn.Parameter or weight.is_meta or not weight.numel():
             return None
-        state = state_of(weight)
+        state = _state_of(weight)
         if name not in steady or steady[name][0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                steady[name] = state, row_norms(self.rows(weight))
+                steady[name] = state, _row_norms(self.rows(weight))
         return steady[name][1]
 
     @property
@@ -106,7 +103,7 @@ class Gain(nn.Module):
     A module of its own, since quantisers take every other parameter of a quantised layer for weights.
 
     Example:
-        >>> from bcos_peft.nn.layers import Gain
+        >>> from bcos_peft.nn import Gain
         >>> Gain(2).weight.tolist()
         [1.0, 1.0]
     """
@@ -134,7 +131,7 @@ class BcosLinear(BcosLayer, nn.Linear):
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.layers import BcosLinear
+        >>> from bcos_peft.nn import BcosLinear
         >>> BcosLinear(4, 3, b=2.0)(torch.ones(2, 4)).shape
         torch.Size([2, 3])
 
@@ -160,7 +157,7 @@ class BcosNorm(DynamicLinear):
     """What norms have in common: a weight that scales each feature of what is normalised.
 
     Example:
-        >>> from bcos_peft.nn.layers import BcosNorm, BcosRMSNorm
+        >>> from bcos_peft.nn import BcosNorm, BcosRMSNorm
         >>> issubclass(BcosRMSNorm, BcosNorm)
         True
     """
@@ -178,7 +175,7 @@ class BcosLayerNorm(BcosNorm, nn.LayerNorm):
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.layers import BcosLayerNorm
+        >>> from bcos_peft.nn import BcosLayerNorm
         >>> BcosLayerNorm(2, bias=False)(torch.tensor([[1.0, 3.0]])).detach().round(decimals=3)
         tensor([[-1.,  1.]])
     """
@@ -196,7 +193,7 @@ class BcosRMSNorm(BcosNorm, nn.Module):
     it: hub kernels would look for their name on the class and replace the forward.
 
     Example:
-        >>> from bcos_peft.nn.layers import BcosRMSNorm, DynamicLinear
+        >>> from bcos_peft.nn import BcosRMSNorm, DynamicLinear
         >>> issubclass(BcosRMSNorm, DynamicLinear)
         True
     """

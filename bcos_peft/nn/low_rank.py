@@ -12,10 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.numerics import as_autocast, first_order, matrix, pieces, power_, row_norms, scales, widest
-
-
-__all__ = ["LowRank", "bcos_lora_linear"]
+from bcos_peft.nn.numerics import _as_autocast, _first_order, _matrix, _pieces, _power_, _row_norms, _scales, widest
 
 
 class LowRank(NamedTuple):
@@ -28,7 +25,7 @@ class LowRank(NamedTuple):
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.low_rank import LowRank
+        >>> from bcos_peft.nn import LowRank
         >>> x, down, up = torch.ones(3, 4), torch.ones(2, 4), torch.zeros(5, 2)
         >>> LowRank(x @ down.T, down, up).hidden.shape
         torch.Size([3, 2])
@@ -81,8 +78,8 @@ def bcos_lora_linear(
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.functional import bcos_linear
-        >>> from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
+        >>> from bcos_peft.nn import bcos_linear
+        >>> from bcos_peft.nn import LowRank, bcos_lora_linear
         >>> x, weight, down, up = (torch.randn(*shape) for shape in [(2, 4), (3, 4), (1, 4), (3, 1)])
         >>> y = bcos_lora_linear(x, weight, LowRank(x @ down.T, down, up), b=2.0)
         >>> torch.allclose(y, bcos_linear(x, weight + up @ down, b=2.0), atol=1e-5)
@@ -90,13 +87,13 @@ def bcos_lora_linear(
 
     Source: B-cos networks (arXiv 2205.10268), equation 3, for the weight of LoRA (arXiv 2106.09685), equation 3.
     """
-    x, weight, w_norm = as_autocast(x, weight, w_norm)
+    x, weight, w_norm = _as_autocast(x, weight, w_norm)
     if b == 1 and not normalize_weights:
         added = torch.nn.functional.linear(update.hidden, update.up.to(update.hidden.dtype))
         return torch.nn.functional.linear(x, weight) + added.to(x.dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
-    hidden, down, up = matrix(update.hidden).to(wide), update.down.to(wide), update.up.to(wide)
-    y = _BcosLora.apply(matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights, hold_scale)
+    hidden, down, up = _matrix(update.hidden).to(wide), update.down.to(wide), update.up.to(wide)
+    y = _BcosLora.apply(_matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights, hold_scale)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -107,13 +104,13 @@ class _BcosLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, hidden, weight, down, up, w_norm, b, unit_rows, hold_scale):
         with torch.autocast(x.device.type, enabled=False):
-            x_norm = row_norms(x)
+            x_norm = _row_norms(x)
             v_norm, v_down = _updated_norms(weight, down, up, w_norm)
-            sx, sv = scales(x_norm, v_norm, b, unit_rows)
+            sx, sv = _scales(x_norm, v_norm, b, unit_rows)
             y = torch.nn.functional.linear(x, weight)
-            for out, hidden_rows, scale in pieces(y, hidden, sx):
+            for out, hidden_rows, scale in _pieces(y, hidden, sx):
                 u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
-                torch.mul(u, power_(u.abs(), b - 1), out=out)
+                torch.mul(u, _power_(u.abs(), b - 1), out=out)
         if hold_scale and not any(ctx.needs_input_grad[2:5]):  # an explanation needs the outputs and norms alone
             x = hidden = None
         if hold_scale:
@@ -127,14 +124,14 @@ class _BcosLora(torch.autograd.Function):
         x, hidden, weight, down, up, v_down, y, x_norm, v_norm = ctx.saved_tensors
         b, need_weight = ctx.b, ctx.needs_input_grad[2]
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-            sx, sv = scales(x_norm, v_norm, b, ctx.unit_rows)
+            sx, sv = _scales(x_norm, v_norm, b, ctx.unit_rows)
             if not ctx.hold_scale:
                 sx = sx * b
             scaled_grad, grad_hidden = torch.empty_like(y), up.new_empty(len(y), up.shape[1])
             grad_up, along_v, along_x = torch.zeros_like(up), torch.zeros_like(v_norm), torch.empty_like(x_norm)
-            for rows in pieces(y, grad, sx, scaled_grad, grad_hidden, along_x, x_norm if hidden is None else hidden):
+            for rows in _pieces(y, grad, sx, scaled_grad, grad_hidden, along_x, x_norm if hidden is None else hidden):
                 y_rows, grad_rows, scale, out, grad_hidden_rows, along, hidden_rows = rows
-                scaled = power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sv).mul_(grad_rows)
+                scaled = _power_(y_rows.abs().to(sx.dtype), (b - 1) / b).mul_(scale).mul_(sv).mul_(grad_rows)
                 out.copy_(scaled)
                 torch.mm(scaled, up, out=grad_hidden_rows)
                 if hidden is not None:
@@ -148,7 +145,7 @@ class _BcosLora(torch.autograd.Function):
             grad_down = None
             if not ctx.hold_scale:
                 share = _by_square(along_x, x_norm).mul_(b - 1).unsqueeze(-1)
-                for rows, x_rows, factor in pieces(grad_x, x, share):
+                for rows, x_rows, factor in _pieces(grad_x, x, share):
                     rows.sub_(x_rows * factor)
                 share = _by_square(along_v, v_norm).mul_(b if ctx.unit_rows else b - 1).unsqueeze(-1)
                 grad_up.sub_(v_down * share)
@@ -156,7 +153,7 @@ class _BcosLora(torch.autograd.Function):
                 grad_down = (left.t() @ up @ down).add_(_left_product(left, weight)).neg_()
                 if need_weight:
                     grad_weight.sub_((weight * share).addmm_(left, down))
-        grads = first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, y, weight))
+        grads = _first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, y, weight))
         return *grads, None, None, None, None
 
 
@@ -167,7 +164,7 @@ def _updated_norms(weight: Tensor, down: Tensor, up: Tensor, w_norm: Tensor | No
     # A small difference of two squares would be lost in float32; these sums have one term for each row.
     wide = widest(weight)
     more = (up.to(wide) * (w_down.to(wide) + v_down)).sum(-1)
-    w_norm = row_norms(weight) if w_norm is None else w_norm
+    w_norm = _row_norms(weight) if w_norm is None else w_norm
     norms = w_norm.to(wide).square().add(more).clamp_min_(0).sqrt()
     return norms.to(down.dtype), v_down
 

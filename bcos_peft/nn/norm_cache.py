@@ -12,9 +12,6 @@ from torch import nn
 from bcos_peft.nn.layers import BcosLayer
 
 
-__all__ = ["SteadyGeneration", "steady_weights"]
-
-
 class _OfThisLayer(dict):
     """What a layer knows of its own weights. Those of a copy of it are others, so a copy knows nothing."""
 
@@ -81,11 +78,11 @@ class SteadyGeneration:
     """For models that generate: weights keep still meanwhile.
 
     Example:
-        >>> from bcos_peft.families import find_family
-        >>> from bcos_peft.models.generated import model_class
-        >>> from bcos_peft.nn.norm_cache import SteadyGeneration
-        >>> from transformers import LlamaForCausalLM
-        >>> issubclass(model_class(LlamaForCausalLM, find_family("llama")), SteadyGeneration)
+        >>> from bcos_peft.nn import SteadyGeneration
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> tiny = LlamaConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> isinstance(get_bcos_model(LlamaForCausalLM(tiny), BcosConfig(b=1.1)), SteadyGeneration)
         True
     """
 

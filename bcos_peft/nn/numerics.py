@@ -11,11 +11,6 @@ import torch
 from torch import Tensor
 
 
-__all__ = [
-    "as_autocast", "first_order", "is_batched", "matrix", "pieces", "power_", "row_norms", "scales", "state_of",
-    "take_part_along_", "widest",
-]  # fmt: skip
-
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
 _SAFE_NORMS = (1e-16, 1e16)
 
@@ -24,7 +19,7 @@ _SAFE_NORMS = (1e-16, 1e16)
 _CACHED = 262144
 
 
-def first_order(grads, origins):
+def _first_order(grads, origins):
     """The same gradients, such that asking for their own gradient is an error, and not silently zero."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled when create_graph=True
         return grads
@@ -44,7 +39,7 @@ class _FirstOrder(torch.autograd.Function):
         )
 
 
-def as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype of autocast, if it is on. The norms of rows that it has rounded are not known."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -52,22 +47,22 @@ def as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tenso
     return x, weight, w_norm
 
 
-def state_of(weight: Tensor) -> tuple:
+def _state_of(weight: Tensor) -> tuple:
     """What tells a weight from another, and from itself before a change in place (one through `.data` goes unseen)."""
     version = -1 if weight.is_inference() else weight._version
     return id(weight), weight.data_ptr(), weight.device, weight.dtype, version
 
 
-def is_batched(grad: Tensor) -> bool:
+def _is_batched(grad: Tensor) -> bool:
     """Whether this is many gradients at once, under `torch.vmap`, which has no room for buffers written in place."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(grad)
 
 
-def row_norms(x: Tensor) -> Tensor:
+def _row_norms(x: Tensor) -> Tensor:
     """Norms over the last dimension, ``(...)``, accumulated in float32 at least and right for huge and tiny values."""
     if x.dtype == torch.float64:
         return torch.linalg.vector_norm(x, dim=-1)
-    if eager_on_cpu(x) and x.numel():
+    if _eager_on_cpu(x) and x.numel():
         norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
         low, high = norms.aminmax()
         if low.item() >= _SAFE_NORMS[0] and high.item() <= _SAFE_NORMS[1]:
@@ -81,13 +76,13 @@ def widest(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def eager_on_cpu(x: Tensor) -> bool:
+def _eager_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The rows of some matrices, in pieces that stay in each thread's cache while several passes go over them."""
-    if not eager_on_cpu(tensors[0]):
+    if not _eager_on_cpu(tensors[0]):
         return [tensors]
     rows = max(1, _CACHED * torch.get_num_threads() // max(1, tensors[0].shape[1]))
     if len(tensors[0]) <= rows:
@@ -95,7 +90,7 @@ def pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
+def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
     """`‖x‖^((1-b)/b)` for every token, as a column, and `‖w‖^((1-b)/b)` (unit rows: `1/‖w‖`) for every row."""
     tiny = torch.finfo(x_norm.dtype).tiny
     exponent = (1 - b) / b
@@ -106,16 +101,16 @@ def scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[T
     return sx, sw
 
 
-def take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:
+def _take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:
     """``t − share·(v·t)·v/‖v‖²``, row by row, in place."""
     inverse = norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal().unsqueeze(-1)
-    for rows, vector, scale in pieces(t, vectors, inverse):
+    for rows, vector, scale in _pieces(t, vectors, inverse):
         unit = vector * scale
         part = (unit * rows).sum(-1, keepdim=True)
         rows.sub_(unit.mul_(part), alpha=share)
 
 
-def power_(t: Tensor, exponent: float) -> Tensor:
+def _power_(t: Tensor, exponent: float) -> Tensor:
     """``t ** exponent`` for ``t >= 0``, in place; on a CPU most powers have forms that take half the time or less."""
     if exponent == 0:
         return t.fill_(1.0)
@@ -125,11 +120,11 @@ def power_(t: Tensor, exponent: float) -> Tensor:
         return t.pow_(-0.5).reciprocal_()  # one instruction each, where sqrt goes through a library
     if exponent == 0.25:
         return t.pow_(-0.5).pow_(-0.5)
-    if eager_on_cpu(t):
+    if _eager_on_cpu(t):
         return t.log2_().mul_(exponent).exp2_()
     return t.pow_(exponent)
 
 
-def matrix(t: Tensor) -> Tensor:
+def _matrix(t: Tensor) -> Tensor:
     """All leading dimensions as one: the rows of a matrix."""
     return t.flatten(0, -2) if t.dim() > 1 else torch.atleast_2d(t)

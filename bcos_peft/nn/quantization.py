@@ -7,15 +7,12 @@ import sys
 from torch import nn
 
 
-__all__ = ["count_of", "is_quantized", "quantized_class"]
-
-
 def quantized_class(module: nn.Module) -> type | None:
     """The B-cos class for a quantised linear layer of bitsandbytes, or None for any other module.
 
     Example:
         >>> from torch import nn
-        >>> from bcos_peft.nn.quantization import quantized_class
+        >>> from bcos_peft.nn import quantized_class
         >>> quantized_class(nn.Linear(2, 2)) is None
         True
     """
@@ -23,7 +20,7 @@ def quantized_class(module: nn.Module) -> type | None:
         return None
     from bcos_peft.nn import quantized_layers
 
-    return quantized_layers.CLASSES.get(type(module))
+    return quantized_layers._CLASSES.get(type(module))
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -31,7 +28,7 @@ def is_quantized(module: nn.Module) -> bool:
 
     Example:
         >>> from torch import nn
-        >>> from bcos_peft.nn.quantization import is_quantized
+        >>> from bcos_peft.nn import is_quantized
         >>> is_quantized(nn.Linear(2, 2))
         False
     """
@@ -47,7 +44,7 @@ def count_of(parameter: nn.Parameter) -> int:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.nn.quantization import count_of
+        >>> from bcos_peft.nn import count_of
         >>> count_of(torch.nn.Parameter(torch.ones(2, 3)))
         6
     """

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from bcos_peft.nn.functional import bcos_scale
 from bcos_peft.nn.layers import BcosLayer
 from bcos_peft.nn.low_rank import LowRank
-from bcos_peft.nn.numerics import row_norms, state_of
-
-
-__all__ = ["CLASSES", "BcosLinear4bit", "BcosLinear8bit", "QuantizedBcosLayer"]
+from bcos_peft.nn.numerics import _row_norms, _state_of
 
 
 class QuantizedBcosLayer(BcosLayer):
@@ -38,10 +35,10 @@ class QuantizedBcosLayer(BcosLayer):
 
     def row_norms(self) -> Tensor:
         """The norms of the weight's rows, `(out_features,)`; taken again only for another weight."""
-        state = state_of(self.weight)
+        state = _state_of(self.weight)
         if self._norms is None or self._norms[0] != state:
             with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
-                self._norms = state, row_norms(self.dequantized())
+                self._norms = state, _row_norms(self.dequantized())
         return self._norms[1]
 
     def scale_rows(self, factors: Tensor) -> None:
@@ -126,4 +123,4 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.layer.dequantized().to(grad.dtype), None
 
 
-CLASSES: dict[type, type] = {Linear4bit: BcosLinear4bit, Linear8bitLt: BcosLinear8bit}
+_CLASSES: dict[type, type] = {Linear4bit: BcosLinear4bit, Linear8bitLt: BcosLinear8bit}

@@ -1,1 +1,41 @@
 """Texts and their tokens: words, offsets, passages, and what users pass in. No torch."""
+
+from bcos_peft.text.encoding import Encoding, encode
+from bcos_peft.text.inputs import is_frame, plain, split_inputs
+from bcos_peft.text.segments import (
+    BASELINE,
+    REST,
+    known_segments,
+    occurrences,
+    place_segments,
+    refuse_overlap,
+    shares,
+    sum_segments,
+)
+from bcos_peft.text.special_tokens import special_ids
+from bcos_peft.text.spelling import align, spell, spell_on
+from bcos_peft.text.words import Span, group_tokens, strip_span
+
+
+__all__ = [
+    "BASELINE",
+    "Encoding",
+    "REST",
+    "Span",
+    "align",
+    "encode",
+    "group_tokens",
+    "is_frame",
+    "known_segments",
+    "occurrences",
+    "place_segments",
+    "plain",
+    "refuse_overlap",
+    "shares",
+    "special_ids",
+    "spell",
+    "spell_on",
+    "split_inputs",
+    "strip_span",
+    "sum_segments",
+]

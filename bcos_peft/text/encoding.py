@@ -11,8 +11,6 @@ from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell
 
 
-__all__ = ["Encoding", "encode"]
-
 # What tokenizers give beside the inputs of a model.
 _NO_INPUTS = {
     "attention_mask", "input_ids", "labels", "length", "num_truncated_tokens", "offset_mapping", "overflowing_tokens",

@@ -8,8 +8,6 @@ from numbers import Integral
 from typing import Any
 
 
-__all__ = ["is_frame", "plain", "split_inputs"]
-
 _WANTED = (
     "text, a pair (tuple) of texts, token ids, a BatchEncoding, a dict with 'text' or 'input_ids', or a list of these"
 )

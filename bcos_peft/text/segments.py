@@ -32,7 +32,7 @@ def shares(text: str, offsets: Sequence[Span | None], spans: Sequence[Span]) -> 
     Example:
 
     ```python
-    >>> from bcos_peft.text.segments import shares
+    >>> from bcos_peft.text import shares
 
     >>> shares("one two", [(0, 3), (3, 7)], [(0, 3), (4, 7)]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -86,7 +86,7 @@ def place_segments(text: str, segments: Mapping[str, Span | str], first: int | N
     Example:
 
     ```python
-    >>> from bcos_peft.text.segments import place_segments
+    >>> from bcos_peft.text import place_segments
 
     >>> place_segments("one two", {"first": "one", "second": (4, 7)})
     {'first': (0, 3), 'second': (4, 7)}
@@ -140,7 +140,7 @@ def sum_segments(
 
     ```python
     >>> import numpy as np
-    >>> from bcos_peft.text.segments import sum_segments
+    >>> from bcos_peft.text import sum_segments
 
     >>> sums = sum_segments("one two", [None, (0, 3), (4, 7)], np.array([0.5, 1.0, 2.0]), {"first": "one"})
     >>> {name: float(value) for name, value in sums.items()}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 
-__all__ = ["special_ids"]
-
-
 def special_ids(tokenizer) -> set[int]:
     """Ids of the tokens that stand for no text: those that the tokenizer calls special, and the marks of a chat
     template. An unknown word and a mask stand for words."""

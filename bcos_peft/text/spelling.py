@@ -6,8 +6,6 @@ import unicodedata
 from bisect import bisect_left
 
 
-__all__ = ["align", "spell", "spell_on"]
-
 Span = tuple[int, int]
 
 _LONGEST_CHARACTER = 4  # bytes, in UTF-8
@@ -22,7 +20,7 @@ def spell(ids: list[int], tokenizer) -> tuple[str, list[Span]]:
 
     Example:
         >>> from transformers import ByT5Tokenizer
-        >>> from bcos_peft.text.spelling import spell
+        >>> from bcos_peft.text import spell
         >>> tokenizer = ByT5Tokenizer()
         >>> spell(tokenizer("né", add_special_tokens=False)["input_ids"], tokenizer)
         ('né', [(0, 1), (1, 2), (1, 2)])
@@ -40,7 +38,7 @@ def spell_on(before: list[int], ids: list[int], tokenizer) -> tuple[str, list[Sp
 
     Example:
         >>> from transformers import ByT5Tokenizer
-        >>> from bcos_peft.text.spelling import spell_on
+        >>> from bcos_peft.text import spell_on
         >>> spell_on([100], [35, 101], ByT5Tokenizer())
         (' b', [(0, 1), (1, 2)])
     """
@@ -76,7 +74,7 @@ def align(spelled: str, spans: list[Span], text: str) -> tuple[str, list[Span]]:
     words), the spelled text is kept: its places are right.
 
     Example:
-        >>> from bcos_peft.text.spelling import align
+        >>> from bcos_peft.text import align
         >>> align("cafe noir", [(0, 4), (4, 9)], "Café  Noir")
         ('Café  Noir', [(0, 4), (6, 10)])
     """

@@ -35,7 +35,7 @@ _UNSPACED = (
 )
 
 
-def split_words(text: str) -> list[Span]:
+def _split_words(text: str) -> list[Span]:
     """Cuts a text into words.
 
     A word is a run of letters and digits; apostrophes and hyphens inside it belong to it, and so do the point and the
@@ -52,10 +52,9 @@ def split_words(text: str) -> list[Span]:
     Example:
 
     ```python
-    >>> from bcos_peft.text.words import split_words
 
     >>> text = "Don't: a well-made film!"
-    >>> [text[start:end] for start, end in split_words(text)]
+    >>> [text[start:end] for start, end in _split_words(text)]
     ["Don't", ':', 'a', 'well-made', 'film', '!']
 
     ```
@@ -122,7 +121,7 @@ def group_tokens(
     Example:
 
     ```python
-    >>> from bcos_peft.text.words import group_tokens
+    >>> from bcos_peft.text import group_tokens
 
     >>> # un, ##believable, film, between [CLS] and [SEP]
     >>> offsets = [None, (0, 2), (2, 12), (13, 17), None]
@@ -147,7 +146,7 @@ def group_tokens(
 
 def _groups_in_text(text: str, spans: list[Span]) -> list[object]:
     """One key per token of one text; tokens with equal keys are one word."""
-    words = split_words(text)
+    words = _split_words(text)
     starts = [start for start, _ in words]
     ends = [end for _, end in words]
     joined = [False] * len(words)  # joined[i]: words i and i + 1 share a token

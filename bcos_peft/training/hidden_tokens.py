@@ -10,9 +10,6 @@ from torch.utils.data import DataLoader
 from transformers.trainer_callback import TrainerCallback
 
 
-__all__ = ["HideTokensCallback", "hide_tokens"]
-
-
 def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int | None = None) -> Tensor:
     """Replaces some tokens of each text by the mask token: of one text more, of another less, `share` in the mean.
 
@@ -34,7 +31,7 @@ def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int 
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from bcos_peft.training.hidden_tokens import hide_tokens
+        >>> from bcos_peft.training import hide_tokens
         >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
         >>> inputs = tokenizer(["A gripping film.", "Dull."], padding=True, return_tensors="pt")
         >>> hide_tokens(inputs["input_ids"], tokenizer, share=0.25).shape == inputs["input_ids"].shape

@@ -12,15 +12,13 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.utils import logging
 
-from bcos_peft.models.generated import find_bcos_model
-from bcos_peft.nn.layers import BcosLayer
+from bcos_peft.models import find_bcos_model
+from bcos_peft.nn import BcosLayer
 
 
-__all__ = ["BcosScheduleCallback", "bcos_bce_loss"]
+_logger = logging.get_logger(__name__)
 
-logger = logging.get_logger(__name__)
-
-IGNORED = -100  # the label that transformers gives to what is not to be learned
+_IGNORED = -100  # the label that transformers gives to what is not to be learned
 
 
 def bcos_bce_loss(
@@ -72,7 +70,7 @@ def bcos_bce_loss(
 
     Example:
         >>> import torch
-        >>> from bcos_peft.training.loss import bcos_bce_loss
+        >>> from bcos_peft.training import bcos_bce_loss
         >>> logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
         >>> bcos_bce_loss(logits, torch.tensor([0, -100]))  # (log(1 + exp(-2)) + log(1 + exp(-1))) / 2
         tensor(0.2201)
@@ -92,7 +90,7 @@ def bcos_bce_loss(
     labels = _check_labels(logits, labels)
     if "CausalLM" in type(outputs).__name__:
         logits, labels = logits[..., :-1, :], labels[..., 1:]
-    counted, classes = labels != IGNORED, logits.shape[-1]
+    counted, classes = labels != _IGNORED, logits.shape[-1]
     logits, targets = logits[counted], labels[counted]
     if not labels.is_floating_point():
         targets = torch.zeros_like(logits).scatter_(-1, targets.unsqueeze(-1), 1.0)
@@ -163,9 +161,11 @@ def _check_labels(logits: Tensor, labels: Tensor) -> Tensor:
         )
     else:
         labels, high, allowed = labels.long(), classes - 1, f"from 0 to {classes - 1}: the model has {classes} classes"
-    wrong = (labels != IGNORED) & ~((labels >= 0) & (labels <= high))  # so that NaN is wrong too
+    wrong = (labels != _IGNORED) & ~((labels >= 0) & (labels <= high))  # so that NaN is wrong too
     if bool(wrong.any()):
-        raise ValueError(f"labels must be {allowed}; got {labels[wrong][0].item():g}. To leave one out use {IGNORED}.")
+        raise ValueError(
+            f"labels must be {allowed}; got {labels[wrong][0].item():g}. To leave one out use {_IGNORED}."
+        )
     return labels
 
 
@@ -194,7 +194,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
         TypeError: an argument that is not a number.
 
     Example:
-        >>> from bcos_peft.training.loss import BcosScheduleCallback
+        >>> from bcos_peft.training import BcosScheduleCallback
         >>> schedule = BcosScheduleCallback(target=1.5, share=0.5)
         >>> [schedule.b_at(step, max_steps=8) for step in (0, 2, 4, 8)]
         [1.0, 1.25, 1.5, 1.5]
@@ -267,7 +267,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
             step = state.best_global_step
         self._set(find_bcos_model(model), step, state.max_steps)
         if self.current_b != self.final_b:
-            logger.warning(
+            _logger.warning(
                 f"The model is that of step {step}, with B = {self.current_b:g} on the way to {self.final_b:g}. Train "
                 "on, or let the schedule end earlier (share): before training stops and the best model is chosen."
             )

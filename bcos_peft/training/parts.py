@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from bcos_peft.models.generated import BcosModel, find_bcos_model
-from bcos_peft.nn.conv1d import BcosConv1D
-from bcos_peft.nn.layers import BcosLayer, BcosNorm
-from bcos_peft.nn.quantization import is_quantized
-
-
-__all__ = ["merge_gains", "train_only"]
+from bcos_peft.models import BcosModel, find_bcos_model
+from bcos_peft.nn import BcosConv1D, BcosLayer, BcosNorm, is_quantized
 
 
 def train_only(model: nn.Module, *parts: str) -> None:

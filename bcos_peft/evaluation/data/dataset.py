@@ -8,10 +8,7 @@ from typing import Any
 
 import torch
 
-from bcos_peft.text.inputs import is_frame, plain, split_inputs
-
-
-__all__ = ["read_dataset"]
+from bcos_peft.text import is_frame, plain, split_inputs
 
 
 def read_dataset(

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bcos_peft.evaluation.data.tables import read_table
+from bcos_peft.evaluation.data.tables import _read_table
 
-
-__all__ = ["MinimalPair", "blimp_pairs", "ioi_pairs", "load_minimal_pairs"]
 
 _COLUMNS = ("prefix", "good", "bad", "evidence")
 
@@ -79,7 +77,7 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
 
     Source: Yin and Neubig (arXiv 2202.10419), section 4, for the form.
     """
-    columns, rows = read_table(path)
+    columns, rows = _read_table(path)
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"{os.fspath(path)!r} has no column {missing[0]!r}; it has {columns}.")

@@ -13,10 +13,8 @@ import torch
 
 from bcos_peft._utils.files import write_text
 from bcos_peft.evaluation.data.texts import Texts
-from bcos_peft.evaluation.questions.question import max_length, probabilities
+from bcos_peft.evaluation.questions import max_length, probabilities
 
-
-__all__ = ["SequencePair", "build_pairs", "check_options", "load_pairs", "save_pairs"]
 
 _FORMAT, _VERSION = "bcos_peft.sequence_pairs", 1
 

@@ -6,10 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bcos_peft.text.segments import refuse_overlap
-
-
-__all__ = ["PlantedAnswer", "planted_answers"]
+from bcos_peft.text import refuse_overlap
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 
-__all__ = ["Rationale", "hatexplain_rationales"]
-
-
 @dataclass(frozen=True)
 class Rationale:
     """A text and the stretches of it that people marked as the reason for its label.

@@ -10,10 +10,8 @@ from bcos_peft.evaluation.data.dataset import read_dataset
 from bcos_peft.evaluation.data.minimal_pairs import blimp_pairs, ioi_pairs, load_minimal_pairs
 from bcos_peft.evaluation.data.planted import planted_answers
 from bcos_peft.evaluation.data.rationales import hatexplain_rationales
-from bcos_peft.evaluation.data.tables import read_table
+from bcos_peft.evaluation.data.tables import _read_table
 
-
-__all__ = ["load_hub_data", "load_rows"]
 
 _ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 
@@ -45,7 +43,7 @@ def load_rows(
             that have none.
 
     Example:
-        >>> from bcos_peft.evaluation.data.sources import load_rows
+        >>> from bcos_peft.evaluation.data import load_rows
         >>> rows, labels = load_rows("planted", count=2)
         >>> len(rows), labels
         (2, None)
@@ -98,7 +96,7 @@ def load_hub_data(name: str, *arguments, **options):
         ValueError: it is a script, and there is no such copy.
 
     Example:
-        >>> from bcos_peft.evaluation.data.sources import load_hub_data
+        >>> from bcos_peft.evaluation.data import load_hub_data
         >>> load_hub_data("stanfordnlp/imdb", split="test").column_names
         ['text', 'label']
     """
@@ -147,7 +145,7 @@ def _file(path: Path) -> list:
         lines = enumerate(text.split("\n"), start=1)
         rows = [_json(line, f"{str(path)!r}, line {i}") for i, line in lines if line.strip()]
     else:
-        _, rows = read_table(path, "\t" if ending == ".tsv" else ",")
+        _, rows = _read_table(path, "\t" if ending == ".tsv" else ",")
         if ending == ".csv" and rows and {"prefix", "good", "bad", "evidence"} <= rows[0].keys():
             return load_minimal_pairs(path)
     if not isinstance(rows, list) or not rows:

@@ -6,10 +6,7 @@ import csv
 import os
 
 
-__all__ = ["read_table"]
-
-
-def read_table(path: str | os.PathLike, delimiter: str = ",") -> tuple[list[str], list[dict[str, str | None]]]:
+def _read_table(path: str | os.PathLike, delimiter: str = ",") -> tuple[list[str], list[dict[str, str | None]]]:
     """The columns of a file in UTF-8 whose first line names them, and its rows. Nothing of a line is left out.
 
     Args:
@@ -24,9 +21,8 @@ def read_table(path: str | os.PathLike, delimiter: str = ",") -> tuple[list[str]
 
     Example:
         >>> from pathlib import Path
-        >>> from bcos_peft.evaluation.data.tables import read_table
         >>> written = Path("reviews.csv").write_text('text,label\\n"Long, but good.",1\\n')
-        >>> read_table("reviews.csv")
+        >>> _read_table("reviews.csv")
         (['text', 'label'], [{'text': 'Long, but good.', 'label': '1'}])
     """
     with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the text

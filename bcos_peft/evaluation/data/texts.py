@@ -9,12 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from bcos_peft.evaluation.questions.question import Question, check_tokenizer, logits, question_of, tokenize
-from bcos_peft.models.labels import Labels
-from bcos_peft.text.encoding import Encoding
-
-
-__all__ = ["Example", "Texts"]
+from bcos_peft.evaluation.questions import Question, check_tokenizer, logits, question_of, tokenize
+from bcos_peft.models import Labels
+from bcos_peft.text import Encoding
 
 
 _TEXTS = 128  # whose logits are held at once: those of a language model have a whole vocabulary
@@ -34,7 +31,7 @@ class Example:
     Example:
         >>> import torch
         >>> from bcos_peft.evaluation import Question
-        >>> from bcos_peft.evaluation.data.texts import Example
+        >>> from bcos_peft.evaluation.data import Example
         >>> Example("a", "A film.", (Question(torch.tensor([1, 2]), target=0),)).chance
         {}
     """
@@ -63,7 +60,7 @@ class Texts:
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        >>> from bcos_peft.evaluation.data.texts import Texts
+        >>> from bcos_peft.evaluation.data import Texts
         >>> name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
         >>> model = AutoModelForSequenceClassification.from_pretrained(name)
         >>> texts = Texts(model, AutoTokenizer.from_pretrained(name), ["A gripping film.", "Dull."])
@@ -112,7 +109,7 @@ class Texts:
 
     def keys(self, items: Sequence | None = None) -> list[str]:
         """Short names of rows, the same in every run; by default of the dataset's."""
-        return unique_keys([key_of(item) for item in (self.items if items is None else items)])
+        return _unique_keys([_key_of(item) for item in (self.items if items is None else items)])
 
     def class_of(self, index: int) -> int:
         """The number of a row's class, from its number or its name; a file may have numbers as text, or as floats.
@@ -122,7 +119,7 @@ class Texts:
         """
         label, name = self.labels[index], f"the label of dataset[{index}]"
         if label is None or label == "" or label != label:  # a number that is missing is NaN in pandas
-            begin = as_text(self.items[index])[:60]  # with count=... the number is that of a row drawn
+            begin = _as_text(self.items[index])[:60]  # with count=... the number is that of a row drawn
             raise ValueError(f"{name}, {begin!r}, is missing ({label!r}): give it one, or leave the row out.")
         labels = Labels(self.model, self.tokenizer)
         if isinstance(label, str) and label.isdecimal() and not labels.of_tokens and label not in labels:
@@ -145,7 +142,7 @@ class Texts:
                     for i, encoding in enumerate(encodings)
                 ]
             rows = zip(keys, self.items, questions, strict=True)
-            self._examples = [Example(key, as_text(item), (question,)) for key, item, question in rows]
+            self._examples = [Example(key, _as_text(item), (question,)) for key, item, question in rows]
         return self._examples
 
     def _predicted(self, encodings: list[Encoding]) -> list[Question]:
@@ -167,17 +164,17 @@ class Texts:
         return None if self.target == "predicted" else self.target
 
 
-def as_text(item: str | tuple[str, str] | Any) -> str:
+def _as_text(item: str | tuple[str, str] | Any) -> str:
     """How a table shows a text or a pair."""
     return item if isinstance(item, str) else " / ".join(item) if isinstance(item, tuple) else str(item)
 
 
-def key_of(item: Any) -> str:
+def _key_of(item: Any) -> str:
     """A short name of an example that is the same in every run."""
     return hashlib.sha256(repr(item).encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def unique_keys(keys: Sequence[str]) -> list[str]:
+def _unique_keys(keys: Sequence[str]) -> list[str]:
     """The same keys, with a number behind those that came before: a dataset may have a text twice."""
     seen: dict[str, int] = {}
     found = []

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.evaluation.human.kit import HumanKit, read_json
-from bcos_peft.evaluation.results.statistics import Interval
+from bcos_peft.evaluation.human.kit import HumanKit, _read_json
+from bcos_peft.evaluation.results import Interval
 
-
-__all__ = ["Comparison", "HumanResult", "analyse_answers"]
 
 FORMAT, VERSION = "bcos_peft.human_answers", 1
 _CHOICES = ("left", "tie", "right")
@@ -36,8 +34,8 @@ class Comparison:
             one half. Its `count` is the number of answers.
 
     Example:
-        >>> from bcos_peft.evaluation.human.analysis import Comparison
-        >>> from bcos_peft.evaluation.results.statistics import Interval
+        >>> from bcos_peft.evaluation.human import Comparison
+        >>> from bcos_peft.evaluation.results import Interval
         >>> Comparison("bcos", "random", 8, 1, 1, Interval(0.85, 0.6, 1.0, 10)).wins
         8
     """
@@ -68,7 +66,7 @@ class HumanResult:
         simulated (`bool`): whether the files are marked as simulated: no person has answered.
 
     Example:
-        >>> from bcos_peft.evaluation.human.analysis import HumanResult
+        >>> from bcos_peft.evaluation.human import HumanResult
         >>> result = HumanResult("0123", 1, 0, [], None, "it takes two readers", None, None, simulated=True)
         >>> print(result.table().splitlines()[0])
         **SIMULATED ANSWERS: no person has judged these pairs.**
@@ -145,7 +143,7 @@ def analyse_answers(
         >>> import json
         >>> from pathlib import Path
         >>> from bcos_peft.evaluation import HumanKit, analyse_answers
-        >>> from bcos_peft.evaluation.human.kit import HumanPair
+        >>> from bcos_peft.evaluation.human import HumanPair
         >>> pairs = [HumanPair("p001", 0, "bcos", "random"), HumanPair("p002", 1, "random", "bcos")]
         >>> kit = HumanKit(pairs, kit="0123")
         >>> answers = [{"pair": "p001", "choice": "left", "seconds": 5.0}, {"pair": "p002", "choice": "tie"}]
@@ -208,7 +206,7 @@ class _Sheet:
 
     @classmethod
     def read(cls, path: Path, kit: HumanKit, simulated: bool) -> _Sheet:
-        values = read_json(path, FORMAT, VERSION)
+        values = _read_json(path, FORMAT, VERSION)
         where = repr(str(path))
         if values.get("kit") != kit.kit:
             raise ValueError(f"{where} answers the kit {values.get('kit')!r}, and the key is of {kit.kit!r}.")

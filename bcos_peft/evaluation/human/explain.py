@@ -7,14 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from bcos_peft.evaluation.methods.names import Bcos, get_method
-from bcos_peft.evaluation.questions.question import logits, probabilities, question_of, tokenize
-from bcos_peft.evaluation.questions.scores import as_scores, check_scores
-from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.models.labels import Labels
-
-
-__all__ = ["explain_with"]
+from bcos_peft.evaluation.methods import Bcos, get_method
+from bcos_peft.evaluation.questions import as_scores, check_scores, logits, probabilities, question_of, tokenize
+from bcos_peft.explanation import Explanation
+from bcos_peft.models import Labels
 
 
 def explain_with(

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bcos_peft._utils.files import write_text
-from bcos_peft.evaluation.human.page import render_page, shown
-from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.evaluation.human.page import _render_page, _shown
+from bcos_peft.explanation import Explanation
 
-
-__all__ = ["HumanKit", "HumanPair"]
 
 _FORMAT, _VERSION = "bcos_peft.human_kit", 1
 
@@ -33,7 +31,7 @@ class HumanPair:
         right (`str`): the method whose explanation is shown as B.
 
     Example:
-        >>> from bcos_peft.evaluation.human.kit import HumanPair
+        >>> from bcos_peft.evaluation.human import HumanPair
         >>> HumanPair("p001", text=0, left="bcos", right="random").methods
         ('bcos', 'random')
     """
@@ -132,12 +130,12 @@ class HumanKit:
             pairs.append(HumanPair(f"p{number:03}", text, left, right))
         views = [
             {"pair": pair.name}
-            | shown(explanations[pair.left][pair.text], explanations[pair.right][pair.text], signed)
+            | _shown(explanations[pair.left][pair.text], explanations[pair.right][pair.text], signed)
             for pair in pairs
         ]
         content = json.dumps([seed, [vars(pair) for pair in pairs], views], ensure_ascii=False)
         kit = hashlib.sha256(content.encode()).hexdigest()[:16]
-        page = render_page(kit, views, title, instructions, signed)
+        page = _render_page(kit, views, title, instructions, signed)
         return cls(pairs=pairs, kit=kit, seed=seed, left_out=left_out, page=page)
 
     @property
@@ -192,7 +190,7 @@ class HumanKit:
             ValueError: the file is no key.
         """
         path = Path(path) / "key.json" if Path(path).is_dir() else Path(path)
-        values = read_json(path, _FORMAT, _VERSION)
+        values = _read_json(path, _FORMAT, _VERSION)
         try:
             pairs = [HumanPair(**pair) for pair in values["pairs"]]
             found = cls(pairs=pairs, kit=values["kit"], seed=values["seed"], left_out=values["left_out"])
@@ -206,7 +204,7 @@ class HumanKit:
         return found
 
 
-def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
+def _read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """A JSON file that says of itself what it is."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))  # programs on Windows put a mark before the text

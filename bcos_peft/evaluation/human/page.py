@@ -5,28 +5,23 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.text_layout import layout
-from bcos_peft.explanation.views.html import load_template
-from bcos_peft.explanation.views.text import label_text
-from bcos_peft.explanation.views.view import Piece, View
+from bcos_peft.explanation import Explanation, layout
+from bcos_peft.explanation.views import Piece, View, label_text, load_template
 
-
-__all__ = ["render_page", "shown"]
 
 _NAMED = 3  # strongest words that screen readers are told
 _FAINT = 4  # strengths in per cent that are not shown as colour
 
 _BOTH = """A model has read each of these texts and come to the conclusion that stands above it. Two methods, A and B,
 have marked the words that it came from."""
-SIGNED = f"""{_BOTH} Blue words speak for the conclusion; orange words with a dotted line speak against it. The
+_SIGNED = f"""{_BOTH} Blue words speak for the conclusion; orange words with a dotted line speak against it. The
 stronger the colour, the more."""
-UNSIGNED = f"""{_BOTH} The stronger the colour, the more a word speaks for the conclusion."""
-TASK = """Which marking shows better why the model came to its conclusion? Judge the markings, not the model: it may
+_UNSIGNED = f"""{_BOTH} The stronger the colour, the more a word speaks for the conclusion."""
+_TASK = """Which marking shows better why the model came to its conclusion? Judge the markings, not the model: it may
 be wrong. If you see no difference in quality, say so."""
 
 
-def shown(left: Explanation, right: Explanation, signed: bool) -> dict[str, Any]:
+def _shown(left: Explanation, right: Explanation, signed: bool) -> dict[str, Any]:
     """What is on the page of a pair of explanations: strings and whole numbers."""
     foil = None if left.foil_label is None else label_text(left.foil_label)
     return {
@@ -63,9 +58,9 @@ def _spoken(view: View, signed: bool) -> str:
     return "; ".join(parts) or "no word is marked"
 
 
-def render_page(kit: str, views: list[dict], title: str, instructions: str | None, signed: bool) -> str:
+def _render_page(kit: str, views: list[dict], title: str, instructions: str | None, signed: bool) -> str:
     """The page: one file, which loads nothing and sends nothing."""
-    text = "\n\n".join([SIGNED if signed else UNSIGNED, TASK]) if instructions is None else instructions
+    text = "\n\n".join([_SIGNED if signed else _UNSIGNED, _TASK]) if instructions is None else instructions
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     data = {"kit": kit, "pairs": views}
     return load_template("kit.html.j2", package="bcos_peft.evaluation.human").render(

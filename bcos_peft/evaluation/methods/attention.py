@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.methods.base import Method, Probe
+from bcos_peft.evaluation.methods.base import Method, _Probe
 
-
-__all__ = ["Attention", "AttentionRollout"]
 
 _ORDERS = ("forward", "reversed")
 
@@ -43,8 +41,8 @@ class Attention(Method):
     name: str = "attention"
     layer: int = -1
 
-    def _scores(self, probe: Probe) -> Tensor:
-        layers = attention_weights(probe)
+    def _scores(self, probe: _Probe) -> Tensor:
+        layers = _attention_weights(probe)
         if not -len(layers) <= self.layer < len(layers):
             raise ValueError(f"layer={self.layer} does not exist: the model has {len(layers)} layers.")
         return _read(probe, layers[self.layer], layers)
@@ -81,8 +79,8 @@ class AttentionRollout(Method):
         if self.order not in _ORDERS:
             raise ValueError(f"order={self.order!r} is unknown; there are: {', '.join(_ORDERS)}.")
 
-    def _scores(self, probe: Probe) -> Tensor:
-        layers = attention_weights(probe)
+    def _scores(self, probe: _Probe) -> Tensor:
+        layers = _attention_weights(probe)
         passed = 0.5 * layers + 0.5 * torch.eye(layers.shape[1], dtype=layers.dtype, device=layers.device)
         rolled = passed[0]
         for layer in passed[1:]:
@@ -90,7 +88,7 @@ class AttentionRollout(Method):
         return _read(probe, rolled, layers)
 
 
-def attention_weights(probe: Probe) -> Tensor:
+def _attention_weights(probe: _Probe) -> Tensor:
     """`(layers, length, length)`: each layer's attention weights, as the mean over heads; rows sum to 1."""
     model, question = probe.model, probe.question
     inputs = {"input_ids": question.input_ids, **question.extra}
@@ -101,7 +99,7 @@ def attention_weights(probe: Probe) -> Tensor:
         inputs["use_cache"] = False
     if "logits_to_keep" in taken:
         inputs["logits_to_keep"] = 1
-    with eager_attention(model), torch.no_grad():
+    with _eager_attention(model), torch.no_grad():
         output = model(**inputs, output_attentions=True, return_dict=True)
     found = (output.get("attentions") if isinstance(output, Mapping) else None) or ()
     if not found or any(layer is None for layer in found):
@@ -114,7 +112,7 @@ def attention_weights(probe: Probe) -> Tensor:
 
 
 @contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
+def _eager_attention(model: nn.Module) -> Iterator[None]:
     """Attention in plain code, which keeps its weights; afterwards the implementation that was set before."""
     inner = _inner(model)
     before = getattr(getattr(inner, "config", None), "_attn_implementation", None)
@@ -129,7 +127,7 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
         inner.config._attn_implementation = before  # ModernBERT of transformers 5.0 lets itself be set by nobody else
 
 
-def _read(probe: Probe, weights: Tensor, layers: Tensor) -> Tensor:
+def _read(probe: _Probe, weights: Tensor, layers: Tensor) -> Tensor:
     """The row of the token that the head reads."""
     if not layers.triu(1).any():  # nobody looks ahead: a decoder
         return weights[-1]

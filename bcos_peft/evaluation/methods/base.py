@@ -15,13 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.linear_map import average_embedding, frozen
-from bcos_peft.evaluation.questions.question import Question, evaluating, logits
+from bcos_peft.attribution import average_embedding, frozen
+from bcos_peft.evaluation.questions import Question, evaluating, logits
 
 
-__all__ = ["BASELINES", "BaselineMethod", "Method", "Probe", "captum_attr", "seeded"]
-
-BASELINES = ("mask", "pad", "zero", "average")
+_BASELINES = ("mask", "pad", "zero", "average")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +60,11 @@ class Method(ABC):
         """
         with evaluating(model), frozen(model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="captum")
-            scores = self._scores(Probe(model, question)).detach().cpu()
+            scores = self._scores(_Probe(model, question)).detach().cpu()
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     @abstractmethod
-    def _scores(self, probe: Probe) -> Tensor: ...
+    def _scores(self, probe: _Probe) -> Tensor: ...
 
     def total(self, model: nn.Module, question: Question) -> float | None:
         """What the scores should sum to by the method's own theory; `None` where it has none to say."""
@@ -108,26 +106,26 @@ class BaselineMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.baseline not in BASELINES:
-            raise ValueError(f"baseline={self.baseline!r} is unknown; there are: {', '.join(BASELINES)}.")
+        if self.baseline not in _BASELINES:
+            raise ValueError(f"baseline={self.baseline!r} is unknown; there are: {', '.join(_BASELINES)}.")
         if self.baseline == "mask" and self.baseline_id is None:
             raise ValueError(
                 "baseline='mask' needs the mask token: pass tokenizer=... of a model that has one, or its id as "
                 "baseline_id=.... Without one, as for most language models, baseline='zero' works everywhere."
             )
 
-    def _reference(self, probe: Probe) -> Tensor:
+    def _reference(self, probe: _Probe) -> Tensor:
         return probe.reference(self.baseline, self.baseline_id)
 
     def _difference(self, model: nn.Module, question: Question) -> float:
         with evaluating(model), frozen(model):
-            probe = Probe(model, question)
+            probe = _Probe(model, question)
             both = torch.stack([probe.embeddings, self._reference(probe)])
             values = probe.score(both, grad=False)
         return float(values[0] - values[1])
 
 
-class Probe:
+class _Probe:
     """The score of one question, as a function of the word embeddings or of which words are there.
 
     Word embeddings are changed where the embedding layer gives them; the ids stay. So positions (RoBERTa's are counted
@@ -199,7 +197,7 @@ class Probe:
 
 
 @contextmanager
-def seeded(seed: int, question: Question) -> Iterator[None]:
+def _seeded(seed: int, question: Question) -> Iterator[None]:
     """Random numbers that depend on a seed and on the text only; what is drawn outside is not disturbed."""
     mixed = zlib.crc32(question.input_ids.cpu().numpy().tobytes(), seed)
     with torch.random.fork_rng(devices=[]):
@@ -207,7 +205,7 @@ def seeded(seed: int, question: Question) -> Iterator[None]:
         yield
 
 
-def captum_attr() -> ModuleType:
+def _captum_attr() -> ModuleType:
     """The module `captum.attr`."""
     return _require("captum.attr")
 

@@ -13,10 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from bcos_peft.evaluation.questions.question import Question
-
-
-__all__ = ["Cost", "Metered", "add_costs"]
+from bcos_peft.evaluation.questions import Question
 
 
 @dataclass

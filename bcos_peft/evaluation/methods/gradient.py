@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.methods.base import BaselineMethod, Method, Probe, captum_attr
-from bcos_peft.evaluation.questions.question import Question
-
-
-__all__ = ["DeepLift", "InputXGradient", "IntegratedGradients", "Saliency"]
+from bcos_peft.evaluation.methods.base import BaselineMethod, Method, _captum_attr, _Probe
+from bcos_peft.evaluation.questions import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +31,9 @@ class Saliency(Method):
     name: str = "saliency"
     needs: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def _scores(self, probe: Probe) -> Tensor:
+    def _scores(self, probe: _Probe) -> Tensor:
         inputs = probe.embeddings[None].requires_grad_()
-        gradient = captum_attr().Saliency(probe.score).attribute(inputs, abs=False)
+        gradient = _captum_attr().Saliency(probe.score).attribute(inputs, abs=False)
         return gradient[0].norm(dim=-1)
 
 
@@ -58,9 +55,9 @@ class InputXGradient(Method):
     name: str = "input_x_gradient"
     needs: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def _scores(self, probe: Probe) -> Tensor:
+    def _scores(self, probe: _Probe) -> Tensor:
         inputs = probe.embeddings[None].requires_grad_()
-        return captum_attr().InputXGradient(probe.score).attribute(inputs)[0].sum(-1)
+        return _captum_attr().InputXGradient(probe.score).attribute(inputs)[0].sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +95,8 @@ class IntegratedGradients(BaselineMethod):
         for name in ("steps", "batch_size"):
             valid_count(name, getattr(self, name), least=1)
 
-    def _scores(self, probe: Probe) -> Tensor:
-        found = captum_attr().IntegratedGradients(probe.score).attribute(
+    def _scores(self, probe: _Probe) -> Tensor:
+        found = _captum_attr().IntegratedGradients(probe.score).attribute(
             probe.embeddings[None],
             baselines=self._reference(probe)[None],
             n_steps=self.steps,
@@ -142,9 +139,9 @@ class DeepLift(BaselineMethod):
     name: str = "deeplift"
     needs: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def _scores(self, probe: Probe) -> Tensor:
+    def _scores(self, probe: _Probe) -> Tensor:
         scorer = _Scorer(probe)
-        found = captum_attr().DeepLift(scorer).attribute(
+        found = _captum_attr().DeepLift(scorer).attribute(
             probe.embeddings[None].requires_grad_(), baselines=self._reference(probe)[None]
         )  # fmt: skip
         return found[0].sum(-1)
@@ -157,7 +154,7 @@ class DeepLift(BaselineMethod):
 class _Scorer(nn.Module):
     """captum's DeepLift wants a module that holds the modules it puts hooks on."""
 
-    def __init__(self, probe: Probe):
+    def __init__(self, probe: _Probe):
         super().__init__()
         self.inside = probe.model
         self.score = probe.score

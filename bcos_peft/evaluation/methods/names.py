@@ -7,16 +7,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.checks import check_baseline
-from bcos_peft.attribution.contributions import Attribution, attribute
+from bcos_peft.attribution import Attribution, attribute, check_baseline
 from bcos_peft.evaluation.methods.attention import Attention, AttentionRollout
-from bcos_peft.evaluation.methods.base import BaselineMethod, Method, Probe, seeded
+from bcos_peft.evaluation.methods.base import BaselineMethod, Method, _Probe, _seeded
 from bcos_peft.evaluation.methods.gradient import DeepLift, InputXGradient, IntegratedGradients, Saliency
 from bcos_peft.evaluation.methods.perturbation import KernelShap, Lime, Occlusion, ShapleySampling
-from bcos_peft.evaluation.questions.question import Question, score
-
-
-__all__ = ["METHODS", "Bcos", "Random", "get_method"]
+from bcos_peft.evaluation.questions import Question, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,7 @@ class Bcos(Method):
         super().__post_init__()
         check_baseline(self.baseline)
 
-    def _scores(self, probe: Probe) -> Tensor:
+    def _scores(self, probe: _Probe) -> Tensor:
         return self._attribution(probe.model, probe.question).scores[0]
 
     def _attribution(self, model: nn.Module, question: Question) -> Attribution:
@@ -87,8 +83,8 @@ class Random(Method):
     name: str = "random"
     seed: int = 0
 
-    def _scores(self, probe: Probe) -> Tensor:
-        with seeded(self.seed, probe.question):
+    def _scores(self, probe: _Probe) -> Tensor:
+        with _seeded(self.seed, probe.question):
             return torch.randn(len(probe.question))
 
 

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.methods.base import BaselineMethod, Probe, captum_attr, seeded
-from bcos_peft.evaluation.questions.question import Question
-
-
-__all__ = ["KernelShap", "Lime", "Occlusion", "ShapleySampling"]
+from bcos_peft.evaluation.methods.base import BaselineMethod, _captum_attr, _Probe, _seeded
+from bcos_peft.evaluation.questions import Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perturbation(BaselineMethod):
+class _Perturbation(BaselineMethod):
     """What methods that take words away share: batches, and their view of a text as a row of ones."""
 
     batch_size: int = 32
@@ -31,12 +28,12 @@ class Perturbation(BaselineMethod):
         for name, least in self.least.items():
             valid_count(name, getattr(self, name), least)
 
-    def _scores(self, probe: Probe) -> Tensor:
+    def _scores(self, probe: _Probe) -> Tensor:
         if not len(probe.features):
             return torch.zeros(len(probe.question))
         reference = self._reference(probe)
         present = torch.ones(1, len(probe.features), device=probe.device)
-        with seeded(getattr(self, "seed", 0), probe.question):
+        with _seeded(getattr(self, "seed", 0), probe.question):
             found = self._attribute(lambda rows: probe.score_of(rows, reference), present)
         return probe.spread(found[0])
 
@@ -45,7 +42,7 @@ class Perturbation(BaselineMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occlusion(Perturbation):
+class Occlusion(_Perturbation):
     """How much the logit falls when a word is taken away.
 
     Args:
@@ -69,13 +66,13 @@ class Occlusion(Perturbation):
 
     def _attribute(self, score, present: Tensor) -> Tensor:
         window = min(self.window, present.shape[1])
-        return captum_attr().Occlusion(score).attribute(
+        return _captum_attr().Occlusion(score).attribute(
             present, sliding_window_shapes=(window,), baselines=0, perturbations_per_eval=self.batch_size
         )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lime(Perturbation):
+class Lime(_Perturbation):
     """The weights of a ridge regression of the logit on which words are there, near the text.
 
     Each word is there with probability ½. As in LIME's own code for texts, samples count by an exponential kernel of
@@ -103,7 +100,7 @@ class Lime(Perturbation):
     least: ClassVar[dict[str, int]] = {"batch_size": 1, "samples": 2}  # one has no slope, and scores nothing
 
     def _attribute(self, score, present: Tensor) -> Tensor:
-        attr = captum_attr()
+        attr = _captum_attr()
         from captum._utils.models.linear_model import SkLearnRidge
         from captum.attr._core.lime import get_exp_kernel_similarity_function
 
@@ -114,7 +111,7 @@ class Lime(Perturbation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapleySampling(Perturbation):
+class ShapleySampling(_Perturbation):
     """Shapley values: what a word adds when it joins the others, averaged over random orders.
 
     The scores sum to `score(text) − score(baseline)` exactly, whatever the number of orders.
@@ -141,7 +138,7 @@ class ShapleySampling(Perturbation):
     least: ClassVar[dict[str, int]] = {"batch_size": 1, "samples": 1}
 
     def _attribute(self, score, present: Tensor) -> Tensor:
-        return captum_attr().ShapleyValueSampling(score).attribute(
+        return _captum_attr().ShapleyValueSampling(score).attribute(
             present, baselines=0, n_samples=self.samples, perturbations_per_eval=self.batch_size
         )  # fmt: skip
 
@@ -151,7 +148,7 @@ class ShapleySampling(Perturbation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelShap(Perturbation):
+class KernelShap(_Perturbation):
     """Shapley values by a weighted linear regression on random subsets of the words.
 
     The scores sum to `score(text) − score(baseline)` up to the regression's rounding. With fewer samples than words
@@ -181,7 +178,7 @@ class KernelShap(Perturbation):
     def _attribute(self, score, present: Tensor) -> Tensor:
         if present.shape[1] == 1:  # no subset but all and none
             return (score(present) - score(torch.zeros_like(present)))[None]
-        return captum_attr().KernelShap(score).attribute(
+        return _captum_attr().KernelShap(score).attribute(
             present, baselines=0, n_samples=self.samples, perturbations_per_eval=self.batch_size
         )  # fmt: skip
 

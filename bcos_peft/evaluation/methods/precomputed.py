@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.digest import digest
-from bcos_peft.evaluation.questions.question import Question
-from bcos_peft.evaluation.questions.scores import as_scores, check_scores
-from bcos_peft.explanation.explanation import Explanation
-
-
-__all__ = ["PrecomputedScores"]
+from bcos_peft.evaluation.questions import Question, as_scores, check_scores
+from bcos_peft.explanation import Explanation
 
 
 class PrecomputedScores:

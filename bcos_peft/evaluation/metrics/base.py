@@ -8,14 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.questions.question import Question
+from bcos_peft.evaluation.data import Example, Texts
+from bcos_peft.evaluation.questions import Question
 
 
-__all__ = ["Metric", "Value"]
-
-
-Method = Callable[[nn.Module, Question], Tensor]
+_Method = Callable[[nn.Module, Question], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Metric:
         values (`dict[str, Value]`): the numbers that it gives, by name; the first is the main one.
 
     Example:
-        >>> from bcos_peft.evaluation.metrics.base import Metric, Value
+        >>> from bcos_peft.evaluation.metrics import Metric, Value
         >>> class SpecialShare(Metric):
         ...     name, values = "special", {"special": Value("share of [CLS] and [SEP]")}
         ...     def examples(self, texts):
@@ -73,7 +70,7 @@ class Metric:
         raise NotImplementedError
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """For each example its values by name; further entries (such as a curve) are kept in the saved result.
 

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.questions.question import Question, logits
-
-
-__all__ = ["Completeness", "completeness_gaps"]
+from bcos_peft.evaluation.data import Example, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.questions import Question, logits
 
 
 def completeness_gaps(
@@ -78,7 +75,7 @@ class Completeness(Metric):
         return texts.examples()
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """The gaps; the method's own where it has a `total(model, question)`."""
         questions = [example.questions[0] for example in examples]

@@ -10,20 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.data.minimal_pairs import MinimalPair
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
-from bcos_peft.evaluation.questions.forward import predicts_next_token
-from bcos_peft.evaluation.questions.question import Question, max_length, probabilities
-from bcos_peft.text.segments import shares
-from bcos_peft.text.special_tokens import special_ids
+from bcos_peft.evaluation.data import Example, MinimalPair, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.metrics.ranking import _expected_reciprocal_rank
+from bcos_peft.evaluation.questions import Question, max_length, predicts_next_token, probabilities
+from bcos_peft.text import shares, special_ids
 
 
-__all__ = ["ContrastiveEvidence", "check_language_model", "next_word", "too_long"]
-
-
-def check_language_model(model: nn.Module, metric: str) -> None:
+def _check_language_model(model: nn.Module, metric: str) -> None:
     """Raises `ValueError` for a model that does not predict the next token; `metric` names what needs one."""
     if not predicts_next_token(model):
         raise ValueError(
@@ -31,14 +25,16 @@ def check_language_model(model: nn.Module, metric: str) -> None:
         )
 
 
-def too_long(texts: Texts, text: str) -> str:
+def _too_long(texts: Texts, text: str) -> str:
     """How much longer a text is than the model reads, in words; empty where it fits."""
     limit = max_length(texts.model, texts.tokenizer)
     count = len(texts.tokenizer(text, verbose=False)["input_ids"])
     return "" if limit is None or count <= limit else f"{count} tokens, but the model reads {limit}"
 
 
-def next_word(texts: Texts, prefix: str, word: str, foil: str | None = None, where: str = "prefix") -> Question | None:
+def _next_word(
+    texts: Texts, prefix: str, word: str, foil: str | None = None, where: str = "prefix"
+) -> Question | None:
     """The question why a word follows a text, rather than another.
 
     A word may be several tokens: its first one is the target or, with a foil, the first in which they differ; what
@@ -57,11 +53,10 @@ def next_word(texts: Texts, prefix: str, word: str, foil: str | None = None, whe
     Example:
         >>> from transformers import AutoModelForCausalLM, AutoTokenizer
         >>> from bcos_peft.evaluation import Texts
-        >>> from bcos_peft.evaluation.metrics.contrastive import next_word
         >>> name = "HuggingFaceTB/SmolLM2-135M-Instruct"
         >>> tokenizer = AutoTokenizer.from_pretrained(name)
         >>> texts = Texts(AutoModelForCausalLM.from_pretrained(name), tokenizer, ["unused"])
-        >>> question = next_word(texts, "A model that", "explains", "predicts")
+        >>> question = _next_word(texts, "A model that", "explains", "predicts")
         >>> tokenizer.decode(question.input_ids[1:])
         'A model that'
     """
@@ -136,7 +131,7 @@ class ContrastiveEvidence(Metric):
 
     def examples(self, texts: Texts) -> list[Example]:
         """One for each pair; those that are too long or cannot be asked with this tokenizer are left out: it warns."""
-        check_language_model(texts.model, self.name)
+        _check_language_model(texts.model, self.name)
         found, left_out, cut = [], 0, 0
         keys = texts.keys()
         for i, (key, pair) in enumerate(zip(keys, texts.items, strict=True)):
@@ -145,15 +140,15 @@ class ContrastiveEvidence(Metric):
                     f"contrastive_evidence needs MinimalPair rows (load_minimal_pairs, blimp_pairs, ioi_pairs), but "
                     f"dataset[{i}] is a {type(pair).__name__}."
                 )
-            if any(too_long(texts, f"{pair.prefix} {word}") for word in (pair.good, pair.bad)):
+            if any(_too_long(texts, f"{pair.prefix} {word}") for word in (pair.good, pair.bad)):
                 cut += 1
                 continue
-            question = next_word(texts, pair.prefix, pair.good, pair.bad, f"dataset[{i}]")
+            question = _next_word(texts, pair.prefix, pair.good, pair.bad, f"dataset[{i}]")
             relevant = None if question is None else _evidence_tokens(texts, pair, question)
             if relevant is None or not bool(relevant.any()):
                 left_out += 1
                 continue
-            chance = expected_reciprocal_rank(torch.zeros(len(relevant)), relevant)
+            chance = _expected_reciprocal_rank(torch.zeros(len(relevant)), relevant)
             text = f"{pair.prefix} [{pair.good} / {pair.bad}]"
             found.append(Example(key, text, (question,), relevant, {"evidence_mrr": chance}))
         reasons = [f"{cut} have more tokens than the model reads"] if cut else []
@@ -169,7 +164,7 @@ class ContrastiveEvidence(Metric):
         return found
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """Reciprocal rank, probability gap, and whether the right word is the more probable one."""
         rows = []
@@ -184,7 +179,7 @@ class ContrastiveEvidence(Metric):
                 gap = float(row[question.target] - row[question.foil])
                 rows.append(
                     {
-                        "evidence_mrr": expected_reciprocal_rank(
+                        "evidence_mrr": _expected_reciprocal_rank(
                             ranked.abs() if self.by == "absolute" else ranked, example.data
                         ),
                         "probability_gap": gap,

@@ -8,18 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.metrics.ranking import top_tokens
-from bcos_peft.evaluation.questions.question import Question, logits, probabilities
-from bcos_peft.evaluation.questions.scores import check_scores
+from bcos_peft.evaluation.metrics.ranking import _top_tokens
+from bcos_peft.evaluation.questions import Question, check_scores, logits, probabilities
 
 
-__all__ = ["FRACTIONS", "area", "count_of", "perturb", "perturbation_curves"]
-
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ROWS = 512  # texts whose probabilities are held at once: those of a language model have a whole vocabulary
 
 
-def count_of(fraction: float, tokens: int) -> int:
+def _count_of(fraction: float, tokens: int) -> int:
     """How many of a text's tokens a fraction is: rounded, a half upwards, and at least one.
 
     Args:
@@ -27,15 +24,14 @@ def count_of(fraction: float, tokens: int) -> int:
         tokens (`int`): of the text, without special ones.
 
     Example:
-        >>> from bcos_peft.evaluation.metrics.curves import count_of
-        >>> [count_of(0.1, tokens) for tokens in (0, 1, 14, 15, 25)]
+        >>> [_count_of(0.1, tokens) for tokens in (0, 1, 14, 15, 25)]
         [0, 1, 1, 2, 3]
     """
     # A product such as 0.7 * 45 may lie just below its half.
     return min(tokens, max(1, int(np.floor(fraction * tokens + 0.5 + 1e-9))))
 
 
-def perturb(question: Question, tokens: Tensor, fill: int | None) -> Question:
+def _perturb(question: Question, tokens: Tensor, fill: int | None) -> Question:
     """The question with some tokens replaced, or left out.
 
     Args:
@@ -49,11 +45,10 @@ def perturb(question: Question, tokens: Tensor, fill: int | None) -> Question:
     Example:
         >>> import torch
         >>> from bcos_peft.evaluation import Question
-        >>> from bcos_peft.evaluation.metrics.curves import perturb
         >>> question = Question(torch.tensor([1, 7, 8, 2]), target=0)
-        >>> perturb(question, torch.tensor([1]), fill=4).input_ids.tolist()
+        >>> _perturb(question, torch.tensor([1]), fill=4).input_ids.tolist()
         [1, 4, 8, 2]
-        >>> perturb(question, torch.tensor([1]), fill=None).input_ids.tolist()
+        >>> _perturb(question, torch.tensor([1]), fill=None).input_ids.tolist()
         [1, 8, 2]
     """
     hit = torch.zeros(len(question), dtype=torch.bool)
@@ -64,7 +59,7 @@ def perturb(question: Question, tokens: Tensor, fill: int | None) -> Question:
     return Question(ids, question.target, question.foil, question.special, question.extra)
 
 
-def area(values: Sequence[float], fractions: Sequence[float] = FRACTIONS) -> float:
+def _area(values: Sequence[float], fractions: Sequence[float] = _FRACTIONS) -> float:
     """Area under a curve by the trapezoid rule; over 10–90 % at most 0.8.
 
     Args:
@@ -72,8 +67,7 @@ def area(values: Sequence[float], fractions: Sequence[float] = FRACTIONS) -> flo
         fractions (`Sequence[float]`): where, in rising order.
 
     Example:
-        >>> from bcos_peft.evaluation.metrics.curves import area
-        >>> round(area([1.0] * 9), 6)
+        >>> round(_area([1.0] * 9), 6)
         0.8
     """
     values, fractions = np.asarray(values, float), np.asarray(fractions, float)
@@ -86,7 +80,7 @@ def perturbation_curves(
     scores: Sequence[Tensor],
     fill: int | None,
     keep: bool = False,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] = _FRACTIONS,
     perturb_special: bool = False,
     output: str = "probability",
     batch_size: int = 32,
@@ -117,7 +111,7 @@ def perturbation_curves(
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
         >>> from bcos_peft.evaluation import ask
-        >>> from bcos_peft.evaluation.metrics.curves import perturbation_curves
+        >>> from bcos_peft.evaluation.metrics import perturbation_curves
         >>> name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
         >>> tokenizer = AutoTokenizer.from_pretrained(name)
         >>> model = AutoModelForSequenceClassification.from_pretrained(name)
@@ -135,12 +129,12 @@ def perturbation_curves(
     for i, (question, values) in enumerate(zip(questions, scores, strict=True)):
         check_scores(question, values)
         ranked = question.ranked
-        order = top_tokens(values.cpu(), ranked, len(ranked))
+        order = _top_tokens(values.cpu(), ranked, len(ranked))
         special = torch.ones(len(question), dtype=torch.bool)
         special[ranked] = False
         rows.append(question)
         owners.append((i, -1))
-        for count in sorted({count_of(fraction, len(ranked)) for fraction in fractions}):
+        for count in sorted({_count_of(fraction, len(ranked)) for fraction in fractions}):
             tokens = order[count:] if keep else order[:count]
             if keep and perturb_special:
                 tokens = torch.cat([tokens, special.nonzero().flatten()])
@@ -151,7 +145,7 @@ def perturbation_curves(
                         "leave the text out, or give the id of a mask or padding token."
                     )
                 tokens = tokens[:-1]  # a model cannot read an empty text: its lowest token stays
-            rows.append(perturb(question, tokens, fill))
+            rows.append(_perturb(question, tokens, fill))
             owners.append((i, count))
     found: dict[tuple[int, int], float] = {}
     read = probabilities if output == "probability" else logits
@@ -163,7 +157,7 @@ def perturbation_curves(
         found.update(zip(owners[start : start + _ROWS], chosen, strict=True))
     return [
         np.array(
-            [found[i, -1] - found[i, count_of(fraction, len(question.ranked))] for fraction in fractions],
+            [found[i, -1] - found[i, _count_of(fraction, len(question.ranked))] for fraction in fractions],
         )
         for i, question in enumerate(questions)
     ]

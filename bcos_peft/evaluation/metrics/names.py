@@ -12,8 +12,6 @@ from bcos_peft.evaluation.metrics.pointing import SequencePointingGame
 from bcos_peft.evaluation.metrics.sensitivity import ParameterRandomization
 
 
-__all__ = ["METRICS", "get_metric"]
-
 METRICS: dict[str, type[Metric]] = {
     cls.name: cls
     for cls in (

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.data.planted import PlantedAnswer
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.metrics.contrastive import check_language_model, next_word, too_long
-from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
-from bcos_peft.evaluation.questions.question import probabilities
-from bcos_peft.text.segments import shares
-
-
-__all__ = ["PassageAttribution"]
+from bcos_peft.evaluation.data import Example, PlantedAnswer, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.metrics.contrastive import _check_language_model, _next_word, _too_long
+from bcos_peft.evaluation.metrics.ranking import _expected_reciprocal_rank
+from bcos_peft.evaluation.questions import probabilities
+from bcos_peft.text import shares
 
 
 class PassageAttribution(Metric):
@@ -53,7 +49,7 @@ class PassageAttribution(Metric):
 
     def examples(self, texts: Texts) -> list[Example]:
         """One for each prompt. A prompt that is too long is refused: cut, it could lack its answer."""
-        check_language_model(texts.model, self.name)
+        _check_language_model(texts.model, self.name)
         found = []
         keys = texts.keys()
         for i, (key, row) in enumerate(zip(keys, texts.items, strict=True)):
@@ -63,13 +59,13 @@ class PassageAttribution(Metric):
                 )
             foil = row.foil if self.contrast else None
             for word in (row.answer, foil):
-                long = word is not None and too_long(texts, f"{row.prompt} {word}")
+                long = word is not None and _too_long(texts, f"{row.prompt} {word}")
                 if long:
                     raise ValueError(
                         f"dataset[{i}] has {long}. Shorten it or leave it out: a prompt that is cut could lack its "
                         "answer."
                     )
-            question = next_word(texts, row.prompt, row.answer, foil, f"dataset[{i}]")
+            question = _next_word(texts, row.prompt, row.answer, foil, f"dataset[{i}]")
             if question is None:
                 raise ValueError(f"dataset[{i}]: in this tokenizer {row.answer!r} cannot follow the prompt.")
             whole = f"{row.prompt} {row.answer}"
@@ -83,7 +79,7 @@ class PassageAttribution(Metric):
         return found
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """hit@1, reciprocal rank, whether the model answers, and each passage's contribution."""
         questions = [example.questions[0] for example in examples]
@@ -97,7 +93,7 @@ class PassageAttribution(Metric):
             rows.append(
                 {
                     "passage_hit": float(first[gold]) / int(first.sum()),
-                    "passage_mrr": expected_reciprocal_rank(sums, right),
+                    "passage_mrr": _expected_reciprocal_rank(sums, right),
                     "answer_given": float(best == question.target),
                     "contributions": sums.tolist(),
                 }

@@ -9,12 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.metrics.curves import FRACTIONS, area, perturbation_curves
+from bcos_peft.evaluation.data import Example, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.metrics.curves import _FRACTIONS, _area, perturbation_curves
 
-
-__all__ = ["Comprehensiveness", "Sufficiency"]
 
 _WAYS = ("mask", "pad", "delete")
 
@@ -33,7 +31,7 @@ class _Perturbation(Metric):
     def __init__(
         self,
         perturbation: str | None = None,
-        fractions: Sequence[float] = FRACTIONS,
+        fractions: Sequence[float] = _FRACTIONS,
         output: str = "probability",
         batch_size: int = 32,
         label: str | None = None,
@@ -75,7 +73,7 @@ class _Perturbation(Metric):
         return found
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """Area, AOPC and the whole curve."""
         curves = perturbation_curves(
@@ -91,7 +89,7 @@ class _Perturbation(Metric):
         )
         return [
             {
-                self.name: area(curve, self.fractions),
+                self.name: _area(curve, self.fractions),
                 f"{self.name}_aopc": float(curve.mean()),
                 "curve": curve.tolist(),
             }
@@ -158,7 +156,7 @@ class Sufficiency(_Perturbation):
     def __init__(
         self,
         perturbation: str | None = None,
-        fractions: Sequence[float] = FRACTIONS,
+        fractions: Sequence[float] = _FRACTIONS,
         output: str = "probability",
         batch_size: int = 32,
         perturb_special: bool = False,

@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.data.rationales import Rationale
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.metrics.ranking import average_precision, top_tokens
-from bcos_peft.text.segments import shares
-
-
-__all__ = ["Plausibility"]
+from bcos_peft.evaluation.data import Example, Rationale, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.metrics.ranking import _average_precision, _top_tokens
+from bcos_peft.text import shares
 
 
 class Plausibility(Metric):
@@ -80,16 +76,16 @@ class Plausibility(Metric):
         return found
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """The three numbers."""
         rows = []
         for example, (values,) in zip(examples, scores, strict=True):
             ranked, marked = values[example.questions[0].ranked], example.data
             count = self._count(marked)
-            chosen = top_tokens(ranked, torch.arange(len(ranked)), count)
+            chosen = _top_tokens(ranked, torch.arange(len(ranked)), count)
             hits = int(marked[chosen].sum())
-            rows.append({"auprc": average_precision(ranked, marked), **_overlap(hits, count, int(marked.sum()))})
+            rows.append({"auprc": _average_precision(ranked, marked), **_overlap(hits, count, int(marked.sum()))})
         return rows
 
     def _count(self, marked: Tensor) -> int:

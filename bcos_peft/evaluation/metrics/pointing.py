@@ -9,18 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.data.pairs import SequencePair, build_pairs, check_options
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.questions.question import max_length
-from bcos_peft.text.encoding import Encoding
-from bcos_peft.text.segments import shares
+from bcos_peft.evaluation.data import Example, SequencePair, Texts, build_pairs, check_options
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.questions import max_length
+from bcos_peft.text import Encoding, shares
 
 
-__all__ = ["SequencePointingGame", "positive_share"]
-
-
-def positive_share(scores: Tensor, inside: Tensor, counted: Tensor) -> float:
+def _positive_share(scores: Tensor, inside: Tensor, counted: Tensor) -> float:
     """The part of the positive scores that falls inside a segment; 0 where no score is positive.
 
     Args:
@@ -30,8 +25,7 @@ def positive_share(scores: Tensor, inside: Tensor, counted: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.metrics.pointing import positive_share
-        >>> positive_share(torch.tensor([3.0, -5.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]), torch.ones(3))
+        >>> _positive_share(torch.tensor([3.0, -5.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]), torch.ones(3))
         0.75
     """
     positive = scores.clamp(min=0).to(counted.dtype)
@@ -114,13 +108,13 @@ class SequencePointingGame(Metric):
         return Example(key, f"{pair.first} | {pair.second}", questions, weights, {"seqpg": 0.5})
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """Mean of both classes, and the share of each."""
         rows = []
         for example, both in zip(examples, scores, strict=True):
             counted = example.data.sum(0)
-            found = [positive_share(values, example.data[i], counted) for i, values in enumerate(both)]
+            found = [_positive_share(values, example.data[i], counted) for i, values in enumerate(both)]
             rows.append({"seqpg": sum(found) / 2, "shares": found})
         return rows
 

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 
-__all__ = ["average_precision", "expected_reciprocal_rank", "spearman", "top_tokens"]
-
-
-def top_tokens(scores: Tensor, ranked: Tensor, count: int) -> Tensor:
+def _top_tokens(scores: Tensor, ranked: Tensor, count: int) -> Tensor:
     """The `count` tokens of largest score; of equal ones, the first in the text.
 
     Args:
@@ -25,15 +22,14 @@ def top_tokens(scores: Tensor, ranked: Tensor, count: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.metrics.ranking import top_tokens
-        >>> top_tokens(torch.tensor([9.0, 1.0, 2.0, 2.0]), ranked=torch.tensor([1, 2, 3]), count=2).tolist()
+        >>> _top_tokens(torch.tensor([9.0, 1.0, 2.0, 2.0]), ranked=torch.tensor([1, 2, 3]), count=2).tolist()
         [2, 3]
     """
     order = torch.argsort(scores[ranked], descending=True, stable=True)
     return ranked[order[:count]]
 
 
-def expected_reciprocal_rank(scores: Tensor, relevant: Tensor) -> float:
+def _expected_reciprocal_rank(scores: Tensor, relevant: Tensor) -> float:
     """1 / rank of the first relevant token, with equal scores in random order (the expectation over the orders).
 
     Args:
@@ -48,11 +44,10 @@ def expected_reciprocal_rank(scores: Tensor, relevant: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.metrics.ranking import expected_reciprocal_rank
         >>> relevant = torch.tensor([False, True, False])
-        >>> expected_reciprocal_rank(torch.tensor([3.0, 2.0, 1.0]), relevant)
+        >>> _expected_reciprocal_rank(torch.tensor([3.0, 2.0, 1.0]), relevant)
         0.5
-        >>> expected_reciprocal_rank(torch.zeros(2), torch.tensor([True, False]))  # (1 + 1/2) / 2
+        >>> _expected_reciprocal_rank(torch.zeros(2), torch.tensor([True, False]))  # (1 + 1/2) / 2
         0.75
     """
     if not bool(relevant.any()):
@@ -66,7 +61,7 @@ def expected_reciprocal_rank(scores: Tensor, relevant: Tensor) -> float:
     return sum(comb(tied - j, wanted - 1) / whole / (above + j) for j in range(1, tied - wanted + 2))
 
 
-def average_precision(scores: Tensor, relevant: Tensor) -> float:
+def _average_precision(scores: Tensor, relevant: Tensor) -> float:
     """Area under the precision-recall curve as a sum of steps; tokens of equal score enter together.
 
     Args:
@@ -81,8 +76,7 @@ def average_precision(scores: Tensor, relevant: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.metrics.ranking import average_precision
-        >>> round(average_precision(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([True, False, True])), 4)
+        >>> round(_average_precision(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([True, False, True])), 4)
         0.8333
     """
     if not bool(relevant.any()):
@@ -96,7 +90,7 @@ def average_precision(scores: Tensor, relevant: Tensor) -> float:
     return float((np.diff(recall, prepend=0) * precision).sum())
 
 
-def spearman(first: Tensor, second: Tensor) -> float:
+def _spearman(first: Tensor, second: Tensor) -> float:
     """Rank correlation of two score lists, with mean ranks for ties; 0 where one is constant.
 
     Args:
@@ -108,8 +102,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.metrics.ranking import spearman
-        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 90.0]))
+        >>> _spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 90.0]))
         1.0
     """
     a, b = (_mean_ranks(values.double().cpu().numpy()) for values in (first, second))

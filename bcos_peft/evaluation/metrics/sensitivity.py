@@ -9,16 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.evaluation.data.texts import Example, Texts
-from bcos_peft.evaluation.metrics.base import Method, Metric, Value
-from bcos_peft.evaluation.metrics.ranking import spearman
-from bcos_peft.evaluation.questions.scores import as_scores
+from bcos_peft.evaluation.data import Example, Texts
+from bcos_peft.evaluation.metrics.base import Metric, Value, _Method
+from bcos_peft.evaluation.metrics.ranking import _spearman
+from bcos_peft.evaluation.questions import as_scores
 
 
-__all__ = ["ParameterRandomization", "cascading_randomization", "randomization_stages"]
-
-
-def randomization_stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+def _randomization_stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     """The model's parameters in parts, from the output to the input: head, blocks from the last on, embeddings.
 
     Args:
@@ -32,9 +29,8 @@ def randomization_stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft.evaluation.metrics.sensitivity import randomization_stages
         >>> config = BertConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> [name for name, _ in randomization_stages(BertForSequenceClassification(config))]
+        >>> [name for name, _ in _randomization_stages(BertForSequenceClassification(config))]
         ['head', 'block 1', 'block 0', 'embeddings']
     """
     named = list(model.named_parameters())
@@ -69,7 +65,7 @@ def cascading_randomization(model: nn.Module, seed: int = 0) -> Iterator[Iterato
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft.evaluation.metrics.sensitivity import cascading_randomization
+        >>> from bcos_peft.evaluation.metrics import cascading_randomization
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> model = BertForSequenceClassification(config)
         >>> before = model.classifier.weight.clone()
@@ -84,7 +80,7 @@ def cascading_randomization(model: nn.Module, seed: int = 0) -> Iterator[Iterato
     kept: list[tuple[nn.Parameter, Tensor]] = []
 
     def steps() -> Iterator[str]:
-        for number, (name, parameters) in enumerate(randomization_stages(model)):
+        for number, (name, parameters) in enumerate(_randomization_stages(model)):
             generator = torch.Generator().manual_seed(seed * 10_007 + number)
             for parameter in parameters:
                 kept.append((parameter, parameter.detach().clone()))
@@ -140,7 +136,7 @@ class ParameterRandomization(Metric):
         return found
 
     def measure(
-        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: Method
+        self, model: nn.Module, examples: Sequence[Example], scores: Sequence[list[Tensor]], method: _Method
     ) -> list[dict[str, Any]]:
         """The correlation at the end, its mean over the cascade, and each stage with its sign."""
         questions = [example.questions[0] for example in examples]
@@ -171,4 +167,4 @@ def _likeness(first: Tensor, second: Tensor) -> float:
     """The rank correlation; 1 where both are constant, and a method so says the same of every model."""
     if all(bool((values == values[0]).all()) for values in (first, second)):
         return 1.0
-    return spearman(first, second)
+    return _spearman(first, second)

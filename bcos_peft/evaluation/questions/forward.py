@@ -8,13 +8,10 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.linear_map import forward_parameters
+from bcos_peft.attribution import forward_parameters
 
 
-__all__ = ["forward", "parameters_of", "predicts_next_token"]
-
-
-def forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]]) -> Tensor:
+def _forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]]) -> Tensor:
     """Logits of one batch, `(rows, classes)`: padded, and of a language model those that follow the last token.
 
     Args:
@@ -45,7 +42,7 @@ def forward(model: nn.Module, rows: list[Tensor], extras: list[dict[str, Tensor]
     place = torch.tensor(lengths, device=device) - 1
     if next_token:
         inputs["use_cache"] = False
-        if "logits_to_keep" in parameters_of(model):
+        if "logits_to_keep" in _parameters_of(model):
             # A whole vocabulary for every token would take more memory than all the rest.
             inputs["logits_to_keep"], place = place.unique(return_inverse=True)
     with _padding_token(config, pad) if borrowed else nullcontext():
@@ -70,7 +67,7 @@ def _positions(model: nn.Module, rows: list[Tensor]) -> Tensor | None:
     padding = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
     if padding is None or not any(bool((row == padding).any()) for row in rows):
         return None
-    if "position_ids" not in parameters_of(model):
+    if "position_ids" not in _parameters_of(model):
         return None
     return _padded([torch.arange(padding + 1, padding + 1 + len(row)) for row in rows], padding)
 
@@ -94,7 +91,7 @@ def _padded(rows: list[Tensor], value: int) -> Tensor:
     return nn.utils.rnn.pad_sequence([row.cpu() for row in rows], batch_first=True, padding_value=value)
 
 
-def parameters_of(model: nn.Module) -> frozenset[str]:
+def _parameters_of(model: nn.Module) -> frozenset[str]:
     """Names that the model's forward takes; those of the model inside, where a wrapper passes everything on."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return forward_parameters(type(inner))

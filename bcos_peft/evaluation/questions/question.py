@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.questions.forward import forward, parameters_of
-from bcos_peft.models.labels import Labels
-from bcos_peft.text.encoding import Encoding, encode
-from bcos_peft.text.inputs import split_inputs
-from bcos_peft.text.special_tokens import special_ids
+from bcos_peft.evaluation.questions.forward import _forward, _parameters_of
+from bcos_peft.models import Labels
+from bcos_peft.text import Encoding, encode, special_ids, split_inputs
 
-
-__all__ = ["Question", "ask", "evaluating", "logits", "max_length", "probabilities", "score", "tokenize"]
 
 # transformers marks "no limit" with a huge model_max_length.
 _NO_LIMIT = 10**6
@@ -178,7 +174,7 @@ def question_of(
         input_ids=torch.tensor(encoding.input_ids),
         target=0 if target is None else labels.index(target, "target"),
         special=torch.tensor(special),
-        extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in parameters_of(model)},
+        extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in _parameters_of(model)},
     )
     if target is None:
         question = replace(question, target=int(logits(model, [question])[0].argmax()))
@@ -284,7 +280,7 @@ def logits(
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with evaluating(model), nullcontext() if grad else torch.no_grad():
-        found = [forward(model, [rows[i] for i in batch], [questions[i].extra for i in batch]) for batch in batches]
+        found = [_forward(model, [rows[i] for i in batch], [questions[i].extra for i in batch]) for batch in batches]
     found = torch.cat(found)
     back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=found.device)
     return found[back]

@@ -11,9 +11,6 @@ from torch import Tensor
 from bcos_peft.evaluation.questions.question import Question
 
 
-__all__ = ["as_scores", "check_scores"]
-
-
 def as_scores(values: Any, source: str = "scores") -> Tensor:
     """Scores as metrics take them: a tensor of float64 on the CPU, without its graph.
 
@@ -25,7 +22,7 @@ def as_scores(values: Any, source: str = "scores") -> Tensor:
         TypeError: these are no numbers.
 
     Example:
-        >>> from bcos_peft.evaluation.questions.scores import as_scores
+        >>> from bcos_peft.evaluation.questions import as_scores
         >>> as_scores([[1, 2]])
         tensor([1., 2.], dtype=torch.float64)
     """

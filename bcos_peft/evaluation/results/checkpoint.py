@@ -12,12 +12,10 @@ from typing import Any
 from torch import nn
 
 from bcos_peft._utils.digest import digest
-from bcos_peft.evaluation.data.texts import Example
-from bcos_peft.evaluation.methods.cost import Cost
+from bcos_peft.evaluation.data import Example
+from bcos_peft.evaluation.methods import Cost
 from bcos_peft.evaluation.results.record import Record
 
-
-__all__ = ["Checkpoint", "asked", "fingerprint"]
 
 _START = '{"run": "'  # how each line begins
 
@@ -30,7 +28,7 @@ def fingerprint(model: nn.Module) -> str:
 
     Example:
         >>> from torch import nn
-        >>> from bcos_peft.evaluation.results.checkpoint import fingerprint
+        >>> from bcos_peft.evaluation.results import fingerprint
         >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
         False
     """
@@ -57,8 +55,8 @@ def asked(example: Example) -> str:
     Example:
         >>> import torch
         >>> from bcos_peft.evaluation import Question
-        >>> from bcos_peft.evaluation.results.checkpoint import asked
-        >>> from bcos_peft.evaluation.data.texts import Example
+        >>> from bcos_peft.evaluation.results import asked
+        >>> from bcos_peft.evaluation.data import Example
         >>> one, other = (Example("3f", "A film.", (Question(torch.tensor([1, 2]), target),)) for target in (0, 1))
         >>> asked(one) == asked(other)
         False
@@ -80,7 +78,7 @@ class Checkpoint:
 
     Example:
         >>> from bcos_peft.evaluation import Cost, Record
-        >>> from bcos_peft.evaluation.results.checkpoint import Checkpoint
+        >>> from bcos_peft.evaluation.results import Checkpoint
         >>> run = {"weights": "", "model": "m", "method": "ig", "method_settings": {}, "metric": "seqpg"}
         >>> record = Record("m", "ig", "seqpg", "3f", {"seqpg": 0.5})
         >>> Checkpoint("run.jsonl").add(run, {"3f": record}, "ig", Cost())

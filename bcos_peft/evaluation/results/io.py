@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bcos_peft.evaluation.metrics.base import Value
+from bcos_peft.evaluation.metrics import Value
 from bcos_peft.evaluation.results.record import Record
 from bcos_peft.evaluation.results.statistics import Interval
 
 
-__all__ = ["plain", "stored"]
-
 _FORMAT, _VERSION = "bcos_peft.evaluation", 1
 
 
-def plain(
+def _plain(
     settings: list[dict[str, Any]],
     confidence: float,
     values: dict[str, Value],
@@ -45,8 +43,8 @@ def plain(
     }
 
 
-def stored(data: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the result that `plain` was given.
+def _stored(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the result that `_plain` was given.
 
     Raises:
         ValueError: it is something else.

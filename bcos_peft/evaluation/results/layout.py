@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.evaluation.metrics.base import Value
-from bcos_peft.evaluation.results.plots import BarPanel, Curve, CurvePanel
+from bcos_peft.evaluation.metrics import Value
+from bcos_peft.evaluation.results.plots import _BarPanel, _Curve, _CurvePanel
 from bcos_peft.evaluation.results.record import Record
 from bcos_peft.evaluation.results.statistics import Interval, format_number
-from bcos_peft.evaluation.results.tables import Cell, Table
+from bcos_peft.evaluation.results.tables import _Cell, _Table
 
-
-__all__ = ["bar_panels", "cost_table", "counts", "curve_panels", "lines", "means_table", "shown_values"]
 
 _CHANCE = "random order, expected"
 _COSTS = {
@@ -23,10 +21,10 @@ _COSTS = {
     "backward_rows_per_example": "Backwards",
     "peak_memory": "Peak memory (MiB)",
 }
-Summary = Mapping[tuple[str, str], Mapping[str, Interval]]
+_Summary = Mapping[tuple[str, str], Mapping[str, Interval]]
 
 
-def shown_values(known: Mapping[str, Value], values: Sequence[str] | None) -> list[str]:
+def _shown_values(known: Mapping[str, Value], values: Sequence[str] | None) -> list[str]:
     """The names of the numbers to show, checked.
 
     Raises:
@@ -45,9 +43,9 @@ def shown_values(known: Mapping[str, Value], values: Sequence[str] | None) -> li
     return list(values)
 
 
-def means_table(
-    records: Iterable[Record], values: Mapping[str, Value], summary: Summary, chance: Mapping[str, float]
-) -> Table:
+def _means_table(
+    records: Iterable[Record], values: Mapping[str, Value], summary: _Summary, chance: Mapping[str, float]
+) -> _Table:
     """Rows for methods on models, columns for numbers; the best mean of the same examples is marked."""
     alike = _of_the_same_examples(records)
     best = {
@@ -56,15 +54,15 @@ def means_table(
     }
     rows = []
     for (model, method), numbers in summary.items():
-        cells = [Cell(model), Cell(method)]
+        cells = [_Cell(model), _Cell(method)]
         for name in values:
             mean, _, ends = str(numbers.get(name, "–")).partition(" ")  # of one example there is no interval
-            cells.append(Cell(mean, ends, name in numbers and numbers[name].mean == best[name]))
+            cells.append(_Cell(mean, ends, name in numbers and numbers[name].mean == best[name]))
         rows.append(cells)
     if any(name in chance for name in values):
-        expected = [Cell(format_number(chance[name]) if name in chance else "–") for name in values]
-        rows.append([Cell(""), Cell(_CHANCE), *expected])
-    return Table(["Model", "Method", *[value.heading for value in values.values()]], rows, names=2)
+        expected = [_Cell(format_number(chance[name]) if name in chance else "–") for name in values]
+        rows.append([_Cell(""), _Cell(_CHANCE), *expected])
+    return _Table(["Model", "Method", *[value.heading for value in values.values()]], rows, names=2)
 
 
 def _best(value: Value, intervals: Iterable[Interval | None]) -> float | None:
@@ -82,7 +80,7 @@ def _of_the_same_examples(records: Iterable[Record]) -> set[str]:
     return {name for name, rows in seen.items() if all(keys == next(iter(rows.values())) for keys in rows.values())}
 
 
-def counts(records: Iterable[Record]) -> str:
+def _counts(records: Iterable[Record]) -> str:
     """How many examples each metric has; of each row, where they are not the same."""
     seen: dict[str, dict[tuple[str, str], set[str]]] = {}
     for record in records:
@@ -98,20 +96,20 @@ def counts(records: Iterable[Record]) -> str:
     return f"Examples: {'; '.join(parts) if unlike else ', '.join(parts)}.{note}"
 
 
-def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+def _cost_table(costs: Mapping[str, Mapping[str, Any]]) -> _Table:
     """What an explanation costs, a row for each method on a model."""
     rows = []
     for row, cost in costs.items():
-        cells = [Cell(row)]
+        cells = [_Cell(row)]
         for name in _COSTS:
             value = cost.get(name)
             scaled = value / 2**20 if value is not None and name == "peak_memory" else value
-            cells.append(Cell("–" if scaled is None else f"{scaled:.4g}"))
+            cells.append(_Cell("–" if scaled is None else f"{scaled:.4g}"))
         rows.append(cells)
-    return Table(["Row", *_COSTS.values()], rows)
+    return _Table(["Row", *_COSTS.values()], rows)
 
 
-def lines(records: Iterable[Record], texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _lines(records: Iterable[Record], texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """A line for each number of each example."""
     for record in records:
         for name, number in record.values.items():
@@ -122,23 +120,23 @@ def lines(records: Iterable[Record], texts: Mapping[str, str]) -> Iterator[dict[
             }  # fmt: skip
 
 
-def bar_panels(values: Mapping[str, Value], summary: Summary, chance: Mapping[str, float]) -> list[BarPanel]:
+def _bar_panels(values: Mapping[str, Value], summary: _Summary, chance: Mapping[str, float]) -> list[_BarPanel]:
     """Means with their intervals, a panel for each number."""
     labels = [f"{model} + {method}" for model, method in summary]
     panels = []
     for name, value in values.items():
         found = [(i, row[name]) for i, row in enumerate(summary.values()) if name in row]
         means, ends = [one.mean for _, one in found], [(one.low, one.high) for _, one in found]
-        panels.append(BarPanel(value.heading, labels, [i for i, _ in found], means, ends, chance.get(name)))
+        panels.append(_BarPanel(value.heading, labels, [i for i, _ in found], means, ends, chance.get(name)))
     return panels
 
 
-def curve_panels(
+def _curve_panels(
     records: Sequence[Record],
     values: Mapping[str, Value],
     rows: Sequence[tuple[str, str]],
     settings: Sequence[Mapping[str, Any]],
-) -> list[CurvePanel]:
+) -> list[_CurvePanel]:
     """Mean curves of comprehensiveness and sufficiency, a line for each row.
 
     Raises:
@@ -156,10 +154,10 @@ def curve_panels(
             drawn = [r.details["curve"] for r in records if r.metric == metric and r.row == row]
             if drawn:
                 fractions = _fractions(settings, row, metric, len(drawn[0]))
-                curves.append(Curve(" + ".join(row), i, fractions, np.mean(drawn, axis=0).tolist()))
+                curves.append(_Curve(" + ".join(row), i, fractions, np.mean(drawn, axis=0).tolist()))
         what = "perturbed" if values[metric].higher_is_better else "kept"
         title = metric.capitalize().replace("_", " ")
-        panels.append(CurvePanel(title, f"part of the tokens that is {what}", curves))
+        panels.append(_CurvePanel(title, f"part of the tokens that is {what}", curves))
     return panels
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from bcos_peft.evaluation.metrics.base import Value
+from bcos_peft.evaluation.metrics import Value
 from bcos_peft.evaluation.results.record import Record, find_row
 from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 
 
-__all__ = ["Measurements"]
-
-
-class Measurements:
+class _Measurements:
     """What can be read off an [`EvaluationResult`], which says what the fields are."""
 
     records: list[Record]

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
-__all__ = ["BarPanel", "Curve", "CurvePanel", "draw_bars", "draw_curves"]
-
 _COLUMNS = 3
 
 
 @dataclass(frozen=True)
-class BarPanel:
+class _BarPanel:
     """Means with their intervals, a bar for each row.
 
     Args:
@@ -36,7 +34,7 @@ class BarPanel:
 
 
 @dataclass(frozen=True)
-class Curve:
+class _Curve:
     """A line: its label, the number of its colour, and its points."""
 
     label: str
@@ -46,15 +44,15 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class CurvePanel:
+class _CurvePanel:
     """Curves over the same axis, with a title and the axis's name."""
 
     title: str
     axis: str
-    curves: list[Curve]
+    curves: list[_Curve]
 
 
-def draw_bars(panels: Sequence[BarPanel], path: str | os.PathLike | None = None):
+def _draw_bars(panels: Sequence[_BarPanel], path: str | os.PathLike | None = None):
     """A figure of bars, a panel for each number; also written to `path`."""
     figure, axes = _panels(len(panels), height=0.8 + 0.3 * len(panels[0].labels))
     for column, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
@@ -73,7 +71,7 @@ def draw_bars(panels: Sequence[BarPanel], path: str | os.PathLike | None = None)
     return _written(figure, path)
 
 
-def draw_curves(panels: Sequence[CurvePanel], path: str | os.PathLike | None = None):
+def _draw_curves(panels: Sequence[_CurvePanel], path: str | os.PathLike | None = None):
     """A figure of curves with one legend; also written to `path`."""
     figure, axes = _panels(len(panels), height=3.6)
     for axis, panel in zip(axes, panels, strict=True):

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-__all__ = ["Record", "find_row"]
-
-
 @dataclass(frozen=True)
 class Record:
     """The numbers of one example by one metric for one method on one model.
@@ -54,7 +51,7 @@ def find_row(rows: Sequence[tuple[str, str]], name: str | tuple[str, str]) -> tu
         ValueError: there is no such row, or more than one.
 
     Example:
-        >>> from bcos_peft.evaluation.results.record import find_row
+        >>> from bcos_peft.evaluation.results import find_row
         >>> find_row([("a", "random"), ("a", "saliency")], "saliency")
         ('a', 'saliency')
     """

@@ -12,32 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from bcos_peft._utils.files import write_text
-from bcos_peft.evaluation.methods.cost import add_costs
-from bcos_peft.evaluation.metrics.base import Value
-from bcos_peft.evaluation.results.io import plain, stored
+from bcos_peft.evaluation.methods import add_costs
+from bcos_peft.evaluation.metrics import Value
+from bcos_peft.evaluation.results.io import _plain, _stored
 from bcos_peft.evaluation.results.layout import (
-    bar_panels,
-    cost_table,
-    counts,
-    curve_panels,
-    lines,
-    means_table,
-    shown_values,
+    _bar_panels,
+    _cost_table,
+    _counts,
+    _curve_panels,
+    _lines,
+    _means_table,
+    _shown_values,
 )
-from bcos_peft.evaluation.results.measurements import Measurements
-from bcos_peft.evaluation.results.plots import draw_bars, draw_curves
+from bcos_peft.evaluation.results.measurements import _Measurements
+from bcos_peft.evaluation.results.plots import _draw_bars, _draw_curves
 from bcos_peft.evaluation.results.record import Record
 from bcos_peft.evaluation.results.statistics import Interval
-from bcos_peft.evaluation.results.tables import Table, markdown_table, print_table
+from bcos_peft.evaluation.results.tables import _markdown_table, _print_table, _Table
 
-
-__all__ = ["EvaluationResult"]
 
 _COLUMNS = ["model", "method", "metric", "example", "value", "number", "chance", "text"]
 
 
 @dataclass(eq=False, repr=False)
-class EvaluationResult(Measurements):
+class EvaluationResult(_Measurements):
     """The result of [`evaluate`], or of several put together.
 
     A row of its tables is a method on a model, written `"model + method"`.
@@ -150,7 +148,7 @@ class EvaluationResult(Measurements):
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the means for readers that do not compute them."""
         summary, chance = self.summary(), self.chance()
-        return plain(
+        return _plain(
             self.settings, self.confidence, self.values, summary, chance, self.costs, self.texts, self.records
         )
 
@@ -164,14 +162,14 @@ class EvaluationResult(Measurements):
         Raises:
             ValueError: it is something else.
         """
-        return cls(**stored(data))
+        return cls(**_stored(data))
 
     def csv(self) -> str:
         """The per-example table: a line for each number, with model, method, metric, example and text."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for line in lines(self.records, self.texts):
+        for line in _lines(self.records, self.texts):
             chance = "" if line["chance"] is None else line["chance"]
             writer.writerow((line | {"number": repr(line["number"]), "chance": chance}).values())
         return file.getvalue()
@@ -202,7 +200,7 @@ class EvaluationResult(Measurements):
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
 
         if not means:
-            return pandas.DataFrame(lines(self.records, self.texts), columns=_COLUMNS)
+            return pandas.DataFrame(_lines(self.records, self.texts), columns=_COLUMNS)
         columns = ["model", "method", "value", *(field.name for field in fields(Interval))]
         rows = [
             (*row, name, *astuple(interval))
@@ -222,23 +220,23 @@ class EvaluationResult(Measurements):
             values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
             intervals (`bool`, defaults to `True`): with their bootstrap intervals.
         """
-        return markdown_table(self._table(values), intervals)
+        return _markdown_table(self._table(values), intervals)
 
-    def _table(self, values: Sequence[str] | None = None) -> Table:
-        return means_table(self.records, self._values(values), self.summary(), self.chance())
+    def _table(self, values: Sequence[str] | None = None) -> _Table:
+        return _means_table(self.records, self._values(values), self.summary(), self.chance())
 
     def _values(self, values: Sequence[str] | None) -> dict[str, Value]:
-        return {name: self.values[name] for name in shown_values(self.values, values)}
+        return {name: self.values[name] for name in _shown_values(self.values, values)}
 
     def markdown(self) -> str:
         """The tables and what they are of, as the page that `save` writes."""
         parts = ["# Evaluation", "", self.table(), ""]
         parts += [
-            f"Means with {self.confidence:.0%} bootstrap intervals over the examples. " + counts(self.records),
+            f"Means with {self.confidence:.0%} bootstrap intervals over the examples. " + _counts(self.records),
             "",
         ]
         if self.costs:
-            parts += ["## Cost of an explanation", "", markdown_table(cost_table(self.costs)).rstrip(), ""]
+            parts += ["## Cost of an explanation", "", _markdown_table(_cost_table(self.costs)).rstrip(), ""]
         for i, settings in enumerate(self.settings, 1):
             title = "## Settings" if len(self.settings) == 1 else f"## Settings {i}"
             parts += [title, "", "```json", json.dumps(settings, ensure_ascii=False, indent=1), "```", ""]
@@ -250,7 +248,7 @@ class EvaluationResult(Measurements):
         Args:
             values (`Sequence[str]`, *optional*): the numbers to show. Default: all.
         """
-        print_table(self._table(values))
+        _print_table(self._table(values))
 
     def plot(self, path: str | os.PathLike | None = None, values: Sequence[str] | None = None):
         """A bar chart of the means with their intervals, a panel for each number. Needs matplotlib.
@@ -262,7 +260,7 @@ class EvaluationResult(Measurements):
         Returns:
             `matplotlib.figure.Figure`
         """
-        return draw_bars(bar_panels(self._values(values), self.summary(), self.chance()), path)
+        return _draw_bars(_bar_panels(self._values(values), self.summary(), self.chance()), path)
 
     def plot_curves(self, path: str | os.PathLike | None = None):
         """The mean perturbation curves of comprehensiveness and sufficiency, labelled ones too. Needs matplotlib.
@@ -276,7 +274,7 @@ class EvaluationResult(Measurements):
         Raises:
             ValueError: neither metric is in the result.
         """
-        return draw_curves(curve_panels(self.records, self.values, self.rows, self.settings), path)
+        return _draw_curves(_curve_panels(self.records, self.values, self.rows, self.settings), path)
 
     def __repr__(self) -> str:
         return (

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 
-__all__ = ["Interval", "PairedTest", "bootstrap_interval", "format_number", "paired_test"]
-
 _EXACT = 14  # so many pairs have 16,384 signs: all of them are tried
 _CELLS = 4_000_000  # numbers drawn at once
 
@@ -21,7 +19,7 @@ def format_number(value: float) -> str:
         value (`float`): any.
 
     Example:
-        >>> from bcos_peft.evaluation.results.statistics import format_number
+        >>> from bcos_peft.evaluation.results import format_number
         >>> format_number(0.25), format_number(2e-6), format_number(0.0)
         ('0.250', '2.0e-06', '0.000')
     """
@@ -39,7 +37,7 @@ class Interval:
         count (`int`): how many examples.
 
     Example:
-        >>> from bcos_peft.evaluation.results.statistics import Interval
+        >>> from bcos_peft.evaluation.results import Interval
         >>> str(Interval(0.5, 0.25, 0.75, 10))
         '0.500 [0.250, 0.750]'
     """
@@ -64,7 +62,7 @@ class PairedTest:
         p_value (`float`): two-sided; how often chance alone gives a mean difference as large.
 
     Example:
-        >>> from bcos_peft.evaluation.results.statistics import paired_test
+        >>> from bcos_peft.evaluation.results import paired_test
         >>> paired_test([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).p_value
         1.0
     """
@@ -94,7 +92,7 @@ def bootstrap_interval(
         ValueError: there is no value, one is not finite, or `confidence` is not between 0 and 1.
 
     Example:
-        >>> from bcos_peft.evaluation.results.statistics import bootstrap_interval
+        >>> from bcos_peft.evaluation.results import bootstrap_interval
         >>> interval = bootstrap_interval([0.0, 1.0] * 50)
         >>> interval.mean, interval.low < 0.5 < interval.high
         (0.5, True)
@@ -140,7 +138,7 @@ def paired_test(
         ValueError: there are not as many numbers in both, or one is not finite.
 
     Example:
-        >>> from bcos_peft.evaluation.results.statistics import paired_test
+        >>> from bcos_peft.evaluation.results import paired_test
         >>> test = paired_test([0.9, 0.8, 0.7, 0.9, 0.8, 0.9], [0.1, 0.2, 0.1, 0.3, 0.2, 0.1])
         >>> round(test.difference.mean, 3), test.p_value
         (0.667, 0.03125)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-__all__ = ["Cell", "Table", "markdown_table", "print_table"]
-
 _ASCII = str.maketrans("↑↓–", "^v-")
 
 
-class Cell(NamedTuple):
+class _Cell(NamedTuple):
     """A number as text, the ends of its interval, and whether it is the best of its column."""
 
     text: str
@@ -20,7 +18,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class _Table:
     """What a table says.
 
     Args:
@@ -30,14 +28,14 @@ class Table:
     """
 
     header: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[_Cell]]
     names: int = 1
 
 
-def markdown_table(table: Table, intervals: bool = True) -> str:
+def _markdown_table(table: _Table, intervals: bool = True) -> str:
     """A table in Markdown; the best numbers are bold."""
 
-    def shown(cell: Cell) -> str:
+    def shown(cell: _Cell) -> str:
         text = f"**{cell.text}**" if cell.best else cell.text
         return f"{text} {cell.ends}" if intervals and cell.ends else text
 
@@ -46,13 +44,13 @@ def markdown_table(table: Table, intervals: bool = True) -> str:
     return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines) + "\n"
 
 
-def print_table(table: Table) -> None:
+def _print_table(table: _Table) -> None:
     """A table in the terminal."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from bcos_peft.explanation.views.terminal import ascii_text, encodable
+    from bcos_peft.explanation.views import ascii_text, encodable
 
     console = Console()
 

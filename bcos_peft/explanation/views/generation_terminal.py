@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
-from bcos_peft.explanation.views.terminal import ascii_text, bar, choose_palette, colour, encodable
-from bcos_peft.explanation.views.text import format_residual
+from bcos_peft.explanation.views.terminal import _bar, _choose_palette, _colour, ascii_text, encodable
+from bcos_peft.explanation.views.text import _format_residual
 from bcos_peft.explanation.views.view import Row
 
 
@@ -28,7 +28,7 @@ def render_generation(view: GenerationView, console: Console, steps: int | None 
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
     """
     coloured = console.color_system is not None and not console.no_color
-    palette, plain = choose_palette(), console.options.ascii_only
+    palette, plain = _choose_palette(), console.options.ascii_only
     strengths = iter(view.whole.strengths)
     parts: list[RenderableType] = [_headline(view), Text()]
     parts += [_text(view.prompt, strengths, palette if coloured else None), Text()]
@@ -59,7 +59,7 @@ def _text(units: list[Unit], strengths, palette: dict | None, bold: bool = False
         strength = float(next(strengths))
         style = Style(bold=bold)
         if palette is not None:
-            style += colour(strength, palette, dim=unit.kind == "special")
+            style += _colour(strength, palette, dim=unit.kind == "special")
         text.append(unit.text, style=style)
     return text if text.plain else Text("(no tokens)", style="dim")
 
@@ -71,7 +71,9 @@ def _rows(step: Step, rows: list[Row], palette: dict, plain: bool) -> Table:
     table.add_column(no_wrap=True)
     for row in rows:
         label = Text(row.label, style="dim" if row.kind == "rest" else "")
-        table.add_row(ascii_text(label) if plain else label, step.number(row.score), bar(row.strength, palette, plain))
+        table.add_row(
+            ascii_text(label) if plain else label, step.number(row.score), _bar(row.strength, palette, plain)
+        )
     return table
 
 
@@ -108,7 +110,7 @@ def _sum(view: GenerationView, plain: bool) -> Text:
     text.append(f" {'=' if exact else '!=' if plain else '≠'} sum of {view.logit_name}s ")
     text.append(whole.number(whole.logit), style="bold")
     worst = max((abs(step.residual) for step in view.steps), default=0.0)
-    text.append(f" (largest residual of a token {format_residual(worst)})")
+    text.append(f" (largest residual of a token {_format_residual(worst)})")
     if not exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
     return text

@@ -10,9 +10,6 @@ from bcos_peft.explanation.views.text import format_score
 from bcos_peft.explanation.views.view import Row
 
 
-__all__ = ["GenerationView", "Step", "Unit"]
-
-
 @dataclass(frozen=True)
 class Unit:
     """A stretch of text to print in one colour: a word of the prompt, or a generated token.

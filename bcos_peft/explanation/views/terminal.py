@@ -9,7 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bcos_peft.explanation.views.text import format_residual
+from bcos_peft.explanation.views.text import _format_residual
 from bcos_peft.explanation.views.view import Piece, View
 
 
@@ -34,7 +34,7 @@ def render(view: View, console: Console, width: int | None = None) -> Renderable
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
     """
     coloured = console.color_system is not None and not console.no_color
-    palette = choose_palette()
+    palette = _choose_palette()
     parts: list[RenderableType] = [_headline(view), Text()]
     for number, line in enumerate(view.lines, start=1):
         if len(view.lines) > 1:
@@ -56,12 +56,12 @@ def render(view: View, console: Console, width: int | None = None) -> Renderable
     return Group(*parts)
 
 
-def choose_palette() -> dict[str, tuple[int, int, int]]:
+def _choose_palette() -> dict[str, tuple[int, int, int]]:
     """The colours for the terminal's background."""
-    return _LIGHT if light_background() else _DARK
+    return _LIGHT if _light_background() else _DARK
 
 
-def light_background() -> bool:
+def _light_background() -> bool:
     """Whether the terminal says, through `COLORFGBG`, that its background is light."""
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     return background in ("7", "15")
@@ -85,11 +85,11 @@ def _text(view: View, pieces: list[Piece], palette: dict | None) -> Text:
             score = f"[{view.number(piece.score)}]" if piece.marked or piece.kind == "special" else ""
             text.append(piece.text + score, style=style)
             continue
-        text.append(piece.text, style=style + colour(piece.strength, palette, dim=piece.kind == "special"))
+        text.append(piece.text, style=style + _colour(piece.strength, palette, dim=piece.kind == "special"))
     return text if text.plain else Text("(no tokens)", style="dim")
 
 
-def colour(strength: float, palette: dict, dim: bool = False) -> Style:
+def _colour(strength: float, palette: dict, dim: bool = False) -> Style:
     """The style of a piece of text whose contribution has a strength from -1 to 1."""
     if abs(strength) < _FAINT:
         return Style(dim=dim)
@@ -113,12 +113,12 @@ def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
     for row in view.rows:
         style = "" if row.kind == "top" else "dim"
         label = Text(row.label, style=style)
-        drawn = [bar(row.strength, palette, plain)] if bars else []
+        drawn = [_bar(row.strength, palette, plain)] if bars else []
         table.add_row(ascii_text(label) if plain else label, view.number(row.score), *drawn)
     return table
 
 
-def bar(strength: float, palette: dict, plain: bool) -> Text:
+def _bar(strength: float, palette: dict, plain: bool) -> Text:
     """A bar from an axis in the middle, to the right for a positive strength."""
     halves = round(abs(strength) * _HALF_BAR * 2)
     full, rest = divmod(halves, 2)
@@ -137,7 +137,7 @@ def _sum(view: View, plain: bool) -> Text:
     text.append(view.number(view.total), style="bold")
     text.append(f" {'=' if view.exact else '!=' if plain else '≠'} {view.logit_name} ")
     text.append(view.number(view.logit), style="bold")
-    text.append(f" (residual {format_residual(view.residual)})")
+    text.append(f" (residual {_format_residual(view.residual)})")
     if not view.exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
     return text

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 
-__all__ = ["format_residual", "format_score", "label_text", "printable", "visible"]
-
 _VISIBLE_SPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _DIRECTION_MARKS = frozenset((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
@@ -21,7 +19,7 @@ def format_score(value: float, scale: float | None = None) -> str:
     return text if float(text) else text.lstrip("+-")
 
 
-def format_residual(value: float) -> str:
+def _format_residual(value: float) -> str:
     """The order of magnitude is what matters: `3e-7`; `0` if it is nothing at all, `+3.84` if it is no rounding."""
     if abs(value) >= 0.01:
         return f"{value:+.2f}"

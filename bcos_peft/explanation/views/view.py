@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from bcos_peft.explanation.views.text import format_score
 
 
-__all__ = ["Piece", "Row", "View"]
-
-
 @dataclass(frozen=True)
 class Piece:
     """A stretch of text to print in one colour.
