@@ -18,8 +18,12 @@ def on_files(files, config, **kwargs):
 
 
 def on_page_markdown(markdown: str, **kwargs) -> str:
-    """Put the studies' results in their places, and drop the `no-run` mark of tests/test_docs.py."""
-    markdown = re.sub(r"<!-- results: (\w+) -->", lambda match: _results(match[1]), markdown)
+    """Put the studies' results in their places, and drop the `no-run` mark of tests/test_docs.py.
+
+    The link before such a place is for readers of the page itself, outside of the site.
+    """
+    place = r"(?:\[[^]\n]+\]\(\S+\) )?<!-- results: (\w+) -->"
+    markdown = re.sub(place, lambda match: _results(match[1]), markdown)
     # The highlighter would take the mark for an unknown option.
     return markdown.replace("```python no-run\n", "```python\n")
 

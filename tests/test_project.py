@@ -106,13 +106,14 @@ def test_readme_shows_the_api():
     assert "get_bcos_model(" in read("README.md")
 
 
-def test_readme_quotes_the_studies_and_nothing_else():
+@pytest.mark.parametrize(("page", "count"), [("README.md", 15), ("docs/evidence.md", 40)])
+def test_evidence_quotes_the_studies_and_nothing_else(page, count):
     """Every number of the evidence section stands in a table that a study has written."""
-    evidence = read("README.md").partition("<!-- evidence: begin -->")[2].partition("<!-- evidence: end -->")[0]
+    evidence = read(page).partition("<!-- evidence: begin -->")[2].partition("<!-- evidence: end -->")[0]
     quoted = set(re.findall(r"-?\d+\.\d+", re.sub(r"B ?= ?[\d.]+", "", evidence)))
     pages = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "results").glob("*/results.md")))
     printed = set(re.findall(r"-?\d+\.\d+", pages))
-    assert len(quoted) > 20
+    assert len(quoted) > count
     assert quoted <= printed, sorted(quoted - printed)
 
 
