@@ -189,7 +189,7 @@ def test_training_mode_and_gradients_are_as_before():
 @pytest.mark.parametrize(
     ("where", "family"),
     [
-        ("_convert_block", "bert"),
+        ("convert", "bert"),
         ("convert_heads", "bert"),
         ("_fit_outside", "bert"),
         ("_refine", "bert"),
@@ -198,22 +198,24 @@ def test_training_mode_and_gradients_are_as_before():
     ],
 )
 def test_a_failure_leaves_the_stock_model(where, family, monkeypatch):
-    from bcos_peft.calibration import calibrate
+    from bcos_peft.calibration import Calibration
+    from bcos_peft.calibration.block_fit import _BlockFit
 
     stock = make(family)
     reference = copy.deepcopy(stock)
-    original, calls = getattr(calibrate.Calibration, where), []
+    owner = _BlockFit if where in ("convert", "_refine") else Calibration
+    original, calls = getattr(owner, where), []
 
     def fail(self, *args, **kwargs):
         calls.append(where)
         result = original(self, *args, **kwargs)
         if len(calls) == 2 or where in ("convert_heads", "_fit_scale"):
-            if where == "_convert_block":
+            if where == "convert":
                 result()  # the caller never gets it
             raise RuntimeError("stopped")
         return result
 
-    monkeypatch.setattr(calibrate.Calibration, where, fail)
+    monkeypatch.setattr(owner, where, fail)
     with pytest.raises(RuntimeError, match="stopped"):
         calibrated(stock)
     assert type(stock) is type(reference)

@@ -12,8 +12,7 @@ from torch import nn
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.calibration.refine import _Batch, _refine
-from bcos_peft.calibration.texts import _gather
-from bcos_peft.calibration.variations import _variations
+from bcos_peft.calibration.texts import _gather, _variations
 
 
 def batches(count: int = 4, dtype: torch.dtype = torch.float32) -> list[_Batch]:

@@ -10,31 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bcos_peft.attribution import named_outputs
-from bcos_peft.calibration.blocks import (
-    _Capture,
-    _find_blocks,
-    _layers_outside,
-    _modes,
-    _repairs,
-    _run_block,
-    _Stage,
-    _wait_for,
-)
+from bcos_peft.calibration.block_fit import _BlockFit
+from bcos_peft.calibration.blocks import _find_blocks, _layers_outside, _Stage
 from bcos_peft.calibration.distill import _Distillation
-from bcos_peft.calibration.fit import _is_trained, _LayerFits
-from bcos_peft.calibration.least_squares import _fit_experts, _importance_of
+from bcos_peft.calibration.fit import _is_trained, _LayerFits, _Weights
 from bcos_peft.calibration.passes import _Passes
-from bcos_peft.calibration.refine import _Batch, _refine
-from bcos_peft.calibration.report import _is_language_model, _predictions, _report
+from bcos_peft.calibration.report import _predictions, _report
+from bcos_peft.calibration.running import _Capture, _is_language_model, _modes
 from bcos_peft.calibration.scale import _PredictionScale
 from bcos_peft.calibration.texts import _gather
-from bcos_peft.calibration.weights import _Weights
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import BcosExperts, Family
+from bcos_peft.families import Family
 from bcos_peft.models import Plan, apply_plan, sub_plan
 from bcos_peft.nn import quantized_class
 
@@ -79,15 +69,18 @@ class Calibration:
         self.batches = self.passes.batches(self.texts.fitted)
         self.outside = _layers_outside(model, plan, self.blocks, family)
         self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
-        self.refined: list[float] = []
         language = _is_language_model(model)
         epochs = config.epochs(language) if config.calibration == "auto" else 0
-        # Blocks of language models hardly come closer on held-out text. Their predictions say more to learn from.
-        self.block_epochs = 0 if language else epochs
         self.distillation = _Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
         self.progress = progress
         self.weights = _Weights(model)
         self.layers = _LayerFits(model, self.weights, config.calibration, self.dtype)
+        # Blocks of language models hardly come closer on held-out text. Their predictions say more to learn from.
+        block_epochs = 0 if language else epochs
+        self.block_fit = _BlockFit(
+            model, plan, config, self.blocks, self.texts, self.passes, self.layers, self.weights, block_epochs
+        )
+        self.refined = self.block_fit.refined
         # Adapters of quantised models carry gains, and no norms.
         quantised = any(map(quantized_class, model.modules()))
         self.scale = _PredictionScale(model) if language and not quantised else None
@@ -116,7 +109,7 @@ class Calibration:
                     if name in stock.entering:
                         stock.hidden = stock.entering.pop(name)
                         mine.hidden = [self.passes.input_of(self.blocks[name], members) for members in self.batches]
-                    undo.append(self._convert_block(name, stock, mine))
+                    undo.append(self.block_fit.convert(name, stock, mine))
         except BaseException:
             for step in reversed(undo):
                 step()
@@ -181,84 +174,6 @@ class Calibration:
                 distillation.record(members, output)
             stage.outputs_to(lambda value, members=members: self.passes.flat(members, value, pooled=True))
         return stage
-
-    def _convert_block(self, name: str, stock: _Stage, mine: _Stage) -> Callable[[], None]:
-        block = self.blocks[name]
-        linears = {
-            path: self.model.get_submodule(path)
-            for path in (*self.plan.bcos, *self.plan.plain)
-            if path.startswith(name + ".")
-        }
-        streams = _repairs(block, linears, *stock.call(name, 0))
-        outputs: dict[str, list[Tensor]] = {path: [] for path in linears}
-        for i, members in enumerate(self.batches):
-            with _Capture(outputs=linears, inputs=set(streams.values())) as capture:
-                stock.hidden[i] = _run_block(block, *stock.call(name, i))
-            tokens = int(self.passes.mask(members).sum())
-            for path, values in list(outputs.items()):
-                value = capture.outputs.get(path)
-                if path in streams:
-                    value = value + capture.inputs[streams[path]]
-                if value is not None:
-                    values.append(self.passes.flat(members, value))
-                if capture.calls.get(path) != 1 or len(values[-1]) != tokens:
-                    del outputs[path]  # read in another way, or for something else than tokens: relative positions
-        undo = apply_plan(self.model, sub_plan(self.plan, name, list(self.blocks)), self.config)
-        try:
-            wanted = {path: torch.cat(values) for path, values in outputs.items()}
-            self._fit_block(name, {path: linears[path] for path in wanted}, streams, wanted, mine)
-            if self.block_epochs:
-                self._refine(name, list(outputs), stock, mine)
-            for i in range(len(self.batches)):
-                mine.hidden[i] = _run_block(block, *mine.call(name, i))
-        except BaseException:
-            undo()
-            raise
-        stock.done(name)
-        mine.done(name)
-        return undo
-
-    def _fit_block(self, name: str, linears: dict[str, nn.Module], streams, wanted, mine: _Stage) -> None:
-        block = self.blocks[name]
-        with _Capture(outputs=linears) as capture:
-            _run_block(block, *mine.call(name, 0))
-        for group in capture.groups():
-            x, streamed = [], {path: [] for path in group if path in streams}
-            for i, members in enumerate(self.batches):
-                needed = {streams[path] for path in streamed}
-                value, inputs = _wait_for(block, linears[group[0]], needed, *mine.call(name, i))
-                x.append(self.passes.flat(members, value))
-                for path, values in streamed.items():
-                    values.append(self.passes.flat(members, inputs[streams[path]]))
-            counts = [len(part) for part in x]
-            x = torch.cat(x).to(self.dtype)
-            if isinstance(linears[group[0]], BcosExperts):
-                self.weights.save({group[0]: linears[group[0]]})
-                _fit_experts(linears[group[0]], x)
-                continue
-            layers = {}
-            for path in group:
-                target, importance = wanted.pop(path).to(self.dtype), None
-                if path in streamed:
-                    # What counts is the stream after the sublayer, relative to its size: norms divide by it. And what
-                    # the layers below have done to the stream is repaired here as far as it can be.
-                    importance = _importance_of(target)
-                    target = target - torch.cat(streamed[path]).to(self.dtype)
-                layers[path] = target, importance
-            self.layers.fit(x, layers, self._chooses(counts).to(x.device))
-
-    def _refine(self, name: str, paths: list[str], stock: _Stage, mine: _Stage) -> None:
-        """Train the layers that were fitted, together, where they have weights of their own."""
-        modules = {path: self.model.get_submodule(path) for path in paths}
-        names = [f"{path.removeprefix(name + '.')}.weight" for path, module in modules.items() if _is_trained(module)]
-        if not names:
-            return
-        batches = []
-        for i, members in enumerate(self.batches):
-            mask = self.passes.mask(members)
-            chooses = torch.tensor([member in self.texts.chooses for member in members], device=mask.device)[:, None]
-            batches.append(_Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
-        self.refined.append(_refine(self.blocks[name], names, batches, self.block_epochs, self.dtype))
 
     def _fit_outside(self, names: list[str]) -> None:
         names = [name for name in names if self.wanted.get(name)]

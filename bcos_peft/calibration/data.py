@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from bcos_peft.calibration.report import _is_language_model
+from bcos_peft.calibration.running import _is_language_model
 from bcos_peft.text import is_frame, split_inputs
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.weights import _matrix
+from bcos_peft.calibration.fit import _matrix
 
 
 _CHUNK = 256  # tokens whose logits are in memory at a time

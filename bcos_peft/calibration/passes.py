@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.blocks import _wait_for
 from bcos_peft.calibration.data import _collate, _into_batches
-from bcos_peft.calibration.report import _is_language_model
+from bcos_peft.calibration.running import _is_language_model, _wait_for
 from bcos_peft.families import Family
 
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.calibration.blocks import _Call, _run_block
 from bcos_peft.calibration.learn import _learn
+from bcos_peft.calibration.running import _Call, _run_block
 
 
 # How far an entry of a weight goes in one step, about, as a share of the root mean square of all.

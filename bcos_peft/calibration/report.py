@@ -11,11 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bcos_peft.calibration.least_squares import _Fit
-
-
-def _is_language_model(model: PreTrainedModel) -> bool:
-    """Whether the model predicts the next token."""
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+from bcos_peft.calibration.running import _is_language_model
 
 
 def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool) -> dict[str, Any]:
