@@ -47,9 +47,9 @@ _register_all()
 
 
 def _install_lora() -> None:
-    from bcos_peft.lora import install
+    from bcos_peft.lora import install_into_peft
 
-    install()
+    install_into_peft()
 
 
 # Whichever of the two packages is imported first: peft is slow to load, and most models have no adapters.

@@ -32,7 +32,6 @@ from bcos_peft import (
     bcos_bce_loss,
     get_bcos_model,
 )
-from bcos_peft._utils.files import write_text
 from bcos_peft.explanation import render_html
 
 
@@ -100,7 +99,8 @@ def main() -> None:
     )
     report = directory / "report.html"
     page = render_html([e for e, _ in shown], "Why did it say that?", notes, headings=[title for _, title in shown])
-    write_text(report, page)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(page, encoding="utf-8")
 
     console.rule(style="dim")
     console.print(f"[bold]Report[/]  {report.resolve().as_uri()}", soft_wrap=True)

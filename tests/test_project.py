@@ -156,14 +156,8 @@ def test_public_name_has_a_docstring_with_an_example(name):
     assert ">>> " in docstring or "```python" in docstring
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_name_is_in_the_api_reference(name):
-    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
-    assert re.search(rf"^::: bcos_peft[\w.]*\.{name}$", pages, re.MULTILINE)
-
-
 def test_pages_of_the_site_are_in_its_navigation():
-    listed = set(re.findall(r": ([\w/]+\.md)$", read("mkdocs.yml"), re.MULTILINE))
+    listed = set(re.findall(r"[:-] ([\w/]+\.md)$", read("mkdocs.yml"), re.MULTILINE))
     assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
 
 

@@ -89,7 +89,6 @@ class _LayerFits:
     Example:
         >>> import torch
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft.calibration.fit import _Weights
         >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> model = BertForSequenceClassification(small)
         >>> fits = _LayerFits(model, _Weights(model), "ridge", torch.float32)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bcos_peft._utils.lazy import lazy_names
-from bcos_peft.lora.install import install
+from bcos_peft.lora.install import install_into_peft
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = [
     "BcosLora4bit",
     "BcosLora8bit",
     "BcosLoraConfig",
-    "install",
+    "install_into_peft",
     "load",
 ]
 

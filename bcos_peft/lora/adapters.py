@@ -1,6 +1,6 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-`lora_install` puts the first eight functions around methods of peft and of transformers, which they get as `original`.
+`install` puts the first eight functions around methods of peft and of transformers, which they get as `original`.
 Models without B-cos layers pass through untouched.
 """
 

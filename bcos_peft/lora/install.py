@@ -1,4 +1,4 @@
-"""Tells peft about B-cos layers. `bcos_peft` calls `install` when peft is imported, and loads what it needs on use.
+"""Tells peft about B-cos layers. `bcos_peft` does so when peft is imported, and loads what it needs on use.
 
 Every way to put an adapter on a model (`get_peft_model`, `PeftModel.from_pretrained`, `load_adapter`, `add_adapter` of
 peft and of transformers, trainers with a `peft_config`) ends in one method of peft, `BaseTuner.inject_adapter`. It is
@@ -17,14 +17,14 @@ from bcos_peft.models import adapter_hooks
 _MARK = "_bcos_peft"
 
 
-def install() -> None:
+def install_into_peft() -> None:
     """Let peft know about B-cos layers and about their adapters on disk; a second call does nothing.
 
     Example:
         >>> from peft.tuners.tuners_utils import BaseTuner
-        >>> from bcos_peft.lora import install
+        >>> from bcos_peft.lora import install_into_peft
         >>> method = BaseTuner.inject_adapter
-        >>> install()  # done already, by the import of peft
+        >>> install_into_peft()  # done already, by the import of peft
         >>> BaseTuner.inject_adapter is method
         True
     """

@@ -137,7 +137,7 @@ class BcosModel(BcosHubMixin):
 
     def load_adapter(self, *args, **kwargs):
         """As in transformers. An adapter of a B-cos model has to give the logits of before saving, or is taken off."""
-        import peft  # noqa: F401  (which brings `lora_install` in before the method of transformers is looked up)
+        import peft  # noqa: F401  (which brings `lora.install` in before the method of transformers is looked up)
 
         return super().load_adapter(*args, **kwargs)
 

@@ -39,7 +39,7 @@ __all__ = {quoted}
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
-# What peft needs before and after adapters are saved; `lora_install` puts it here.
+# What peft needs before and after adapters are saved; `lora.install` puts it here.
 adapter_hooks: list = []
 
 
@@ -47,9 +47,8 @@ class BcosHubMixin:
     """`save_pretrained` and `push_to_hub` of converted models. Not to be instantiated.
 
     Example:
-        >>> from bcos_peft.models import BcosHubMixin
-        >>> from bcos_peft.models import BcosBertForSequenceClassification
-        >>> issubclass(BcosBertForSequenceClassification, BcosHubMixin)
+        >>> from bcos_peft.models import BcosHubMixin, BcosModel
+        >>> issubclass(BcosModel, BcosHubMixin)
         True
     """
 
