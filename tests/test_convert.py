@@ -1,6 +1,7 @@
 """get_bcos_model: what it makes of a model."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -288,3 +289,11 @@ def test_a_padding_token_outside_the_vocabulary(task, padding):
 
 def test_a_model_of_few_positions():
     assert get_bcos_model(tiny.model("gpt2", "CausalLM", n_positions=4)).bcos_config.probe_residual < 1e-5
+
+
+@every_family
+def test_forward_keeps_its_signature(family):
+    """The Trainer reads the columns of a dataset off it, and `generate` what a model takes."""
+    stock = tiny.model(family, "CausalLM" if family in tiny.DECODERS else "SequenceClassification")
+    wanted = inspect.signature(stock.forward)
+    assert inspect.signature(get_bcos_model(stock, BcosConfig(b=1.5)).forward) == wanted

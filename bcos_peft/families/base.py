@@ -183,14 +183,3 @@ def find_family(model_type: str) -> Family:
 def families() -> tuple[Family, ...]:
     """All registered families."""
     return tuple(_FAMILIES.values())
-
-
-def _architectures(prefix: str, *extra: str) -> tuple[str, ...]:
-    """The model classes that most encoder families have, by the prefix of their names."""
-    tasks = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", *extra)
-    return tuple(prefix + task for task in tasks)
-
-
-def _decoder_architectures(prefix: str) -> tuple[str, ...]:
-    """The model classes that most decoder families have."""
-    return tuple(prefix + task for task in ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification"))

@@ -7,8 +7,9 @@ from transformers.activations import ACT2FN
 from transformers.models.deberta import modeling_deberta as v1
 from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 
-from bcos_peft.families.base import Family, _architectures, hold, register_family
+from bcos_peft.families.base import hold, register_family
 from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.families.tables import _bert_like
 from bcos_peft.nn import BcosNorm, layer_norm
 
 
@@ -86,49 +87,39 @@ def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query_key.detach(), value], dim=-2).flatten(-3)
 
 
-_PARTS = {
-    "word": "embeddings.word_embeddings",
-    "position": "embeddings.position_embeddings",
-    "token_type": "embeddings.token_type_embeddings",
-}
-_LM_HEADS = (r"cls\.predictions\.decoder",)
-_LM_BIASES = (r"cls\.predictions\.bias", r"lm_predictions\.lm_head\.bias")
+_HEADS = {"lm_heads": (r"cls\.predictions\.decoder",)}
+_BIASES = (r"cls\.predictions\.bias", r"lm_predictions\.lm_head\.bias")
 
-_DEBERTA = register_family(
-    Family(
-        model_type="deberta",
-        architectures=_architectures("Deberta"),
-        embeddings="embeddings",
-        parts=_PARTS,
+register_family(
+    _bert_like(
+        "deberta",
+        "Deberta",
+        **_HEADS,
         held={r"attention\.self\.in_proj": _hold_query_key},
         plain=(r"attention\.self\.(in_proj|pos_proj|pos_q_proj|head_logits_proj|head_weights_proj)", r"embed_proj"),
-        lm_heads=_LM_HEADS,
         replacements={
             v1.ContextPooler: _BcosDebertaPooler,
             v1.DebertaLayerNorm: _BcosDebertaLayerNorm,
             v1.DisentangledSelfAttention: _BcosDebertaSelfAttention,
             v1.DebertaLMPredictionHead: _BcosDebertaLMHead,
         },
-        biases=(*_LM_BIASES, r"attention\.self\.[qv]_bias"),
+        biases=(*_BIASES, r"attention\.self\.[qv]_bias"),
         harmless_biases=(r"attention\.self\.q_bias", r"attention\.self\.pos_q_proj"),
     )
 )
-
-_DEBERTA_V2 = register_family(
-    Family(
-        model_type="deberta-v2",
-        architectures=_architectures("DebertaV2"),
-        embeddings="embeddings",
-        parts=_PARTS,
+register_family(
+    _bert_like(
+        "deberta-v2",
+        "DebertaV2",
+        **_HEADS,
         held={r"attention\.self\.(query|key)_proj": hold},
         plain=(r"attention\.self\.(query_proj|key_proj|value_proj|pos_key_proj|pos_query_proj)", r"embed_proj"),
-        lm_heads=_LM_HEADS,
         replacements={
             v2.ContextPooler: _BcosDebertaV2Pooler,
             v2.ConvLayer: _BcosConvLayer,
             v2.DebertaV2LMPredictionHead: _BcosDebertaV2LMHead,
         },
-        biases=_LM_BIASES,
+        biases=_BIASES,
         harmless_biases=(r"attention\.self\.(query_proj|key_proj|pos_key_proj|pos_query_proj)",),
     )
 )

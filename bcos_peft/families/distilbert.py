@@ -1,5 +1,7 @@
 """DistilBERT."""
 
+import functools
+
 import torch
 from torch import Tensor
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
@@ -7,31 +9,20 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.distilbert import modeling_distilbert
 from transformers.utils.generic import can_return_tuple
 
-from bcos_peft.families.base import Family, _architectures, hold, register_family
-from bcos_peft.families.heads import FunctionalActivation
+from bcos_peft.families.base import Family, hold, register_family
+from bcos_peft.families.heads import FunctionalActivation, _arguments
+from bcos_peft.families.tables import _architectures
+
+
+_STOCK = modeling_distilbert.DistilBertForSequenceClassification.forward
 
 
 class _BcosDistilBertClassifier(FunctionalActivation, modeling_distilbert.DistilBertForSequenceClassification):
     """The stock model applies a ReLU in its own forward."""
 
     @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        outputs = self.distilbert(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            return_dict=True,
-            **kwargs,
-        )
+    def _own(self, labels: Tensor | None = None, **inputs) -> SequenceClassifierOutput:
+        outputs = self.distilbert(**inputs, return_dict=True)
         pooled = self.activate_pooled(torch.relu, self.pre_classifier(outputs[0][:, 0]))
         logits = self.classifier(self.dropout(pooled))
         loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
@@ -39,8 +30,12 @@ class _BcosDistilBertClassifier(FunctionalActivation, modeling_distilbert.Distil
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
+    @functools.wraps(_STOCK)
+    def forward(self, *args, **kwargs) -> SequenceClassifierOutput:
+        return self._own(**_arguments(_STOCK, self, args, kwargs))
 
-_DISTILBERT = register_family(
+
+register_family(
     Family(
         model_type="distilbert",
         architectures=_architectures("DistilBert"),

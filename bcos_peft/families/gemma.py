@@ -1,15 +1,19 @@
 """Gemma 1, 2 and 3 (text): norms scaled by `1 + weight`, and logits that are capped by a tanh."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.gemma import modeling_gemma
 from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.utils.generic import can_return_tuple
 
-from bcos_peft.families.base import Family, _decoder_architectures, hold, register_family
+from bcos_peft.families.base import register_family
+from bcos_peft.families.heads import _arguments
+from bcos_peft.families.tables import _llama_like
 from bcos_peft.nn import BcosNorm, DynamicLinear, hold_ratio, rms_norm
 
 
@@ -33,40 +37,18 @@ class _BcosGemmaRMSNorm(BcosNorm, nn.Module):
 class _SoftCapped(DynamicLinear):
     """A causal LM that caps its logits, `c·tanh(z/c)`, in its own forward."""
 
-    def forward(self, *args, **kwargs):
-        if self.config.final_logit_softcapping is None or not self.explaining:
-            return super().forward(*args, **kwargs)
-        return self._held(*args, **kwargs)
-
-    # The stock forward with its cap held. Taking the cap off the config meanwhile would take it from other threads.
     @can_return_tuple
     def _held(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs,
+        self, labels: Tensor | None = None, logits_to_keep: int | Tensor = 0, **inputs
     ) -> CausalLMOutputWithPast:
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            return_dict=True,
-            **kwargs,
-        )
+        """The stock forward with its cap held. Taking the cap off the config meanwhile would take it from other
+        threads."""
+        outputs = self.model(**inputs, return_dict=True)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, cap = self.lm_head(outputs.last_hidden_state[:, kept]), self.config.final_logit_softcapping
         logits = hold_ratio(logits, cap * torch.tanh(logits / cap))
         return CausalLMOutputWithPast(
-            loss=None if labels is None else self.loss_function(logits, labels, self.vocab_size, **kwargs),
+            loss=None if labels is None else self.loss_function(logits, labels, self.vocab_size),
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -74,40 +56,49 @@ class _SoftCapped(DynamicLinear):
         )
 
 
+def _capped(stock: Callable) -> Callable:
+    """A stock forward, by its own signature, whose cap is held while explaining."""
+
+    @functools.wraps(stock)
+    def forward(self, *args, **kwargs):
+        if self.config.final_logit_softcapping is None or not self.explaining:
+            return stock(self, *args, **kwargs)
+        return self._held(**_arguments(stock, self, args, kwargs))
+
+    return forward
+
+
 class _BcosGemma2LM(_SoftCapped, modeling_gemma2.Gemma2ForCausalLM):
     """Gemma 2."""
+
+    forward = _capped(modeling_gemma2.Gemma2ForCausalLM.forward)
 
 
 class _BcosGemma3LM(_SoftCapped, modeling_gemma3.Gemma3ForCausalLM):
     """Gemma 3, text."""
 
+    forward = _capped(modeling_gemma3.Gemma3ForCausalLM.forward)
 
-def _family(model_type: str, architectures: tuple[str, ...], replacements: dict[type, type]) -> Family:
-    return register_family(
-        Family(
-            model_type=model_type,
-            architectures=architectures,
-            embeddings="embed_tokens",
-            parts={"word": "embed_tokens"},
-            held={r"self_attn\.[qk]_proj": hold},
-            gates={r"mlp": "act_fn"},
-            plain=(r"self_attn\.[qkv]_proj",),
-            lm_heads=(r"lm_head",),
-            replacements=replacements,
-            harmless_biases=(r"self_attn\.[qk]_proj",),
-            causal=True,
-        )
+
+register_family(_llama_like("gemma", "Gemma", replacements={modeling_gemma.GemmaRMSNorm: _BcosGemmaRMSNorm}))
+register_family(
+    _llama_like(
+        "gemma2",
+        "Gemma2",
+        replacements={
+            modeling_gemma2.Gemma2RMSNorm: _BcosGemmaRMSNorm,
+            modeling_gemma2.Gemma2ForCausalLM: _BcosGemma2LM,
+        },
     )
-
-
-_GEMMA = _family("gemma", _decoder_architectures("Gemma"), {modeling_gemma.GemmaRMSNorm: _BcosGemmaRMSNorm})
-_GEMMA2 = _family(
-    "gemma2",
-    _decoder_architectures("Gemma2"),
-    {modeling_gemma2.Gemma2RMSNorm: _BcosGemmaRMSNorm, modeling_gemma2.Gemma2ForCausalLM: _BcosGemma2LM},
 )
-_GEMMA3 = _family(
-    "gemma3_text",
-    ("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
-    {modeling_gemma3.Gemma3RMSNorm: _BcosGemmaRMSNorm, modeling_gemma3.Gemma3ForCausalLM: _BcosGemma3LM},
+register_family(
+    _llama_like(
+        "gemma3_text",
+        "Gemma3",
+        architectures=("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
+        replacements={
+            modeling_gemma3.Gemma3RMSNorm: _BcosGemmaRMSNorm,
+            modeling_gemma3.Gemma3ForCausalLM: _BcosGemma3LM,
+        },
+    )
 )

@@ -3,7 +3,7 @@
 from bcos_peft.families.base import Family, hold_query_key, register_family
 
 
-_GPT2 = register_family(
+register_family(
     Family(
         model_type="gpt2",
         architectures=("GPT2LMHeadModel", "GPT2ForSequenceClassification", "GPT2ForTokenClassification"),

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bcos_peft.families.base import Family, _decoder_architectures, register_family
+from bcos_peft.families.base import register_family
+from bcos_peft.families.tables import _llama_like
 
 
 def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
@@ -13,15 +14,15 @@ def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query_key.detach(), value], dim=-2).flatten(-3)
 
 
-_GPT_NEOX = register_family(
-    Family(
-        model_type="gpt_neox",
-        architectures=_decoder_architectures("GPTNeoX"),
+register_family(
+    _llama_like(
+        "gpt_neox",
+        "GPTNeoX",
         embeddings="embed_in",
         parts={"word": "embed_in"},
         held={r"attention\.query_key_value": _hold_query_key},
+        gates={},
         plain=(r"attention\.query_key_value",),
-        lm_heads=(r"lm_head",),
-        causal=True,
+        harmless_biases=(),
     )
 )

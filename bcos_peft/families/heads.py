@@ -5,6 +5,10 @@ Each class here owns the forward of such a head. `pooler_activation` is set from
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,3 +59,14 @@ class _BcosLMHead(FunctionalActivation):
     def forward(self, features: Tensor, **kwargs) -> Tensor:
         x = self.activate(torch.nn.functional.gelu, self.dense(features))
         return self.decoder(self.layer_norm(x))
+
+
+def _arguments(stock: Callable, self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a forward was called with, by the names that the stock one gives its arguments."""
+    signature = inspect.signature(stock)
+    found = dict(signature.bind(self, *args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= found.pop(parameter.name, {})
+    found.pop("self")
+    return found

@@ -1,9 +1,10 @@
 """ModernBERT: rotary positions, fused projections and a gated MLP."""
 
-from bcos_peft.families.base import Family, _architectures, hold_query_key, register_family
+from bcos_peft.families.base import Family, hold_query_key, register_family
+from bcos_peft.families.tables import _architectures
 
 
-_MODERNBERT = register_family(
+register_family(
     Family(
         model_type="modernbert",
         architectures=_architectures("ModernBert"),

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
-from bcos_peft.families.base import Family, _decoder_architectures, hold, register_family
+from bcos_peft.families.base import hold, register_family
+from bcos_peft.families.tables import _llama_like
 from bcos_peft.nn import BcosLayer, BcosRMSNorm
 
 
@@ -33,26 +34,16 @@ class BcosExperts(BcosLayer, nn.Module):
         return f"{tuple(self.gate_up_proj.shape)}, {tuple(self.down_proj.shape)}, b={self.b}"
 
 
-def _family(model_type: str, prefix: str, experts: type, norm: type) -> Family:
-    return register_family(
-        Family(
-            model_type=model_type,
-            architectures=_decoder_architectures(prefix),
-            embeddings="embed_tokens",
-            parts={"word": "embed_tokens"},
-            held={
-                r"self_attn\.[qk]_proj": hold,
-                r"mlp\.gate": hold,
-            },
+_STOCK = {
+    ("mixtral", "Mixtral"): (modeling_mixtral.MixtralExperts, modeling_mixtral.MixtralRMSNorm),
+    ("qwen3_moe", "Qwen3Moe"): (modeling_qwen3_moe.Qwen3MoeExperts, modeling_qwen3_moe.Qwen3MoeRMSNorm),
+}
+for _names, (_experts, _norm) in _STOCK.items():
+    register_family(
+        _llama_like(
+            *_names,
+            held={r"self_attn\.[qk]_proj": hold, r"mlp\.gate": hold},
             gates={r"mlp": "act_fn", r"mlp\.experts": "act_fn"},
-            plain=(r"self_attn\.[qkv]_proj",),
-            lm_heads=(r"lm_head",),
-            replacements={experts: BcosExperts, norm: BcosRMSNorm},
-            harmless_biases=(r"self_attn\.[qk]_proj",),
-            causal=True,
+            replacements={_experts: BcosExperts, _norm: BcosRMSNorm},
         )
     )
-
-
-_MIXTRAL = _family("mixtral", "Mixtral", modeling_mixtral.MixtralExperts, modeling_mixtral.MixtralRMSNorm)
-_QWEN3_MOE = _family("qwen3_moe", "Qwen3Moe", modeling_qwen3_moe.Qwen3MoeExperts, modeling_qwen3_moe.Qwen3MoeRMSNorm)

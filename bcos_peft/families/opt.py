@@ -1,19 +1,18 @@
 """OPT: word embeddings (projected, in the small models) plus position embeddings, added in the decoder itself."""
 
-from bcos_peft.families.base import Family, hold, register_family
+from bcos_peft.families.base import register_family
+from bcos_peft.families.tables import _llama_like
 
 
-_OPT = register_family(
-    Family(
-        model_type="opt",
+register_family(
+    _llama_like(
+        "opt",
+        "OPT",
         architectures=("OPTForCausalLM", "OPTForSequenceClassification"),
         embeddings=None,
         parts={"word": "decoder.embed_tokens", "position": "decoder.embed_positions"},
-        held={r"self_attn\.[qk]_proj": hold},
+        gates={},
         # The outer projections are halves of factorised embeddings.
         plain=(r"self_attn\.[qkv]_proj", r"project_in", r"project_out"),
-        lm_heads=(r"lm_head",),
-        harmless_biases=(r"self_attn\.[qk]_proj",),
-        causal=True,
     )
 )

@@ -5,7 +5,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.phi3 import modeling_phi3
 
-from bcos_peft.families.base import Family, _decoder_architectures, register_family
+from bcos_peft.families.base import register_family
+from bcos_peft.families.tables import _llama_like
 from bcos_peft.nn import BcosRMSNorm
 
 
@@ -17,17 +18,14 @@ def _hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
     return torch.cat([query_key.detach(), value], dim=-1)
 
 
-_PHI3 = register_family(
-    Family(
-        model_type="phi3",
-        architectures=_decoder_architectures("Phi3"),
-        embeddings="embed_tokens",
-        parts={"word": "embed_tokens"},
+register_family(
+    _llama_like(
+        "phi3",
+        "Phi3",
         held={r"self_attn\.qkv_proj": _hold_query_key},
         gates={r"mlp": "activation_fn"},
         plain=(r"self_attn\.qkv_proj",),
-        lm_heads=(r"lm_head",),
         replacements={modeling_phi3.Phi3RMSNorm: BcosRMSNorm},
-        causal=True,
+        harmless_biases=(),
     )
 )

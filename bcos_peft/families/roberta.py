@@ -3,8 +3,9 @@
 from transformers.models.roberta import modeling_roberta
 from transformers.models.xlm_roberta import modeling_xlm_roberta
 
-from bcos_peft.families.base import Family, _architectures, hold, register_family
+from bcos_peft.families.base import register_family
 from bcos_peft.families.heads import _BcosClassificationHead, _BcosLMHead
+from bcos_peft.families.tables import _bert_like
 
 
 class _BcosRobertaClassificationHead(_BcosClassificationHead, modeling_roberta.RobertaClassificationHead):
@@ -23,42 +24,29 @@ class _BcosXLMRobertaLMHead(_BcosLMHead, modeling_xlm_roberta.XLMRobertaLMHead):
     """The stock head calls `gelu` as a function."""
 
 
-def _family(model_type: str, prefix: str, replacements: dict[type, type]) -> Family:
-    return Family(
-        model_type=model_type,
-        architectures=_architectures(prefix),
-        embeddings="embeddings",
-        parts={
-            "word": "embeddings.word_embeddings",
-            "position": "embeddings.position_embeddings",
-            "token_type": "embeddings.token_type_embeddings",
-        },
-        held={r"attention\.self\.(query|key)": hold},
-        plain=(r"attention\.self\.(query|key|value)",),
-        lm_heads=(r"lm_head\.decoder",),
-        pooler_activations=(r"pooler\.activation",),
-        replacements=replacements,
-        biases=(r"lm_head\.bias",),
-        harmless_biases=(r"attention\.self\.(query|key)",),
-    )
+_HEADS = {
+    "lm_heads": (r"lm_head\.decoder",),
+    "pooler_activations": (r"pooler\.activation",),
+    "biases": (r"lm_head\.bias",),
+}
 
-
-_ROBERTA = register_family(
-    _family(
+register_family(
+    _bert_like(
         "roberta",
         "Roberta",
-        {
+        **_HEADS,
+        replacements={
             modeling_roberta.RobertaClassificationHead: _BcosRobertaClassificationHead,
             modeling_roberta.RobertaLMHead: _BcosRobertaLMHead,
         },
     )
 )
-
-_XLM_ROBERTA = register_family(
-    _family(
+register_family(
+    _bert_like(
         "xlm-roberta",
         "XLMRoberta",
-        {
+        **_HEADS,
+        replacements={
             modeling_xlm_roberta.XLMRobertaClassificationHead: _BcosXLMRobertaClassificationHead,
             modeling_xlm_roberta.XLMRobertaLMHead: _BcosXLMRobertaLMHead,
         },
