@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
+VENV_DIST ?= .venv-dist
 DEMO_ARGS ?=
 # Neighbours stay in one process, and share what the fixtures of their file make.
 TEST_ARGS ?= -n 2 --dist worksteal
@@ -21,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test test-oldest quality style bench studies studies-quick study-tweets study-full docs coverage clean
+.PHONY: help demo demo-llm test test-oldest quality style bench studies studies-quick study-tweets study-full docs dist coverage clean
 
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
@@ -75,15 +76,20 @@ study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong
 docs: $(VENV)/.dev  ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
+dist: $(VENV_DIST)/.tools  ## Build the wheel and the source archive into dist/, and check them as PyPI does
+	rm -rf dist
+	$(VENV_DIST)/bin/python -m build --outdir dist .
+	$(VENV_DIST)/bin/twine check --strict dist/*
+
 coverage: $(VENV)/.dev  ## Run the tests and report the lines they miss
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TEST_ARGS) --cov --cov-report=term-missing
 
-clean:  ## Remove caches, build outputs and the two environments
-	rm -rf $(VENV) $(VENV_OLDEST) site build dist htmlcov .pytest_cache .ruff_cache *.egg-info
+clean:  ## Remove caches, build outputs and the environments
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_DIST) site build dist htmlcov .pytest_cache .ruff_cache *.egg-info
 
 # Environments: the stamps are rewritten when a dependency changes, so an existing environment is brought up to date.
 
-$(VENV)/bin/python $(VENV_OLDEST)/bin/python:
+$(VENV)/bin/python $(VENV_OLDEST)/bin/python $(VENV_DIST)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'bcos_peft needs Python 3.10 or newer; choose one with: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv $(@D)/..
 
@@ -94,6 +100,10 @@ $(VENV)/.torch: $(VENV)/bin/python constraints/dev.txt
 
 $(VENV_OLDEST)/.torch: $(VENV_OLDEST)/bin/python constraints/oldest.txt
 	$(VENV_OLDEST)/bin/python -m pip install --quiet -c constraints/oldest.txt torch
+	@touch $@
+
+$(VENV_DIST)/.tools: $(VENV_DIST)/bin/python constraints/dev.txt
+	$(VENV_DIST)/bin/python -m pip install --quiet -c constraints/dev.txt build twine
 	@touch $@
 
 define install
