@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -12,30 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
-from transformers.models.auto import modeling_auto
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from bcos_peft._utils.files import staged
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.models.card import _CARD_NAME, _base_licence, _render_card
 from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, upload
+from bcos_peft.models.stub import _STUB, _add_stub, _auto_classes_of
 from bcos_peft.nn import BcosLayer
 
 
-_STUB = "modeling_bcos"
-_STUB_TEXT = '''\
-"""Lets transformers load this B-cos model with `trust_remote_code=True`. All code is in the package bcos-peft."""
-
-try:
-    from bcos_peft.models import {names}
-except ImportError as error:
-    raise ImportError(
-        "This is a B-cos model. Loading it needs the package bcos-peft: `pip install --upgrade bcos-peft`."
-    ) from error
-
-__all__ = {quoted}
-'''
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
@@ -202,18 +187,6 @@ def _save_with_adapters(model, save, directory: Path, repo_id: str, kwargs: dict
         hook.complete(model, directory, repo_id, kwargs.get("state_dict"))
 
 
-def _auto_model_classes() -> list[type[_BaseAutoModelClass]]:
-    """The `AutoModel…` classes of transformers."""
-    candidates = (getattr(modeling_auto, name) for name in modeling_auto.__all__ if name.startswith("AutoModel"))
-    return [cls for cls in candidates if isinstance(cls, type) and getattr(cls, "_model_mapping", None) is not None]
-
-
-def _auto_classes_of(model) -> list[str]:
-    config, cls = type(model.config), type(model)
-    names = [auto.__name__ for auto in _auto_model_classes() if auto._model_mapping.get(config, None) is cls]
-    return sorted(names, key=lambda name: (not cls.__name__.endswith(name.removeprefix("Auto")[5:]), "Pre" in name))
-
-
 @contextmanager
 def _prepared_config(model, remote_code: bool | None) -> Iterator[None]:
     """[`_prepare_config`], undone if what is done with it fails: the next save is not to follow that choice."""
@@ -259,13 +232,6 @@ def current_config(model) -> BcosConfig:
         config = replace(config, b=free.pop())
     single = {rf"\A{re.escape(name)}": b for name, b in now.items() if b != config.b_for(name)}
     return replace(config, b_pattern=single | config.b_pattern)
-
-
-def _add_stub(model, directory: Path) -> None:
-    if model.config.auto_map:
-        names = sorted({reference.rpartition(".")[2] for reference in model.config.auto_map.values()})
-        text = _STUB_TEXT.format(names=", ".join(names), quoted=json.dumps(names))
-        (directory / f"{_STUB}.py").write_text(text, encoding="utf-8")
 
 
 def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, online: bool) -> None:

@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bcos_peft.families import Family, after_registration, families
 from bcos_peft.models.generated import PREFIX, _config_class, _convert_checkpoints_alike, _model_class, keep_class
-from bcos_peft.models.hub import _auto_model_classes
+from bcos_peft.models.stub import _auto_model_classes
 
 
 def _register(family: Family) -> None:
