@@ -33,8 +33,8 @@ _LICENCE_FIELDS = ("license", "license_name", "license_link")
 
 def _render_card(
     config: BcosConfig, architecture: str, auto_class: str, model_id: str, tags: list[str], licence: dict[str, str]
-) -> str:
-    """The card of a converted model.
+) -> ModelCard:
+    """The card of a converted model, without numbers.
 
     Args:
         config ([`BcosConfig`]): how it was converted.
@@ -45,18 +45,15 @@ def _render_card(
         licence (`dict[str, str]`): as `_base_licence` gives; empty if unknown.
 
     Returns:
-        `str`: Markdown with metadata in front.
+        [`~huggingface_hub.ModelCard`]: its metadata, and its text in Markdown.
 
     Example:
         >>> from bcos_peft import BcosConfig
         >>> base = BcosConfig(base_model_name_or_path="google-bert/bert-base-uncased")
         >>> card = _render_card(base, "BcosBertForMaskedLM", "AutoModelForMaskedLM", "me/bcos-bert", ["bcos"], {})
-        >>> print("\\n".join(card.splitlines()[1:3]))
-        base_model: google-bert/bert-base-uncased
-        library_name: transformers
+        >>> card.data.base_model, card.text.splitlines()[3]
+        ('google-bert/bert-base-uncased', '# bcos-bert')
     """
-    import jinja2
-
     base = config.base_model_name_or_path
     task = next((tag for end, tag in _PIPELINE_TAGS.items() if architecture.endswith(end)), "feature-extraction")
     metadata = ModelCardData(
@@ -71,12 +68,12 @@ def _render_card(
         for key, value in config.to_dict().items()
         if key not in ("base_model_name_or_path", "bcos_version", "probe_residual")
     }
-    environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-    text = (Path(__file__).parent / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
-        metadata=metadata.to_yaml(),
+    card = ModelCard.from_template(
+        metadata,
+        # Not by its path: older versions of the hub's library read that in the encoding of the machine.
+        template_str=(Path(__file__).parent / "templates" / "model_card.md.j2").read_text(encoding="utf-8"),
         mark=_MARK,
-        title=model_id.rstrip("/").rpartition("/")[2],
+        title=_last_part(model_id),
         base_link=_base_link(base),
         auto_class=auto_class,
         model_id=model_id,
@@ -88,6 +85,8 @@ def _render_card(
         version=config.bcos_version or "unknown",
         settings=json.dumps(settings, indent=2),
     )
+    card.text += "\n"  # jinja2 cuts off the last one
+    return card
 
 
 def _is_generated(card: str) -> bool:
@@ -116,23 +115,22 @@ def _base_licence(base: str | None, online: bool) -> dict[str, str]:
         {}
     """
     try:
-        card = _base_card(base, online)
-        fields = {} if card is None else ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+        path = _base_card(base, online)
+        fields = {} if path is None else ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
         return {name: str(fields[name]) for name in _LICENCE_FIELDS if fields.get(name)}
     except Exception:  # no network, a private repository, a damaged card: no reason to lose a trained model
         return {}
 
 
 def _base_card(base: str | None, online: bool) -> str | None:
+    """Where the card of the base model lies, if it is to be had."""
     if base and os.path.isdir(base):
-        path = os.path.join(base, "README.md")
+        path = os.path.join(base, _CARD_NAME)
     elif not _is_repository(base):
         return None
     else:
-        path = hf_hub_download(base, "README.md") if online else try_to_load_from_cache(base, "README.md")
-    if not isinstance(path, str) or not os.path.isfile(path):
-        return None
-    return Path(path).read_text(encoding="utf-8")
+        path = hf_hub_download(base, _CARD_NAME) if online else try_to_load_from_cache(base, _CARD_NAME)
+    return path if isinstance(path, str) and os.path.isfile(path) else None
 
 
 def _is_repository(name: str | None) -> bool:
@@ -145,11 +143,15 @@ def _is_repository(name: str | None) -> bool:
     return True
 
 
+def _last_part(model_id: str) -> str:
+    return model_id.rstrip("/").rpartition("/")[2]
+
+
 def _base_link(base: str | None) -> str | None:
     if _is_repository(base):
         return f"[{base}](https://huggingface.co/{base})"
     # Of a path only the last part: the rest says something of the machine, not of the model.
-    name = base and base.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    name = base and _last_part(base.replace("\\", "/"))
     return f"`{name}` (a local directory)" if name else None
 
 

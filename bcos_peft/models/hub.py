@@ -244,4 +244,4 @@ def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, onl
         tags=list(dict.fromkeys([*model.model_tags, *(tags or [])])),
         licence=_base_licence(config.base_model_name_or_path, online),
     )
-    (directory / _CARD_NAME).write_text(card, encoding="utf-8")
+    card.save(directory / _CARD_NAME)
