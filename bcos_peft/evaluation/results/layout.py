@@ -24,7 +24,7 @@ _COSTS = {
 _Summary = Mapping[tuple[str, str], Mapping[str, Interval]]
 
 
-def _shown_values(known: Mapping[str, Value], values: Sequence[str] | None) -> list[str]:
+def _shown_values(known: Mapping[str, Any], values: Sequence[str] | None) -> list[str]:
     """The names of the numbers to show, checked.
 
     Raises:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult
+
 from bcos_peft.evaluation.metrics import Value
+from bcos_peft.evaluation.results.layout import _shown_values
 from bcos_peft.evaluation.results.record import Record, find_row
 from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
 
@@ -79,3 +85,68 @@ class _Measurements:
         if not shared:
             raise ValueError(f"{first!r} and {second!r} have no example of {value!r} in common.")
         return paired_test([one[key] for key in shared], [two[key] for key in shared], self.confidence)
+
+    def eval_results(
+        self,
+        row: str | tuple[str, str] | None = None,
+        *,
+        task_type: str,
+        dataset_type: str,
+        dataset_name: str | None = None,
+        values: Sequence[str] | None = None,
+        **data: Any,
+    ) -> list[EvalResult]:
+        """The means of a row in the form that the hub has for them, to be put on the card of the model.
+
+        Args:
+            row (`str` or `tuple[str, str]`, *optional*): `"model + method"`, or either where it is the only such row.
+                Default: the only row.
+            task_type (`str`): the task as the hub calls it, such as `"text-classification"`.
+            dataset_type (`str`): the data's id on the hub, or a name of your own.
+            dataset_name (`str`, *optional*): what to call the data in a table. Default: `dataset_type`.
+            values (`Sequence[str]`, *optional*): the numbers to give. Default: all that the row has.
+            **data: further fields of [`~huggingface_hub.EvalResult`] that say what the data are, such as
+                `dataset_config`, `dataset_split` and `dataset_revision`.
+
+        Returns:
+            `list[EvalResult]`: one for each number, with method, count of examples and interval as `metric_args`.
+
+        Raises:
+            TypeError: `data` has something that is no field of it.
+            ValueError: there is no such row or number, or `row` is left out and there are several.
+
+        Example:
+            >>> from bcos_peft.evaluation import EvaluationResult, Record, Value
+            >>> records = [Record("a", "bcos", "seqpg", key, {"seqpg": number}) for key, number in zip("xy", (0.5, 1))]
+            >>> result = EvaluationResult(records, {"seqpg": Value("SeqPG", True)})
+            >>> found = result.eval_results(task_type="text-classification", dataset_type="imdb")
+            >>> found[0].metric_type, found[0].metric_name, found[0].metric_value
+            ('seqpg', 'SeqPG, bcos', 0.75)
+        """
+        if row is None and len(self.rows) != 1:
+            names = ", ".join(repr(f"{model} + {method}") for model, method in self.rows)
+            raise ValueError(f"The result has {len(self.rows)} rows; say of which: row=... There are: {names}.")
+        wanted = self.rows[0] if row is None else find_row(self.rows, row)
+        means = self.summary()[wanted]
+        names = list(means) if values is None else _shown_values(means, values)
+        return [
+            EvalResult(
+                task_type=task_type,
+                dataset_type=dataset_type,
+                dataset_name=dataset_name or dataset_type,
+                metric_type=name,
+                # On the hub's page only the name is seen, so it says the method too.
+                metric_name=f"{self.values[name].label}, {wanted[1]}",
+                metric_value=means[name].mean,
+                metric_args={"method": wanted[1], **_args(means[name], self.confidence)},
+                **data,
+            )
+            for name in names
+        ]
+
+
+def _args(interval: Interval, confidence: float) -> dict[str, Any]:
+    args: dict[str, Any] = {"examples": interval.count}
+    if interval.low == interval.low:  # of one example there is none
+        args |= {"interval": [interval.low, interval.high], "confidence": confidence}
+    return args
