@@ -11,15 +11,17 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 
+from huggingface_hub import EvalResult
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from bcos_peft.lora.beside import _load_beside, _save_beside
+from bcos_peft.lora.card import _extend_card
 from bcos_peft.lora.config import BcosLoraConfig, _with_base
 from bcos_peft.lora.injection import _prepare_injection
-from bcos_peft.lora.portable import _check_probe, _describe_adapters, _extend_card, load
-from bcos_peft.models import BcosModel, upload
+from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
+from bcos_peft.models import BcosModel, check_eval_results, upload
 
 
 # Whether `PeftModel.from_pretrained` is at work, which names an adapter first and then loads it.
@@ -43,24 +45,37 @@ def _init_for_task(original, self, model, peft_config=None, *args, **kwargs):
 
 
 def _save_pretrained(original, self, save_directory, *args, **kwargs):
-    """`PeftModel.save_pretrained`: with what the adapter needs to be loaded alone."""
-    ours = any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values())
-    if ours:
-        _describe_adapters(self)
+    """`PeftModel.save_pretrained`: with what the adapter needs to be loaded alone, and with measured numbers."""
+    if not _has_ours(self):
+        return original(self, save_directory, *args, **kwargs)
+    eval_results = check_eval_results(kwargs.pop("eval_results", None))
+    _describe_adapters(self)
     result = original(self, save_directory, *args, **kwargs)
-    if ours and kwargs.get("is_main_process", True):
+    if kwargs.get("is_main_process", True):
         selected = (args[1] if len(args) > 1 else kwargs.get("selected_adapters")) or self.peft_config
         folders = ["" if name == "default" else name for name in selected]
-        _complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"), folders)
+        _complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"), folders, eval_results)
     return result
 
 
-def _complete(model, folder, repo_id: str | None = None, state_dict=None, folders: Iterable[str] = ("",)) -> None:
+def _has_ours(model) -> bool:
+    return any(isinstance(config, BcosLoraConfig) for config in model.peft_config.values())
+
+
+def _complete(
+    model,
+    folder,
+    repo_id: str | None = None,
+    state_dict=None,
+    folders: Iterable[str] = ("",),
+    eval_results: list[EvalResult] | None = None,
+) -> None:
     """Write beside adapters of a model, in the folder that they were saved in or folders of it, what they need."""
     for path in (Path(folder) / name for name in folders):
         if (path / "adapter_config.json").exists():
             _save_beside(model, path, state_dict)
-    _extend_card(folder, repo_id or str(folder), next(iter(model.peft_config.values())).base_model_name_or_path)
+    base = next(iter(model.peft_config.values())).base_model_name_or_path
+    _extend_card(folder, repo_id or str(folder), base, eval_results)
 
 
 def _from_pretrained(original, cls, *args, **kwargs):
@@ -120,11 +135,12 @@ def _take_off_empty_layers(model: nn.Module) -> None:
 
 def _push_to_hub(original, self, repo_id, *args, **kwargs):
     """`PeftModel.push_to_hub`, which would put an empty card in place of the one that `save_pretrained` writes."""
-    if not any(isinstance(config, BcosLoraConfig) for config in self.peft_config.values()):
+    if not _has_ours(self):
         return original(self, repo_id, *args, **kwargs)
     kwargs.pop("max_shard_size", None)
+    kwargs["eval_results"] = check_eval_results(kwargs.get("eval_results"))
     with tempfile.TemporaryDirectory() as folder:
-        self.save_pretrained(folder, repo_id=repo_id)
+        self.save_pretrained(folder, repo_id=repo_id, eval_results=kwargs["eval_results"])
         names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
         return upload(Path(folder), sorted(names), repo_id, **kwargs)
 

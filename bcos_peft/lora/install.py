@@ -62,10 +62,10 @@ class _Saving:
 
         _describe_adapters(model)
 
-    def complete(self, model, folder, repo_id: str | None, state_dict) -> None:
+    def complete(self, model, folder, repo_id: str | None, state_dict, eval_results) -> None:
         from bcos_peft.lora.adapters import _complete
 
-        _complete(model, folder, repo_id, state_dict)
+        _complete(model, folder, repo_id, state_dict, eval_results=eval_results)
 
 
 def _around(original, name: str):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
@@ -33,7 +32,6 @@ _LABELS = ("pad_token_id", "id2label", "label2id", "problem_type")  # the first 
 _PROBES = 16
 # How far logits may differ, relative to the largest, from those before saving: on another device, in another order.
 _TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
-_MARK = "bcos_peft.load("
 
 
 def load(
@@ -272,21 +270,3 @@ def _check_probe(model: nn.Module, adapter: str) -> None:
         _logger.warning("%s Or it is the precision: %s, where it was %s.", text, now, then)
         return
     raise ValueError(f"{text} Pass the right one: bcos_peft.load(path, base=...).")
-
-
-def _extend_card(folder: str | Path, name: str, base: str | None = None) -> None:
-    """Say in the model card that peft wrote, or in a new one, how a B-cos adapter is loaded."""
-    path = Path(folder) / "README.md"
-    if path.exists():
-        card = ModelCard.load(path, ignore_metadata_errors=True)
-    else:  # transformers writes none
-        card = ModelCard("---\nlibrary_name: peft\ntags:\n- lora\n- bcos\n- bcos-peft\n- interpretability\n---\n")
-        card.data.base_model = base
-    if _MARK in card.text:
-        return
-    card.text = (
-        "\n# B-cos LoRA adapter\n\nLoRA inside the layers of a B-cos model: every token's contribution to every logit "
-        f'is exact. It needs `pip install "bcos-peft[peft]"`.\n\n```python\nimport bcos_peft\n\n'
-        f'model = bcos_peft.load("{name}")\n```\n{card.text}'
-    )
-    card.save(path)

@@ -1,6 +1,7 @@
 """Converted models: the plan of a conversion, the generated classes, saving and sharing."""
 
 from bcos_peft.models.apply import apply_plan
+from bcos_peft.models.card_results import check_eval_results, put_eval_results
 from bcos_peft.models.conversion import change_class
 from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, find_bcos_model, keep_class
 from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
@@ -23,11 +24,13 @@ __all__ = [
     "adapter_hooks",
     "apply_plan",
     "change_class",
+    "check_eval_results",
     "current_config",
     "find_bcos_model",
     "is_activation",
     "keep_class",
     "plan_conversion",
+    "put_eval_results",
     "refuse_liger",
     "refuse_shards",
     "refuse_tensor_parallel",

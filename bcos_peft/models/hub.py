@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, EvalResult
 
 from bcos_peft._utils.files import staged
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
-from bcos_peft.models.card import _CARD_NAME, _base_licence, _render_card
-from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, upload
+from bcos_peft.models.card import _CARD_NAME, _base_licence, _last_part, _render_card
+from bcos_peft.models.card_results import _stored_results, check_eval_results, put_eval_results
+from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, _with_additions, upload
 from bcos_peft.models.stub import _STUB, _add_stub, _auto_classes_of
 from bcos_peft.nn import BcosLayer
 
@@ -50,6 +52,7 @@ class BcosHubMixin:
         token: str | bool | None = None,
         *,
         remote_code: bool | None = None,
+        eval_results: list[EvalResult] | None = None,
         **kwargs,
     ) -> None:
         """Save the model: `AutoModelFor….from_pretrained(save_directory)` after `import bcos_peft` gives it back.
@@ -71,10 +74,16 @@ class BcosHubMixin:
                 Also write `modeling_bcos.py` and an `auto_map`, so that `trust_remote_code=True` loads the model
                 where `bcos_peft` is installed but was not imported. Default: if the model was loaded with them, or is
                 uploaded. The choice is kept in `model.config.auto_map`, so a `Trainer` that saves later follows it.
+            eval_results (`list[EvalResult]`, *optional*):
+                Measured numbers for the card, in place of those that it has; also into the metadata of a card written
+                by hand. Default: those on the card in the directory stay. `[]` takes them off, which is due when the
+                weights are not those that were measured.
             **kwargs: as in transformers, and the arguments of `push_to_hub`.
 
         Raises:
-            ValueError: `save_directory` is a file, or `safe_serialization=False`; nothing was written.
+            TypeError: `eval_results` is no list of [`~huggingface_hub.EvalResult`]; nothing was written.
+            ValueError: `save_directory` is a file, `safe_serialization=False`, or `eval_results` has something that a
+                card cannot hold; nothing was written.
 
         Example:
             >>> import tempfile
@@ -92,6 +101,7 @@ class BcosHubMixin:
                 "safe_serialization=False: B-cos models are saved as safetensors only, since pickled weights can run "
                 "code when they are loaded. Leave it out; for a pickle use torch.save(model.state_dict(), path)."
             )
+        eval_results = check_eval_results(eval_results)
         directory = Path(save_directory)
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"save_directory must be a directory, but {str(directory)!r} is a file.")
@@ -106,15 +116,19 @@ class BcosHubMixin:
                 super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
         with _prepared_config(self, push_to_hub or remote_code), staged(directory, _stale_weights) as staging:
-            _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs)
+            card = directory / _CARD_NAME
+            _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs, eval_results, card)
             if (staging / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, staging)
-                if not _is_written_by_hand(directory / _CARD_NAME):
-                    _add_card(self, staging, repo_id, push.get("tags"), online=push_to_hub)
+                if not _is_written_by_hand(card):
+                    numbers = _stored_results(card) if eval_results is None else eval_results
+                    _add_card(self, staging, repo_id, push.get("tags"), numbers, online=push_to_hub)
+                elif eval_results is not None:
+                    _with_additions(card, repo_id, eval_results=eval_results).save(staging / _CARD_NAME)
             written = sorted(path.name for path in staging.iterdir())
         if push_to_hub:
-            card = [_CARD_NAME] if (directory / _CARD_NAME).exists() and _CARD_NAME not in written else []
-            upload(directory, written + card, repo_id, token=token, **push)
+            unchanged = [_CARD_NAME] if card.exists() and _CARD_NAME not in written else []
+            upload(directory, written + unchanged, repo_id, token=token, eval_results=eval_results, **push)
 
     def push_to_hub(
         self,
@@ -128,11 +142,12 @@ class BcosHubMixin:
         create_pr: bool = False,
         max_shard_size: int | str = "50GB",
         tags: list[str] | None = None,
+        eval_results: list[EvalResult] | None = None,
     ) -> CommitInfo:
         """Upload the model to the hub, with its card and the stub that `trust_remote_code=True` needs.
 
         Weights in the repository that the upload makes stale are deleted in the same commit. A card in the repository
-        that somebody wrote by hand stays; only `tags`, if given, are added to it.
+        that somebody wrote by hand stays; only `tags` and `eval_results`, if given, go into its metadata.
 
         Args:
             repo_id (`str`): the repository; it is made if it does not exist.
@@ -144,16 +159,23 @@ class BcosHubMixin:
             create_pr (`bool`, defaults to `False`): open a pull request instead of changing the branch.
             max_shard_size (`int` or `str`, defaults to `"50GB"`): the size of a file of weights, in bytes.
             tags (`list[str]`, *optional*): further tags of the card.
+            eval_results (`list[EvalResult]`, *optional*): measured numbers for the card, as in `save_pretrained`.
 
         Returns:
             [`~huggingface_hub.CommitInfo`]: the commit.
+
+        Raises:
+            TypeError: `eval_results` is no list of [`~huggingface_hub.EvalResult`]; nothing was uploaded.
+            ValueError: `eval_results` has something that a card cannot hold; nothing was uploaded.
         """
+        eval_results = check_eval_results(eval_results)
         with _prepared_config(self, remote_code=True), tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
-            _save_with_adapters(self, super().save_pretrained, directory, repo_id, {"max_shard_size": max_shard_size})
+            options = {"max_shard_size": max_shard_size}
+            _save_with_adapters(self, super().save_pretrained, directory, repo_id, options, eval_results)
             if (directory / "config.json").exists():  # else only an adapter was saved
                 _add_stub(self, directory)
-                _add_card(self, directory, repo_id, tags, online=True)
+                _add_card(self, directory, repo_id, tags, eval_results or [], online=True)
             return upload(
                 directory,
                 sorted(path.name for path in directory.iterdir()),
@@ -165,6 +187,7 @@ class BcosHubMixin:
                 revision=revision,
                 create_pr=create_pr,
                 tags=tags,
+                eval_results=eval_results,
             )
 
     def add_model_tags(self, tags: list[str] | str) -> None:
@@ -177,14 +200,27 @@ class BcosHubMixin:
         """Do nothing: a generated class has no source file to copy beside the weights."""
 
 
-def _save_with_adapters(model, save, directory: Path, repo_id: str, kwargs: dict) -> None:
-    """Call `save`, transformers' own. Of a model with adapters it saves these alone, which need more."""
+def _save_with_adapters(
+    model,
+    save,
+    directory: Path,
+    repo_id: str,
+    kwargs: dict,
+    eval_results: list[EvalResult] | None,
+    card: Path | None = None,
+) -> None:
+    """Call `save`, transformers' own. Of a model with adapters it saves these alone, which need more.
+
+    The card of adapters, where there is one that was not generated, is not replaced, but added to.
+    """
     hooks = adapter_hooks if getattr(model, "_hf_peft_config_loaded", False) else []
     for hook in hooks:
         hook.describe(model)
     save(directory, **kwargs)
+    if hooks and card is not None and _is_written_by_hand(card):
+        shutil.copyfile(card, directory / _CARD_NAME)
     for hook in hooks:
-        hook.complete(model, directory, repo_id, kwargs.get("state_dict"))
+        hook.complete(model, directory, repo_id, kwargs.get("state_dict"), eval_results)
 
 
 @contextmanager
@@ -234,7 +270,9 @@ def current_config(model) -> BcosConfig:
     return replace(config, b_pattern=single | config.b_pattern)
 
 
-def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, online: bool) -> None:
+def _add_card(
+    model, directory: Path, model_id: str, tags: list[str] | None, eval_results: list[EvalResult], online: bool
+) -> None:
     config = model.bcos_config
     card = _render_card(
         config,
@@ -244,4 +282,5 @@ def _add_card(model, directory: Path, model_id: str, tags: list[str] | None, onl
         tags=list(dict.fromkeys([*model.model_tags, *(tags or [])])),
         licence=_base_licence(config.base_model_name_or_path, online),
     )
+    put_eval_results(card, eval_results, _last_part(model_id))
     card.save(directory / _CARD_NAME)

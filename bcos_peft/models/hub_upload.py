@@ -5,9 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    hf_hub_download,
+)
 
-from bcos_peft.models.card import _CARD_NAME, _is_generated
+from bcos_peft.models.card import _CARD_NAME, _is_generated, _last_part
+from bcos_peft.models.card_results import _stored_results, put_eval_results
 
 
 BESIDE = "bcos_weights.safetensors"  # what was trained beside an adapter, in its folder
@@ -19,6 +28,28 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 def _is_written_by_hand(card: Path) -> bool:
     """Whether a model card is there that this package did not write."""
     return card.exists() and not _is_generated(card.read_text(encoding="utf-8", errors="replace"))
+
+
+def _with_additions(
+    path: Path, repo_id: str, tags: list[str] | None = None, eval_results: list[EvalResult] | None = None
+) -> ModelCard:
+    """A card that somebody wrote, with more in its metadata. Its text stays."""
+    card = ModelCard.load(path)
+    if tags:
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    if eval_results is not None:
+        put_eval_results(card, eval_results, _last_part(repo_id), table=False)
+    return card
+
+
+def _with_numbers_of(theirs: Path, ours: Path, repo_id: str) -> bytes | Path:
+    """Our card, with the numbers of the generated one that it replaces, if it has none itself."""
+    numbers = _stored_results(theirs)
+    if not numbers or _is_written_by_hand(ours) or _stored_results(ours):
+        return ours
+    card = ModelCard.load(ours)
+    put_eval_results(card, numbers, _last_part(repo_id))
+    return str(card).encode()
 
 
 def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
@@ -44,6 +75,7 @@ def upload(
     token: bool | str | None = None,
     revision: str | None = None,
     tags: list[str] | None = None,
+    eval_results: list[EvalResult] | None = None,
     commit_message: str | None = None,
     commit_description: str | None = None,
     create_pr: bool = False,
@@ -59,10 +91,10 @@ def upload(
         theirs = Path(hf_hub_download(repo_id, _CARD_NAME, revision=revision, token=token))
         if _is_written_by_hand(theirs):
             content.pop(_CARD_NAME, None)
-            if tags:
-                card = ModelCard.load(theirs)
-                card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-                content[_CARD_NAME] = str(card).encode()
+            if tags or eval_results is not None:
+                content[_CARD_NAME] = str(_with_additions(theirs, repo_id, tags, eval_results)).encode()
+        elif _CARD_NAME in content and eval_results is None:
+            content[_CARD_NAME] = _with_numbers_of(theirs, directory / _CARD_NAME, repo_id)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=value) for name, value in content.items()]
     operations += [CommitOperationDelete(path_in_repo=name) for name in _stale_weights(names, existing)]
     return api.create_commit(
