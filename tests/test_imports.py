@@ -116,7 +116,7 @@ def test_the_walk_sees_imports():
     assert {"nn.functional", "config", "explanation.explanation"} <= MODULES.keys()
     assert "torch" in outside(MODULES["nn.functional"])
     assert "nn.functional" in inside(MODULES["nn.layers"])
-    assert "explanation" in inside(MODULES["cli.app"]), "imports inside functions count"
+    assert "explanation" in inside(MODULES["cli.explain"]), "imports inside functions count"
     assert folder("evaluation.metrics.base") == "evaluation.metrics"
 
 

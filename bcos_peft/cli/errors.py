@@ -9,7 +9,7 @@ import typer
 
 
 @contextmanager
-def clean_errors() -> Iterator[None]:
+def _clean_errors() -> Iterator[None]:
     """What the library refuses becomes a line on stderr and exit code 2."""
     try:
         yield

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from bcos_peft._utils.processes import Processes, launched
-from bcos_peft.cli.errors import clean_errors
-from bcos_peft.cli.inputs import check_device, choice
-from bcos_peft.cli.loading import load_model
-from bcos_peft.models import BcosModel
+from bcos_peft.cli.errors import _clean_errors
+from bcos_peft.cli.inputs import _check_device, _choice
+from bcos_peft.cli.loading import _load_model
 
 
-def run(
+def _run(
     models: Annotated[
         list[str],
         typer.Argument(help="Models, converted or not: directories or names of the hub, or LABEL=MODEL for tables."),
@@ -56,7 +55,7 @@ def run(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Measure how good the explanations of one or more models are."""
-    with clean_errors(), Processes(share=launched()) as processes:
+    with _clean_errors(), Processes(share=launched()) as processes:
         if pairs is not None and metric and "seqpg" not in metric:
             raise ValueError(f"--pairs is for the metric seqpg, and --metric asks for {', '.join(metric)}; add seqpg.")
         if compare and len(compare) != 2:
@@ -68,7 +67,7 @@ def run(
 
         first = processes.index == 0
         device = device or _own_device()
-        check_device(device)
+        _check_device(device)
         columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column)
         rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]
@@ -93,7 +92,7 @@ def run(
                 label=name,
                 text_column=None if labels is None else "text",
                 label_column=None if labels is None else "label",
-                target=choice(target, Labels(model, tokenizer)),
+                target=_choice(target, Labels(model, tokenizer)),
                 seed=seed,
                 checkpoint=output / "records.jsonl",
                 distributed=processes.count > 1,
@@ -154,14 +153,17 @@ def _shared(result, rows: list[str]) -> list[str]:
 
 def _load(entry: str, revision: str | None) -> tuple:
     """The label of a model in tables, the model, and its tokenizer."""
+    from bcos_peft.models import BcosModel
+
     label, separator, name = ("", "", entry) if Path(entry).is_dir() else entry.partition("=")
-    model, tokenizer = load_model(name if separator else entry, revision)
+    model, tokenizer = _load_model(name if separator else entry, revision)
     return (label if separator else "B-cos" if isinstance(model, BcosModel) else "conventional"), model, tokenizer
 
 
 def _fitting(methods: list[str] | None, model, models: list) -> Sequence[str]:
     """The methods for one of the models: `bcos` is for converted ones, of which there has to be one."""
     from bcos_peft.evaluation import default_methods
+    from bcos_peft.models import BcosModel
 
     if methods is None:
         return default_methods(model)

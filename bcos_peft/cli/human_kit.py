@@ -9,19 +9,19 @@ from typing import Annotated
 import typer
 
 from bcos_peft._utils.files import check_target, write_text
-from bcos_peft.cli.errors import clean_errors
-from bcos_peft.cli.inputs import check_device, choice, read_lines
-from bcos_peft.cli.loading import load_model
+from bcos_peft.cli.errors import _clean_errors
+from bcos_peft.cli.inputs import _check_device, _choice, _read_lines
+from bcos_peft.cli.loading import _load_model
 
 
-app = typer.Typer(
+_human_kit = typer.Typer(
     no_args_is_help=True,
     help="Let people judge which of two explanations is better: explain, export a page, analyse the answers.",
 )
 
 
-@app.command()
-def explain(
+@_human_kit.command("explain")
+def _explain(
     model: Annotated[str, typer.Argument(help="A model, converted or not: a directory, or a model of the hub.")],
     output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
     method: Annotated[str, typer.Option(help="The attribution method, such as bcos or integrated_gradients.")],
@@ -34,25 +34,25 @@ def explain(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
 ) -> None:
     """Explain texts with any attribution method, and write the explanations."""
-    with clean_errors():
+    with _clean_errors():
         from bcos_peft.evaluation.human import explain_with
         from bcos_peft.evaluation.methods import get_method
         from bcos_peft.models import Labels
 
         check_target(output)
-        texts = read_lines(file)
+        texts = _read_lines(file)
         if not texts:
             raise ValueError(f"--file {file!r} has no text.")
-        check_device(device)
-        loaded, tokenizer = load_model(model, revision)
+        _check_device(device)
+        loaded, tokenizer = _load_model(model, revision)
         labels, options = Labels(loaded, tokenizer), {} if baseline is None else {"baseline": baseline}
         found = explain_with(
             loaded.to(device),
             tokenizer,
             texts,
             get_method(method, tokenizer, **options),
-            choice(target, labels),
-            choice(foil, labels),
+            _choice(target, labels),
+            _choice(foil, labels),
             truncation,
         )
         content = json.dumps([one.to_dict() for one in found], ensure_ascii=False, indent=1)
@@ -60,8 +60,8 @@ def explain(
     typer.echo(f"{len(found)} explanations by {method} in {output}")
 
 
-@app.command()
-def export(
+@_human_kit.command("export")
+def _export(
     output: Annotated[Path, typer.Argument(help="The folder for page.html and key.json.")],
     explanations: Annotated[
         list[str],
@@ -75,7 +75,7 @@ def export(
     instructions: Annotated[Path | None, typer.Option(help="A text file with what readers are told.")] = None,
 ) -> None:
     """Write a page with blinded, shuffled pairs for readers, and the key that tells the methods."""
-    with clean_errors():
+    with _clean_errors():
         from bcos_peft.evaluation.human import HumanKit
 
         found = dict(map(_named_file, explanations))
@@ -89,15 +89,15 @@ def export(
     typer.echo(f"{len(kit.pairs)} pairs. For readers: {page}. Keep from them: {key}")
 
 
-@app.command()
-def analyse(
+@_human_kit.command("analyse")
+def _analyse(
     key: Annotated[Path, typer.Argument(help="The kit's key.json, or the folder it is in.")],
     files: Annotated[list[Path], typer.Argument(help="The files that readers downloaded.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None,
     simulated: Annotated[bool, typer.Option("--simulated", help="The files are simulated, and marked so.")] = False,
 ) -> None:
     """Say how often readers preferred which method, and whether they agree."""
-    with clean_errors():
+    with _clean_errors():
         from bcos_peft.evaluation.human import HumanKit, analyse_answers
 
         result = analyse_answers(HumanKit.load(key), files, simulated)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bcos_peft.models import Labels
 
 
-def read_lines(file: str) -> list[str]:
+def _read_lines(file: str) -> list[str]:
     """The texts of a file, one on each line that is not blank; `-` is standard input, read in the same way.
 
     Raises:
@@ -28,7 +28,7 @@ def read_lines(file: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def check_device(device: str) -> None:
+def _check_device(device: str) -> None:
     """Refuses a device that is not there, before a model is loaded for it.
 
     Raises:
@@ -42,6 +42,6 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def choice(value: str | None, labels: Labels) -> str | int | None:
+def _choice(value: str | None, labels: Labels) -> str | int | None:
     """A target or foil as it was typed: a number, unless the model has a label of that name."""
     return value if value is None or not value.isdecimal() or value in labels else int(value)
