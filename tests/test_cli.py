@@ -80,6 +80,13 @@ def test_convert_to_another_task(stock, tmp_path):
     assert "BcosBertForTokenClassification" in run("info", tmp_path / "new").stdout
 
 
+def test_convert_a_language_model(tmp_path):
+    tiny.model("gpt2", "CausalLM").save_pretrained(tmp_path / "stock")  # a GPT2LMHeadModel, and no ...ForCausalLM
+    result = run("convert", tmp_path / "stock", tmp_path / "bcos")
+    assert result.exit_code == 0, result.output
+    assert "BcosGPT2LMHeadModel" in result.stdout
+
+
 def test_info(converted):
     result = run("info", converted)
     assert result.exit_code == 0

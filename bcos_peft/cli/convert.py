@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from bcos_peft.cli.errors import _clean_errors
-from bcos_peft.cli.loading import _TASKS, _load_stock, _load_tokenizer
+from bcos_peft.cli.loading import _TASKS, _find_tokenizer, _load_stock
+from bcos_peft.cli.options import _Revision
 
 
 def _convert(
@@ -27,7 +28,7 @@ def _convert(
     pooler_activation: Annotated[str, typer.Option(help="identity or dynamic.")] = "identity",
     gates: Annotated[str, typer.Option(help="How gated MLPs are explained: split or hold.")] = "split",
     verify: Annotated[bool, typer.Option(help="Check on a probe that contributions sum to the logits.")] = True,
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+    revision: _Revision = None,
     force: Annotated[bool, typer.Option(help="Write into a directory that is not empty.")] = False,
 ) -> None:
     """Convert a model and save it, with its tokenizer."""
@@ -45,7 +46,7 @@ def _convert(
             gates=gates,
         )
         stock = _load_stock(model, task, num_labels, revision)
-        tokenizer = _load_tokenizer(model, revision)
+        tokenizer = _find_tokenizer(model, revision)
         converted = get_bcos_model(stock, config, verify=verify)
         converted.save_pretrained(output)
         if tokenizer is None:

@@ -11,7 +11,8 @@ import typer
 from bcos_peft._utils.processes import Processes, launched
 from bcos_peft.cli.errors import _clean_errors
 from bcos_peft.cli.inputs import _check_device, _choice
-from bcos_peft.cli.loading import _load_model
+from bcos_peft.cli.loading import _load_any
+from bcos_peft.cli.options import _Revision, _TextColumn
 
 
 def _run(
@@ -37,7 +38,7 @@ def _run(
     ] = None,
     data_config: Annotated[str | None, typer.Option(help="The configuration of a data set of the hub.")] = None,
     split: Annotated[str, typer.Option(help="The split of a data set of the hub.")] = "test",
-    text_column: Annotated[list[str] | None, typer.Option(help="The column with the texts; two for pairs.")] = None,
+    text_column: _TextColumn = None,
     label_column: Annotated[str | None, typer.Option(help="The column with the right classes.")] = None,
     target: Annotated[str, typer.Option(help="predicted, label (each text's own), or a class.")] = "predicted",
     perturbation: Annotated[
@@ -52,7 +53,7 @@ def _run(
     device: Annotated[
         str | None, typer.Option(help="Such as cuda. Default: cpu, and under accelerate launch each process's own.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+    revision: _Revision = None,
 ) -> None:
     """Measure how good the explanations of one or more models are."""
     with _clean_errors(), Processes(share=launched()) as processes:
@@ -156,7 +157,7 @@ def _load(entry: str, revision: str | None) -> tuple:
     from bcos_peft.models import BcosModel
 
     label, separator, name = ("", "", entry) if Path(entry).is_dir() else entry.partition("=")
-    model, tokenizer = _load_model(name if separator else entry, revision)
+    model, tokenizer = _load_any(name if separator else entry, revision)
     return (label if separator else "B-cos" if isinstance(model, BcosModel) else "conventional"), model, tokenizer
 
 

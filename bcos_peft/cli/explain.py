@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +11,17 @@ from bcos_peft._utils.files import check_target, write_text
 from bcos_peft.cli.errors import _clean_errors
 from bcos_peft.cli.inputs import _check_device, _choice, _read_lines
 from bcos_peft.cli.loading import _load_bcos, _load_tokenizer
+from bcos_peft.cli.options import _BcosName, _Device, _Foil, _Revision, _Truncation
+from bcos_peft.cli.outputs import _write_json
 
 
 def _explain(
-    model: Annotated[str, typer.Argument(help="A B-cos model: a directory, or a model of the hub.")],
+    model: _BcosName,
     texts: Annotated[list[str] | None, typer.Argument(help="The texts.")] = None,
     file: Annotated[str | None, typer.Option(help="A file with one text per line; - reads standard input.")] = None,
     pair: Annotated[str | None, typer.Option(help="The second text, for models that read pairs.")] = None,
     target: Annotated[str | None, typer.Option(help="Label or number; 'all' for every class.")] = None,
-    foil: Annotated[str | None, typer.Option(help="Explain the target against this label or number.")] = None,
+    foil: _Foil = None,
     position: Annotated[int | None, typer.Option(help="The token whose output is explained.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many contributions the table names.")] = 5,
     generate: Annotated[
@@ -41,10 +41,10 @@ def _explain(
     json_file: Annotated[
         str | None, typer.Option("--json", help="Also write a JSON list; - for standard output, and nothing else.")
     ] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Cut texts that are too long.")] = False,
+    truncation: _Truncation = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+    device: _Device = "cpu",
+    revision: _Revision = None,
 ) -> None:
     """Explain what a B-cos model predicts for texts."""
     with _clean_errors():
@@ -61,16 +61,11 @@ def _explain(
         from bcos_peft import BcosExplainer
         from bcos_peft.attribution import check_baseline, is_causal_lm
         from bcos_peft.explanation import render_html
-        from bcos_peft.explanation.views import encodable
 
         _check_device(device)
         check_baseline(baseline)
         loaded = _load_bcos(model, revision).to(device)
         tokenizer = _load_tokenizer(model, revision)
-        if tokenizer is None:
-            raise ValueError(
-                f"{model!r} has no tokenizer; save the base model's beside it (tokenizer.save_pretrained)."
-            )
         explainer = BcosExplainer(loaded, tokenizer, batch_size=batch_size, baseline=baseline)
         prompts = (
             {"messages": [[{"role": "user", "content": text}] for text in inputs]} if chat else {"prompt": inputs}
@@ -95,13 +90,9 @@ def _explain(
         elif html is not None:
             write_text(html, render_html(explanations, title=model, words=not tokens, top=top))
         if json_file is not None:
-            content = [one.to_dict() for one in explanations]
-            text = json.dumps(content, ensure_ascii=False, indent=1)
-            if json_file == "-":  # JSON can do without the characters that a console does not have
-                known = encodable(sys.stdout.encoding or "utf-8", text)
-                typer.echo(text if known else json.dumps(content, indent=1))
-                return
-            write_text(json_file, text + "\n")
+            _write_json(json_file, [one.to_dict() for one in explanations])
+    if json_file == "-":
+        return
     for explanation in explanations:
         explanation.show(top=top) if generate is not None else explanation.show(words=not tokens, top=top)
 

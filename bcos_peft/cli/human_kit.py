@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from bcos_peft._utils.files import check_target, write_text
+from bcos_peft._utils.files import check_target
 from bcos_peft.cli.errors import _clean_errors
 from bcos_peft.cli.inputs import _check_device, _choice, _read_lines
-from bcos_peft.cli.loading import _load_model
+from bcos_peft.cli.loading import _load_any
+from bcos_peft.cli.options import _Device, _Foil, _Revision, _Truncation
+from bcos_peft.cli.outputs import _write_json
 
 
 _human_kit = typer.Typer(
@@ -27,11 +29,11 @@ def _explain(
     method: Annotated[str, typer.Option(help="The attribution method, such as bcos or integrated_gradients.")],
     file: Annotated[str, typer.Option(help="A file with one text per line; - reads standard input.")],
     target: Annotated[str | None, typer.Option(help="Label or number. Default: what the model predicts.")] = None,
-    foil: Annotated[str | None, typer.Option(help="Explain the target against this label or number.")] = None,
+    foil: _Foil = None,
     baseline: Annotated[str | None, typer.Option(help="For methods that have one: mask, pad or zero.")] = None,
-    truncation: Annotated[bool, typer.Option("--truncation", help="Cut texts that are too long.")] = False,
-    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
+    truncation: _Truncation = False,
+    device: _Device = "cpu",
+    revision: _Revision = None,
 ) -> None:
     """Explain texts with any attribution method, and write the explanations."""
     with _clean_errors():
@@ -44,7 +46,7 @@ def _explain(
         if not texts:
             raise ValueError(f"--file {file!r} has no text.")
         _check_device(device)
-        loaded, tokenizer = _load_model(model, revision)
+        loaded, tokenizer = _load_any(model, revision)
         labels, options = Labels(loaded, tokenizer), {} if baseline is None else {"baseline": baseline}
         found = explain_with(
             loaded.to(device),
@@ -55,8 +57,7 @@ def _explain(
             _choice(foil, labels),
             truncation,
         )
-        content = json.dumps([one.to_dict() for one in found], ensure_ascii=False, indent=1)
-        write_text(output, content + "\n")
+        _write_json(output, [one.to_dict() for one in found])
     typer.echo(f"{len(found)} explanations by {method} in {output}")
 
 
@@ -102,7 +103,7 @@ def _analyse(
 
         result = analyse_answers(HumanKit.load(key), files, simulated)
         if json_file is not None:
-            write_text(json_file, json.dumps(result.to_dict(), ensure_ascii=False, indent=1) + "\n")
+            _write_json(json_file, result.to_dict())
     typer.echo(result.table())
 
 

@@ -1,9 +1,9 @@
-"""Models for the command line."""
+"""Models and tokenizers, from directories or the hub."""
 
 from __future__ import annotations
 
 
-# Tasks of the hub, and the end of the names of the classes that have their heads.
+# Tasks of the hub, and what the classes with their heads are called after "For".
 _TASKS = {
     "text-classification": "SequenceClassification",
     "token-classification": "TokenClassification",
@@ -12,35 +12,71 @@ _TASKS = {
     "text-generation": "CausalLM",
 }
 
-# The ends of the names of model classes that evaluation takes, and the Auto classes that load them.
-_HEADS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-}
+
+def _load_stock(name: str, task: str | None, num_labels: int | None, revision: str | None):
+    """A model to be converted, with the head that it has or with that of a task.
+
+    Raises:
+        ValueError: there is no such task, or none is named and the model has no head.
+    """
+    if task is not None and task not in _TASKS:
+        raise ValueError(f"--task {task!r} is unknown; there are: {', '.join(_TASKS)}.")
+    architecture = _architecture(name, revision)
+    head = _head(architecture) if task is None else _TASKS[task]
+    if head is None:
+        raise ValueError(f"{name!r} has no head of its own ({architecture}); choose one: --task {' | '.join(_TASKS)}.")
+    labels = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    return _load_head(name, head, revision, **labels)
 
 
-def _load_model(name: str, revision: str | None = None) -> tuple:
+def _load_bcos(name: str, revision: str | None):
+    """A converted model.
+
+    Raises:
+        ValueError: it is something else, or of a family that this process does not know.
+    """
+    from bcos_peft import BcosConfig, models
+
+    BcosConfig.from_pretrained(name, revision=revision)  # says what is wrong with anything else
+    architecture = _architecture(name, revision)
+    cls = getattr(models, architecture, None)
+    if cls is None:
+        raise ValueError(
+            f"{name!r} is a {architecture}, of no family that this package has. "
+            "A family of your own is known in Python only, after register_family."
+        )
+    return cls.from_pretrained(name, revision=revision).eval()
+
+
+def _load_any(name: str, revision: str | None) -> tuple:
     """A sequence classifier or a causal language model, converted or not, and its tokenizer.
 
     Raises:
         ValueError: it has another head, or none, or there is no tokenizer with it.
     """
-    import transformers
-
-    architecture = (transformers.AutoConfig.from_pretrained(name, revision=revision).architectures or ["none"])[0]
-    auto = next((auto for end, auto in _HEADS.items() if architecture.endswith(end)), None)
-    if auto is None:
+    architecture = _architecture(name, revision)
+    head = _head(architecture)
+    if head not in ("SequenceClassification", "CausalLM"):
         raise ValueError(
             f"{name!r} is a {architecture}; evaluation takes sequence classifiers and causal language models."
         )
     tokenizer = _load_tokenizer(name, revision)
+    return _load_head(name, head, revision), tokenizer
+
+
+def _load_tokenizer(name: str, revision: str | None):
+    """The tokenizer beside a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    tokenizer = _find_tokenizer(name, revision)
     if tokenizer is None:
         raise ValueError(f"{name!r} has no tokenizer. Save it beside the model: tokenizer.save_pretrained({name!r}).")
-    return getattr(transformers, auto).from_pretrained(name, revision=revision).eval(), tokenizer
+    return tokenizer
 
 
-def _load_tokenizer(name: str, revision: str | None = None):
+def _find_tokenizer(name: str, revision: str | None):
     """The tokenizer beside a model, or None."""
     from transformers import AutoTokenizer
 
@@ -52,34 +88,26 @@ def _load_tokenizer(name: str, revision: str | None = None):
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_tokens) else None
 
 
-def _load_stock(name: str, task: str | None, num_labels: int | None, revision: str | None):
+def _architecture(name: str, revision: str | None) -> str:
+    """The class that a model was saved as."""
+    from transformers import AutoConfig
+
+    architectures = AutoConfig.from_pretrained(name, revision=revision).architectures
+    return architectures[0] if architectures else "model of no architecture"
+
+
+def _head(architecture: str) -> str | None:
+    """The head of a class, as in `_TASKS`; None if it has none of them.
+
+    Example:
+        >>> _head("BertForMaskedLM"), _head("GPT2LMHeadModel"), _head("BertModel")
+        ('MaskedLM', 'CausalLM', None)
+    """
+    head = "CausalLM" if architecture.endswith("LMHeadModel") else architecture.rpartition("For")[2]
+    return head if head in _TASKS.values() else None
+
+
+def _load_head(name: str, head: str, revision: str | None, **labels):
     import transformers
 
-    if task is not None and task not in _TASKS:
-        raise ValueError(f"--task {task!r} is unknown; there are: {', '.join(_TASKS)}.")
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-    if task is None:
-        head = (config.architectures or ["none"])[0].rpartition("For")[2]
-        if head not in _TASKS.values():
-            raise ValueError(f"{name!r} has no head of its own ({head}); choose one: --task {' | '.join(_TASKS)}.")
-    else:
-        head = _TASKS[task]
-    auto = getattr(transformers, f"AutoModelFor{head}")
-    labels = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
-    return auto.from_pretrained(name, revision=revision, **labels)
-
-
-def _load_bcos(name: str, revision: str | None):
-    import transformers
-
-    from bcos_peft import BcosConfig, models
-
-    BcosConfig.from_pretrained(name, revision=revision)  # says what is wrong with anything else
-    architecture = (transformers.AutoConfig.from_pretrained(name, revision=revision).architectures or [""])[0]
-    cls = getattr(models, architecture, None)
-    if cls is None:
-        raise ValueError(
-            f"{name!r} is a {architecture or 'model of no architecture'}, of no family that this package has. "
-            "A family of your own is known in Python only, after register_family."
-        )
-    return cls.from_pretrained(name, revision=revision).eval()
+    return getattr(transformers, f"AutoModelFor{head}").from_pretrained(name, revision=revision, **labels).eval()
