@@ -26,7 +26,7 @@ class BcosConfig:
             input, hence sharper explanations, and move the model further from the one it was (B-cos LM, section 4).
         b_pattern (`dict[str, float]`, *optional*):
             Module name patterns to their own B, as `rank_pattern` in peft: a key is a regular expression that
-            must match the end of the module's name, e.g. `{"classifier": 1.0, r"layer\.0\..*": 1.1}`. The first
+            must match the end of the module's name. For example `{"classifier": 1.0, r"layer\.0\..*": 1.1}`; the first
             match wins.
         normalize_weights (`bool`, defaults to `False`):
             Divide each weight row by its norm, as the paper does: the choice for fine-tuning after the conversion.
@@ -41,29 +41,31 @@ class BcosConfig:
         convert_head (`bool`, defaults to `False`):
             Convert language-modelling heads too. Classification heads are always converted.
         align (`bool`, defaults to `True`):
-            `False` keeps every B-cos layer at B = 1, so that only the biases are removed: one of the two ingredients
-            alone, for ablations.
+            Whether layers get their B; `False` keeps every B-cos layer at B = 1, so that only the biases are removed:
+            one of the two ingredients alone, for ablations.
         remove_bias (`bool`, defaults to `True`):
-            `False` keeps the biases: the other ingredient alone. A bias is a constant that belongs to no token, so
-            this is refused unless the biases that the model has cannot reach a logit (those of query and key).
+            Whether biases go; `False` keeps them: the other ingredient alone. A bias is a constant that belongs to no
+            token, so this is refused unless the biases that the model has cannot reach a logit (those of query and
+            key).
         pooler_activation (`str`, defaults to `"identity"`):
             What becomes of the tanh or ReLU in a pooler or classification head: `"identity"` drops it, as the
                 paper does for encoders;
             `"dynamic"` keeps it, explained as `x · (tanh(x)/x)`.
         gates (`str`, defaults to `"split"`):
-            How the product `act(gate(x)) · up(x)` of a gated MLP is explained (Llama, Gemma, ModernBERT, …). Both are
-            exact, and change nothing but explanations:
-                `"split"` gives each factor half of it, its Shapley value; words that open a gate are seen too;
-                `"hold"` holds the gate constant, so that all of it is what `up` carries. It is a bit cheaper. Gates
-                    whose activation is not 0 at 0 are held in any case.
+            How the product `act(gate(x)) · up(x)` of a gated MLP is explained (Llama, Gemma, ModernBERT, …):
+                `"split"` gives each factor half of it, its Shapley value, so that words that open a gate are seen too;
+                `"hold"` holds the gate constant, so that all of it is what `up` carries, which is a bit cheaper.
+            Both are exact, and change nothing but explanations. Gates whose activation is not 0 at 0 are held in any
+            case.
         calibration (`str`, *optional*, defaults to `"auto"`):
-            How `get_bcos_model` fits the layers to the stock model's when it is given `calibration_data` (without data
-            it does not, and `calibration_report` stays `None`):
+            How `get_bcos_model` fits the layers to the stock model's when it is given `calibration_data`:
                 `"rows"` multiplies every row by a factor;
                 `"ridge"` refits every linear layer, then the factors;
                 `"auto"` chooses between them, and the strength of the ridge, layer by layer on texts held out, and
                     then refines the result.
-        calibration_tokens (`int`, defaults to 16,384): how many tokens of `calibration_data` are read, at most.
+            Without data it fits nothing, and `calibration_report` stays `None`.
+        calibration_tokens (`int`, defaults to 16,384):
+            How many tokens of `calibration_data` are read, at most.
         calibration_replay (`int`, defaults to 16,384):
             How many tokens the model is calibrated on beside the data, 0 for none. Causal language models write them
             themselves before the conversion, from random first tokens: that keeps abilities that the data says nothing
