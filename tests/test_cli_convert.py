@@ -1,7 +1,8 @@
-"""`bcos-peft convert`: its options are the fields of `BcosConfig`."""
+"""`bcos-peft convert`: its options are the fields of `BcosConfig`, and it calibrates."""
 
 import dataclasses
 import inspect
+import json
 import re
 
 import pytest
@@ -100,6 +101,70 @@ def test_the_command_is_the_function(stock, tmp_path, options, config):
     found = BcosBertForSequenceClassification.from_pretrained(tmp_path)
     assert str(model.bcos_summary()).split("\n")[1:3] == str(found.bcos_summary()).split("\n")[1:3]
     same_weights(found, model)
+
+
+TEXTS = [f"{quality} film with {part}." for quality in ("A dull", "An awful", "A great") for part in "abcdefgh"]
+QUICK = ("--calibration", "rows", "--calibration-replay", "0")
+
+
+@pytest.fixture
+def lines(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(TEXTS), encoding="utf-8")
+    return file
+
+
+def calibrated(data):
+    config = BcosConfig(calibration="rows", calibration_replay=0)
+    return get_bcos_model(tiny.model("bert"), config, calibration_data=data, tokenizer=tiny.tokenizer())
+
+
+def test_calibrating_is_calibration_data(stock, lines, tmp_path):
+    result = run("convert", stock, tmp_path / "bcos", "--calibrate", lines, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "calibration" in result.stdout
+    assert "Calibrating" in result.stderr, "the progress bar"
+    assert "Note" not in result.stderr
+    found = BcosBertForSequenceClassification.from_pretrained(tmp_path / "bcos")
+    same_weights(found, calibrated(TEXTS))
+    assert found.bcos_config.calibration_report["texts"] == len(TEXTS)
+    piped = run("convert", stock, tmp_path / "piped", "--calibrate", "-", *QUICK, input=lines.read_bytes())
+    assert piped.exit_code == 0, piped.output
+    same_weights(BcosBertForSequenceClassification.from_pretrained(tmp_path / "piped"), found)
+
+
+def test_calibrating_on_columns(stock, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps({"first": text, "then": "Really, and so on."}) for text in TEXTS))
+    result = run("convert", stock, tmp_path / "bcos", "--calibrate", file,
+                 "--text-column", "first", "--text-column", "then", *QUICK)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = BcosBertForSequenceClassification.from_pretrained(tmp_path / "bcos")
+    same_weights(found, calibrated([(text, "Really, and so on.") for text in TEXTS]))
+
+
+def test_without_calibrating_it_has_to_be_fine_tuned(stock, tmp_path):
+    assert "Fine-tune it, or give --calibrate" in run("convert", stock, tmp_path).stderr
+
+
+def test_refusals_of_calibrating(stock, lines, tmp_path):
+    def refusal(file, *options):
+        return refused("convert", stock, tmp_path / "bcos", "--calibrate", file, *options)
+
+    assert "No such file" in refusal(tmp_path / "missing.txt")
+    assert "There is no file" in refusal(tmp_path / "missing.csv")
+    assert "asks for none" in refusal(lines, "--calibration", "none")
+    assert "cannot go with normalize_weights=True" in refusal(lines, "--normalize-weights")
+    assert "--text-column is for tables" in refusal(lines, "--text-column", "text")
+    (tmp_path / "few.txt").write_text("\n".join(TEXTS[:7]))
+    assert "has 7 texts; at least 8 are needed" in refusal(tmp_path / "few.txt")
+    (tmp_path / "table.csv").write_text("review\nGood.\n")
+    assert "has no column 'text'; say with --text-column" in refusal(tmp_path / "table.csv")
+    assert "is for the file of --calibrate" in refused("convert", stock, tmp_path / "bcos", "--text-column", "text")
+    tiny.model("bert").save_pretrained(tmp_path / "bare")
+    bare = refused("convert", tmp_path / "bare", tmp_path / "bcos", "--calibrate", lines)
+    assert "has no tokenizer. Save it" in bare
+    assert not (tmp_path / "bcos").exists()
 
 
 def test_the_configs_own_refusals(stock, tmp_path):

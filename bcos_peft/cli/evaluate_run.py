@@ -10,9 +10,9 @@ import typer
 
 from bcos_peft._utils.processes import Processes, launched
 from bcos_peft.cli.errors import _clean_errors
-from bcos_peft.cli.inputs import _check_device, _choice
+from bcos_peft.cli.inputs import _check_device, _choice, _columns
 from bcos_peft.cli.loading import _load_any
-from bcos_peft.cli.options import _Revision, _TextColumn
+from bcos_peft.cli.options import _Revision
 
 
 def _run(
@@ -38,7 +38,7 @@ def _run(
     ] = None,
     data_config: Annotated[str | None, typer.Option(help="The configuration of a data set of the hub.")] = None,
     split: Annotated[str, typer.Option(help="The split of a data set of the hub.")] = "test",
-    text_column: _TextColumn = None,
+    text_column: Annotated[list[str] | None, typer.Option(help="The column with the texts; two for pairs.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The column with the right classes.")] = None,
     target: Annotated[str, typer.Option(help="predicted, label (each text's own), or a class.")] = "predicted",
     perturbation: Annotated[
@@ -69,8 +69,7 @@ def _run(
         first = processes.index == 0
         device = device or _own_device()
         _check_device(device)
-        columns = None if not text_column else text_column[0] if len(text_column) == 1 else tuple(text_column)
-        rows, labels = load_rows(data, data_config, split, columns, label_column, count, seed)
+        rows, labels = load_rows(data, data_config, split, _columns(text_column), label_column, count, seed)
         loaded = [_load(entry, revision) for entry in models]
         names = [name for name, *_ in loaded]
         twice = next((name for name in names if names.count(name) > 1), None)

@@ -11,5 +11,4 @@ _BcosName = Annotated[str, typer.Argument(help="A B-cos model: a directory, or a
 _Device = Annotated[str, typer.Option(help="Such as cuda.")]
 _Foil = Annotated[str | None, typer.Option(help="Explain the target against this label or number.")]
 _Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")]
-_TextColumn = Annotated[list[str] | None, typer.Option(help="The column with the texts; two for pairs.")]
 _Truncation = Annotated[bool, typer.Option("--truncation", help="Cut texts that are too long.")]
