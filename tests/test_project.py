@@ -142,7 +142,9 @@ def test_changelog_has_unreleased_on_top():
 
 def test_release_is_named_alike():
     """The newest release of the changelog and the citation are this version, with the same date."""
-    version, date = re.search(r"^## \[(\d[\w.]*)\] - (\d{4}-\d{2}-\d{2})$", read("CHANGELOG.md"), re.MULTILINE).groups()
+    version, date = re.search(
+        r"^## \[(\d[\w.]*)\] - (\d{4}-\d{2}-\d{2})$", read("CHANGELOG.md"), re.MULTILINE
+    ).groups()
     assert version == bcos_peft.__version__
     citation = read("CITATION.cff")
     assert f"\nversion: {version}\n" in citation

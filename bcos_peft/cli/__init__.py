@@ -1,6 +1,6 @@
 """The command `bcos-peft`."""
 
-from bcos_peft.cli.app import app
+from bcos_peft.cli.main import app
 
 
 __all__ = ["app"]
