@@ -7,7 +7,7 @@ import stat
 
 import numpy
 import pytest
-import tiny
+from helpers import tiny
 from transformers import BertConfig
 
 from bcos_peft import BcosConfig, get_bcos_model

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-import tiny
 import torch
 from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-from test_convert import run
+from helpers import tiny
+from helpers.conversion import run
 from transformers import BertForSequenceClassification
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model, merge_gains, train_only

@@ -3,22 +3,15 @@
 import dataclasses
 
 import pytest
-import tiny
 import torch
-from test_convert import assert_same, every_family, snapshot
+from helpers import tiny
+from helpers.conversion import assert_refused, every_family
 from torch import nn
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
 from bcos_peft.attribution.certificate import _probe_residual
 from bcos_peft.families import find_family
-
-
-def assert_refused(model, config=None, match=None, error=ValueError, **arguments):
-    before = snapshot(model)
-    with pytest.raises(error, match=match):
-        get_bcos_model(model, config, **arguments)
-    assert_same(model, before)
 
 
 @every_family

@@ -4,9 +4,9 @@ import dataclasses
 import pickle
 
 import pytest
-import tiny
 import torch
-from test_convert_refusals import assert_refused
+from helpers import tiny
+from helpers.conversion import assert_refused
 from torch import nn
 from transformers import BertForSequenceClassification, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput

@@ -1,8 +1,8 @@
 """The code of README.md and docs/ runs as it stands. How to write it: CONTRIBUTING.md; how it is run: docs_env.py."""
 
-import docs_env
 import pytest
-from docs_env import DATASETS, MODELS, PAGES, ROOT, blocks, run_page
+from helpers import docs_env
+from helpers.docs_env import DATASETS, MODELS, PAGES, ROOT, blocks, run_page
 
 
 pytestmark = pytest.mark.newest

@@ -1,7 +1,7 @@
 """The examples in docstrings run, and print what they say. docs_env.py gives them models under the hub's names."""
 
 import pytest
-from docs_env import run_docstrings
+from helpers.docs_env import run_docstrings
 
 
 pytestmark = pytest.mark.newest

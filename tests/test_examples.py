@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs_env import run_page
-from launching import HUGGING_FACE, start
+from helpers.docs_env import run_page
+from helpers.launching import HUGGING_FACE, start
+from helpers.paths import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 # Generous: on a busy machine SmolLM2 takes its time.

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 
-PACKAGE = Path(__file__).parent.parent / "bcos_peft"
+PACKAGE = ROOT / "bcos_peft"
 
 # From the ground up: what stands in a folder imports from the folders before it only, and from its own.
 ORDER = [

@@ -3,8 +3,8 @@
 import functools
 import time
 
-import launching
 import pytest
+from helpers import launching
 
 
 # Copies of a process that has imported next to nothing.

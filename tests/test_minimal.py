@@ -5,19 +5,18 @@ import importlib.util
 import os
 import re
 import sys
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from launching import start
+from helpers import tiny
+from helpers.launching import start
+from helpers.paths import ROOT
 from torch import nn
 from transformers.activations import GELUActivation
 
 from bcos_peft import BcosConfig, attribute, bcos_bce_loss, get_bcos_model
 
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "examples" / "minimal.py"
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 3e-5}
 

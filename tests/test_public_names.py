@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bcos_peft"
 REFERENCE = ROOT / "docs" / "reference"
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import peft
 import pytest
-import tiny
 import torch
+from helpers import tiny
+from helpers.paths import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -15,7 +16,6 @@ from bcos_peft import BcosExplainer, Explanation, GenerationExplanation, attribu
 from bcos_peft.evaluation import EvaluationResult
 
 
-ROOT = Path(__file__).parent.parent
 SAVED = Path("tests/data/saved")  # the adapter names its base by this path
 
 

@@ -6,16 +6,15 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from launching import HUGGING_FACE, start
+from helpers import tiny
+from helpers.launching import HUGGING_FACE, start
+from helpers.paths import ROOT
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 
-ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 # Generous: on a busy machine it takes its time.
