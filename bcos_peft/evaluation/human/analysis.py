@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bcos_peft._utils.imports import import_extra
 from bcos_peft.evaluation.human.kit import HumanKit, _read_json
 from bcos_peft.evaluation.results import Interval
 
@@ -258,7 +259,7 @@ def _two_way(values: np.ndarray, texts: np.ndarray, resamples: int, seed: int) -
 
 
 def _wilson(rate: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate."""
+    """Wilson's 95 % interval of a rate. (scipy's takes whole wins only, and a tie is half of one.)"""
     z = 1.959964
     middle, spread = rate + z**2 / (2 * count), z * (rate * (1 - rate) / count + z**2 / (4 * count**2)) ** 0.5
     whole = 1 + z**2 / count
@@ -272,8 +273,5 @@ def _alpha(shown: np.ndarray) -> tuple[float | None, str]:
     twice = shown[:, np.isfinite(shown).sum(0) >= 2]
     if len(np.unique(twice[np.isfinite(twice)])) < 2:
         return None, "all answers are the same, and by chance alone they would be too"
-    try:
-        import krippendorff
-    except ImportError as error:
-        raise ImportError('Agreement needs krippendorff: pip install "bcos-peft[evaluation]"') from error
+    krippendorff = import_extra("krippendorff", "Agreement needs")
     return float(krippendorff.alpha(reliability_data=shown, level_of_measurement="nominal")), ""

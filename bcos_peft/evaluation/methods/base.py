@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.imports import import_extra
 from bcos_peft.attribution import average_embedding, frozen
 from bcos_peft.evaluation.questions import Question, evaluating, logits
 
@@ -45,7 +45,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         for module in self.needs:
-            _require(module)
+            import_extra(module, "This method needs")
 
     def __call__(self, model: nn.Module, question: Question) -> Tensor:
         """Scores of the tokens for the target (against the foil).
@@ -207,12 +207,4 @@ def _seeded(seed: int, question: Question) -> Iterator[None]:
 
 def _captum_attr() -> ModuleType:
     """The module `captum.attr`."""
-    return _require("captum.attr")
-
-
-def _require(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f'This method needs {package}: pip install "bcos-peft[evaluation]"') from error
+    return import_extra("captum.attr", "This method needs")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bcos_peft._utils.imports import import_extra
+
 
 _COLUMNS = 3
 
@@ -87,13 +89,10 @@ def _draw_curves(panels: Sequence[_CurvePanel], path: str | os.PathLike | None =
 
 
 def _panels(count: int, height: float):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install "bcos-peft[evaluation]".') from error
     columns = min(count, _COLUMNS)
     lines = -(-count // columns)
-    figure = Figure(figsize=(4.2 * columns, height * lines), layout="constrained")
+    matplotlib = import_extra("matplotlib.figure", "Plots need")
+    figure = matplotlib.Figure(figsize=(4.2 * columns, height * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis in axes[count:]:
         axis.set_visible(False)
