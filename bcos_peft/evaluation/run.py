@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.imports import import_extra
 from bcos_peft._utils.processes import Processes
 from bcos_peft.evaluation.arguments import _refuse_twice, _several
 from bcos_peft.evaluation.data import Example, MinimalPair, PlantedAnswer, Rationale, Texts, read_dataset
@@ -87,6 +88,7 @@ def evaluate(
         ValueError: there is no such method, metric or column, the dataset, `methods` or `metrics` is empty, or two
             methods or metrics have the same name.
         TypeError: a row is not of the kind that a metric needs, or `methods` or `metrics` is no list.
+        ImportError: scipy is not installed, or what a method needs.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -101,6 +103,7 @@ def evaluate(
     methods, metrics = _several(methods, "methods"), _several(metrics, "metrics")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 95 % is 0.95.")
+    import_extra("scipy.stats", "Intervals need")  # said before hours of measuring, not after
     items, labels = read_dataset(dataset, text_column, label_column, count, seed)
     converted = any(isinstance(module, BcosModel) for module in model.modules())
     label = label or ("B-cos" if converted else "conventional")

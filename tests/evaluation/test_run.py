@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 
 import pytest
 from helpers import tiny
@@ -159,24 +160,18 @@ def test_a_terminal_without_unicode_and_names_with_brackets(monkeypatch):
     assert r"\u4e2d:b:1" in shown
 
 
-def test_compare_pairs_examples():
-    def records(model, values):
-        return [Record(model, "ig", "seqpg", key, {"seqpg": value}) for key, value in values.items()]
+def test_a_missing_scipy_is_told_before_anything_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    asked = []
 
-    keys = [str(i) for i in range(6)]
-    first = records("a", dict.fromkeys(keys, 0.9) | {"only a": 0.0})
-    second = records("b", dict.fromkeys(reversed(keys), 0.4) | {"only b": 1.0})
-    result = EvaluationResult(first, {"seqpg": Value("SeqPG", True)}) + EvaluationResult(
-        second, {"seqpg": Value("SeqPG", True)}
-    )
-    test = result.compare("a + ig", "b")
-    assert test.difference.mean == pytest.approx(0.5)
-    assert test.difference.count == 6
-    assert test.p_value == 2 / 64
-    with pytest.raises(ValueError, match="'ig' is more than one row; there are: 'a \\+ ig', 'b \\+ ig'"):
-        result.compare("ig", "b")
-    with pytest.raises(ValueError, match="'c' is no row"):
-        result.compare("c", "b")
+    def method(model, question):
+        asked.append(question)
+        return Noise()(model, question)
+
+    method.name = "mine"
+    with pytest.raises(ImportError, match=r'need scipy: pip install "bcos-peft\[evaluation\]"'):
+        run(methods=[method])
+    assert asked == []
 
 
 def test_models_side_by_side():

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bcos_peft._utils.imports import import_extra
+
 
 def _top_tokens(scores: Tensor, ranked: Tensor, count: int) -> Tensor:
     """The `count` tokens of largest score; of equal ones, the first in the text.
@@ -105,12 +107,7 @@ def _spearman(first: Tensor, second: Tensor) -> float:
         >>> _spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 90.0]))
         1.0
     """
-    a, b = (_mean_ranks(values.double().cpu().numpy()) for values in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / scale) if scale > 0 else 0.0
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]
+    a, b = (values.double().cpu().numpy() for values in (first, second))
+    if any(values.min() == values.max() for values in (a, b)):
+        return 0.0
+    return float(import_extra("scipy.stats", "Rank correlations need").spearmanr(a, b).statistic)

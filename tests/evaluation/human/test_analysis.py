@@ -8,6 +8,7 @@ from helpers.human_kits import kit_of, prefer, simulated
 
 from bcos_peft.evaluation import HumanKit, analyse_answers
 from bcos_peft.evaluation.human import HumanPair
+from bcos_peft.evaluation.human.analysis import _wilson
 
 
 # The analysis. No person has answered: every file is marked as simulated.
@@ -180,3 +181,12 @@ def test_equal_answers_are_not_taken_for_certainty(tmp_path):
     files = [simulated(tmp_path, kit, f"tie-{i}", ["tie"] * 20) for i in range(2)]
     rate = analyse_answers(kit, files, simulated=True).comparisons[0].win_rate
     assert rate.low < 0.2 < 0.8 < rate.high
+
+
+def test_wilson_agrees_with_scipy():
+    from scipy.stats import binomtest
+
+    for count in range(2, 8):
+        for wins in range(count + 1):
+            expected = binomtest(wins, count).proportion_ci(method="wilson")
+            assert _wilson(wins / count, count) == pytest.approx(tuple(expected), abs=1e-6)

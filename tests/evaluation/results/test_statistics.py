@@ -1,13 +1,16 @@
-"""Ranks, intervals and the paired test: values computed by hand, and those of scipy and scikit-learn."""
+"""Ranks, intervals and tests: values computed by hand, by equations of papers, and those of scikit-learn."""
 
 import itertools
+import sys
+import tracemalloc
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 
 from bcos_peft.evaluation.metrics.ranking import _average_precision, _expected_reciprocal_rank, _spearman, _top_tokens
-from bcos_peft.evaluation.results import bootstrap_interval, paired_test
+from bcos_peft.evaluation.results import Interval, bootstrap_interval, paired_test
 
 
 def test_top_tokens_are_stable_and_leave_out_others():
@@ -37,25 +40,33 @@ def test_average_precision_by_hand():
     assert _average_precision(torch.zeros(4), relevant) == 0.5
 
 
-@pytest.mark.newest
-def test_ranks_agree_with_scipy_and_scikit_learn():
-    from scipy.stats import spearmanr
+@pytest.mark.newest  # needs scikit-learn
+def test_average_precision_agrees_with_scikit_learn():
     from sklearn.metrics import average_precision_score
 
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
-        a, b = torch.randint(6, (2, 20), generator=generator).float()
+        scores = torch.randint(6, (20,), generator=generator).float()
         relevant = torch.rand(20, generator=generator) > 0.6
-        assert _spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-        assert _average_precision(a, relevant) == pytest.approx(average_precision_score(relevant, a))
-    assert _spearman(a, torch.ones(20)) == 0
+        assert _average_precision(scores, relevant) == pytest.approx(average_precision_score(relevant, scores))
+
+
+def test_rank_correlation_by_hand():
+    rising = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert _spearman(rising, rising.exp()) == pytest.approx(1)
+    assert _spearman(rising, -rising) == pytest.approx(-1)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 4, 2.5, 2.5: a covariance of 2.25, and variances of 4.5.
+    ties = torch.tensor([1.0, 2.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0, 2.0])
+    assert _spearman(*ties) == pytest.approx(0.5)
+    assert _spearman(rising, torch.ones(4)) == _spearman(torch.ones(4), rising) == 0
 
 
 def test_interval():
-    assert bootstrap_interval([2.0] * 5) == bootstrap_interval([2.0] * 5, seed=1)
     few, many = bootstrap_interval([0.0, 1.0] * 5), bootstrap_interval([0.0, 1.0] * 500)
     assert few.mean == many.mean == 0.5
     assert few.high - few.low > 5 * (many.high - many.low)
+    assert bootstrap_interval([0.0, 1.0] * 50) == bootstrap_interval([0.0, 1.0] * 50)
+    assert bootstrap_interval(range(50)) != bootstrap_interval(range(50), seed=1)
     assert np.isnan(bootstrap_interval([1.0]).low)
     with pytest.raises(ValueError, match="not finite at 1"):
         bootstrap_interval([1.0, float("nan")])
@@ -63,22 +74,54 @@ def test_interval():
         bootstrap_interval([1.0, 2.0], confidence=95)
 
 
-@pytest.mark.newest
-def test_interval_and_test_agree_with_scipy():
-    from scipy import stats
+@pytest.mark.filterwarnings("error")
+def test_interval_of_values_that_hardly_differ():
+    assert bootstrap_interval([1 / 3] * 100) == Interval(1 / 3, 1 / 3, 1 / 3, 100)
+    almost = bootstrap_interval([1.0] * 9 + [1 - 2e-16])  # every resample's mean is on one side, by rounding
+    assert (almost.low, almost.high) == pytest.approx((1, 1), abs=1e-15)
+    tiny = bootstrap_interval([1e-13, 2e-13, 6e-13, 3e-13])
+    whole = bootstrap_interval([1.0, 2.0, 6.0, 3.0])
+    assert (tiny.low * 1e13, tiny.high * 1e13) == pytest.approx((whole.low, whole.high))
+    assert (bootstrap_interval([0.0, 1.0]).low, bootstrap_interval([0.0, 1.0]).high) == (0, 1)
 
+
+def test_interval_is_that_of_all_resamples():
+    """BCa by its equations (Efron 1987), over each of the 46,656 ways to draw six values."""
+    values = np.array([0.0, 0.37, 0.53, 1.13, 2.71, 7.9])
+    normal = NormalDist()
+    means = np.array(list(itertools.product(values, repeat=6))).mean(1).round(9)
+    mean = values.mean().round(9)
+    bias = normal.inv_cdf(((means < mean).mean() + (means <= mean).mean()) / 2)
+    away = values - values.mean()
+    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    wide = 1.475884 * (6 / 5) ** 0.5  # Student's t with five degrees of freedom, at 90 %
+    ends = [normal.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (-wide, wide)]
+    low, high = np.quantile(means, ends)
+    found = bootstrap_interval(values, 0.8, resamples=50_000)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1)
+    percentiles = np.quantile(means, [normal.cdf(-wide), normal.cdf(wide)])
+    assert (np.array([low, high]) - percentiles > 0.2).all(), (
+        "other than percentiles, it leans to where values are far"
+    )
+
+
+@pytest.mark.parametrize(("count", "least"), [(5, 0.89), (10, 0.93)])
+def test_interval_holds_the_mean_as_often_as_it_says(count, least):
+    """Of 5 and 10 normal values: in 91 and 95 %. Percentiles of a bootstrap do so in 83 and 91 %."""
     generator = np.random.default_rng(0)
-    values = generator.normal(size=80)
-    ours = bootstrap_interval(values, resamples=20_000)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000).confidence_interval
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
-    for count in (6, 40):
-        first, second = generator.normal(size=(2, count)) + np.array([[0.4], [0.0]])
-        expected = stats.permutation_test(
-            (first, second), lambda a, b: (a - b).mean(), permutation_type="samples", n_resamples=20_000
-        )
-        assert paired_test(first, second).p_value == pytest.approx(expected.pvalue, abs=0.02)
+    intervals = [bootstrap_interval(generator.normal(size=count), resamples=1000) for _ in range(1500)]
+    assert least < np.mean([each.low <= 0 <= each.high for each in intervals]) < 0.98
+
+
+def test_large_data_is_drawn_in_parts(monkeypatch):
+    values = np.random.default_rng(0).normal(size=1000)
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr("bcos_peft.evaluation.results.statistics._CELLS", 50_000)
+    tracemalloc.start()
+    assert bootstrap_interval(values) == whole
+    paired_test(values, values + 1, resamples=500)
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20  # 2,000 resamples of them at once are 16 MB
+    tracemalloc.stop()
 
 
 def test_paired_test_by_hand():
@@ -89,6 +132,41 @@ def test_paired_test_by_hand():
     for unit in (1e-13, 1e-7, 1.0, 1e9):  # whatever the unit of the numbers
         assert paired_test([unit * i for i in range(1, 13)], [0.0] * 12).p_value == 2 / 2**12
     assert paired_test([0.5] * 5, [0.5] * 5).p_value == 1
+    assert paired_test([0.5], [0.25]).p_value == 1
     assert paired_test([1.0] * 30, [0.0] * 30).p_value == pytest.approx(1 / 10_001)
     with pytest.raises(ValueError, match="as many"):
         paired_test([1.0], [1.0, 2.0])
+
+
+def test_paired_test_over_all_signs():
+    generator = np.random.default_rng(0)
+    for count, close in ((6, 1e-12), (14, 1e-12), (16, 0.015)):  # beyond 14, random ones of the signs
+        first, second = generator.normal(size=(2, count)) + np.array([[0.4], [0.0]])
+        signs = np.array(list(itertools.product((1, -1), repeat=count)))
+        sums = np.abs(signs @ (first - second))
+        expected = (sums >= sums[0] - 1e-12).mean()
+        assert 0.01 < expected < 0.9
+        found = paired_test(first, second)
+        assert found.p_value == pytest.approx(expected, abs=close)
+        assert found == paired_test(first, second)
+        assert paired_test(second, first).p_value == pytest.approx(expected, abs=close)
+
+
+def test_sums_that_differ_by_rounding_are_equal():
+    # The differences are -0.2, -0.7, 0.7, 0.4 and -0.2, and their sum is zero, but for the last bits.
+    first, second = [0.2, 0.2, 0.9, 0.6, 0.5], [0.4, 0.9, 0.2, 0.2, 0.7]
+    assert 0 < abs(sum(np.subtract(first, second))) < 1e-15
+    assert paired_test(first, second).p_value == 1
+
+
+def test_without_scipy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert bootstrap_interval([2.0] * 5).high == 2
+    wanted = r'need scipy: pip install "bcos-peft\[evaluation\]"'
+    for call in (
+        lambda: bootstrap_interval([1.0, 2.0]),
+        lambda: paired_test([1.0, 2.0], [0.0, 0.0]),
+        lambda: _spearman(torch.arange(3.0), torch.arange(3.0)),
+    ):
+        with pytest.raises(ImportError, match=wanted):
+            call()
