@@ -42,6 +42,7 @@ from bcos_peft.evaluation.results import (
     Interval,
     PairedTest,
     Record,
+    adjusted_p_values,
     bootstrap_interval,
     paired_test,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "Sufficiency",
     "Texts",
     "Value",
+    "adjusted_p_values",
     "analyse_answers",
     "ask",
     "blimp_pairs",

@@ -6,6 +6,7 @@ from bcos_peft.evaluation.results.result import EvaluationResult
 from bcos_peft.evaluation.results.statistics import (
     Interval,
     PairedTest,
+    adjusted_p_values,
     bootstrap_interval,
     format_number,
     paired_test,
@@ -18,6 +19,7 @@ __all__ = [
     "Interval",
     "PairedTest",
     "Record",
+    "adjusted_p_values",
     "asked",
     "bootstrap_interval",
     "find_row",

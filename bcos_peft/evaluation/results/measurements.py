@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -10,7 +11,13 @@ from huggingface_hub import EvalResult
 from bcos_peft.evaluation.metrics import Value
 from bcos_peft.evaluation.results.layout import _shown_values
 from bcos_peft.evaluation.results.record import Record, find_row
-from bcos_peft.evaluation.results.statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from bcos_peft.evaluation.results.statistics import (
+    Interval,
+    PairedTest,
+    adjusted_p_values,
+    bootstrap_interval,
+    paired_test,
+)
 
 
 class _Measurements:
@@ -85,6 +92,47 @@ class _Measurements:
         if not shared:
             raise ValueError(f"{first!r} and {second!r} have no example of {value!r} in common.")
         return paired_test([one[key] for key in shared], [two[key] for key in shared], self.confidence)
+
+    def compare_all(
+        self, reference: str | tuple[str, str], value: str | None = None, method: str = "bh"
+    ) -> dict[tuple[str, str], PairedTest]:
+        """Whether the other rows differ from one, with p-values that allow for how many they are.
+
+        Args:
+            reference (`str` or `tuple[str, str]`): `"model + method"`, or either where it is the only such row.
+            value (`str`, *optional*): the number to compare. Default: the first one.
+            method (`str`, defaults to `"bh"`): of the adjustment, see [`adjusted_p_values`].
+
+        Returns:
+            `dict[tuple[str, str], PairedTest]`: by row, as `compare` gives it (row less reference), with `adjusted`
+            set. Rows without an example in common with the reference are left out.
+
+        Raises:
+            ValueError: there is no such row, value or method, or nothing to compare.
+
+        Example:
+            >>> from bcos_peft.evaluation import EvaluationResult, Record, Value
+            >>> numbers = {"bcos": [0.9, 0.8, 0.9, 0.7, 0.9], "ig": [0.7, 0.6, 0.8, 0.5, 0.7], "random": [0.1] * 5}
+            >>> records = [
+            ...     Record("a", method, "seqpg", str(i), {"seqpg": value})
+            ...     for method, values in numbers.items()
+            ...     for i, value in enumerate(values)
+            ... ]
+            >>> tests = EvaluationResult(records, {"seqpg": Value("SeqPG", True)}).compare_all("random")
+            >>> {row: (test.p_value, test.adjusted) for row, test in tests.items()}
+            {('a', 'bcos'): (0.0625, 0.0625), ('a', 'ig'): (0.0625, 0.0625)}
+        """
+        value = next(iter(self.values)) if value is None else value
+        known, row = self.examples(value, reference), find_row(self.rows, reference)
+        others = [other for other in self.rows if other != row and known.keys() & self.examples(value, other).keys()]
+        if not others:
+            raise ValueError(f"No other row has an example of {value!r} in common with {reference!r}.")
+        tests = [self.compare(other, row, value) for other in others]
+        adjusted = adjusted_p_values([test.p_value for test in tests], method)
+        return {
+            other: replace(test, adjusted=p_value)
+            for other, test, p_value in zip(others, tests, adjusted, strict=True)
+        }
 
     def eval_results(
         self,

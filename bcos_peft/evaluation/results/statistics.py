@@ -1,4 +1,4 @@
-"""How sure is a mean, and do two methods differ? Bootstrap intervals and a paired test, over examples."""
+"""How sure is a mean, and do methods differ? Bootstrap intervals, a paired test, and p-values that are many."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class PairedTest:
     Args:
         difference (`Interval`): mean of first minus second, over the examples that both have.
         p_value (`float`): two-sided; how often chance alone gives a mean difference as large.
+        adjusted (`float`, *optional*): the p-value where this is one of several tests, see `adjusted_p_values`.
 
     Example:
         >>> from bcos_peft.evaluation.results import paired_test
@@ -72,6 +73,7 @@ class PairedTest:
 
     difference: Interval
     p_value: float
+    adjusted: float | None = None
 
 
 def bootstrap_interval(
@@ -195,6 +197,48 @@ def paired_test(
 def _distance(differences: np.ndarray, axis: int) -> np.ndarray:
     """How far a mean is from zero. Sums in another order may differ in the last bits: rounded, they are equal."""
     return np.abs(differences.mean(axis)).round(12)
+
+
+def adjusted_p_values(p_values: Sequence[float], method: str = "bh") -> list[float]:
+    """P-values of several tests, each raised so that it can be read as if it were the only one.
+
+    Of twenty tests where nothing differs, one is below 0.05 by chance alone. Of those whose adjusted p-value is below
+    0.05, at most 5 % are so by chance, in the mean (`"bh"`, `"by"`); or there is not even one, in 95 % of the cases
+    (`"holm"`).
+
+    Args:
+        p_values (`Sequence[float]`): one for each test, 0 to 1.
+        method (`str`, defaults to `"bh"`): `"bh"` (Benjamini-Hochberg) for tests that are independent or go together,
+            as comparisons with one and the same method do; `"by"` (Benjamini-Yekutieli) and `"holm"` for any tests.
+
+    Returns:
+        `list[float]`: in the order of `p_values`.
+
+    Raises:
+        ValueError: there is no p-value, one is not between 0 and 1, or there is no such method.
+        ImportError: scipy is not installed.
+
+    Example:
+        >>> from bcos_peft.evaluation.results import adjusted_p_values
+        >>> adjusted_p_values([0.01, 0.02, 0.5])
+        [0.03, 0.03, 0.5]
+
+    Source: Benjamini & Hochberg (1995), Journal of the Royal Statistical Society B 57(1), for `"bh"`; Benjamini &
+    Yekutieli (2001), Annals of Statistics 29(4), for `"by"`; Holm (1979), Scandinavian Journal of Statistics 6(2).
+    """
+    array = _checked(p_values, "p_values")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"p_values must be between 0 and 1, got {[value for value in p_values if not 0 <= value <= 1]}."
+        )
+    if method not in ("bh", "by", "holm"):
+        raise ValueError(f"method must be 'bh', 'by' or 'holm', got {method!r}.")
+    if method != "holm":
+        return _scipy_stats().false_discovery_control(array, method=method).tolist()
+    # scipy has no Holm: the smallest times all, the next times one less, and none below the one before.
+    order = np.argsort(array)
+    raised = np.maximum.accumulate(array[order] * np.arange(len(array), 0, -1))
+    return np.minimum(raised, 1)[np.argsort(order)].tolist()
 
 
 def _scipy_stats():

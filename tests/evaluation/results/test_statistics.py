@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bcos_peft.evaluation.metrics.ranking import _average_precision, _expected_reciprocal_rank, _spearman, _top_tokens
-from bcos_peft.evaluation.results import Interval, bootstrap_interval, paired_test
+from bcos_peft.evaluation.results import Interval, adjusted_p_values, bootstrap_interval, paired_test
 
 
 def test_top_tokens_are_stable_and_leave_out_others():
@@ -129,6 +129,7 @@ def test_paired_test_by_hand():
     test = paired_test([3.0, 3.0, 4.0], [1.0, 2.0, 1.0])
     assert test.p_value == 0.25
     assert test.difference.mean == 2
+    assert test.adjusted is None
     for unit in (1e-13, 1e-7, 1.0, 1e9):  # whatever the unit of the numbers
         assert paired_test([unit * i for i in range(1, 13)], [0.0] * 12).p_value == 2 / 2**12
     assert paired_test([0.5] * 5, [0.5] * 5).p_value == 1
@@ -159,6 +160,37 @@ def test_sums_that_differ_by_rounding_are_equal():
     assert paired_test(first, second).p_value == 1
 
 
+def test_adjusted_p_values_by_hand():
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    # In order 0.005, 0.01, 0.03, 0.04, times 4, 4/2, 4/3 and 1, and none above the one after it.
+    assert adjusted_p_values(p_values) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    harmonic = 1 + 1 / 2 + 1 / 3 + 1 / 4
+    assert adjusted_p_values(p_values, "by") == pytest.approx([harmonic * p for p in (0.02, 0.04, 0.04, 0.02)])
+    # Times 4, 3, 2 and 1, and none below the one before it.
+    assert adjusted_p_values(np.array(p_values), "holm") == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjusted_p_values([0.9, 0.8], "holm") == [1, 1]
+    assert p_values == [0.01, 0.04, 0.03, 0.005]
+    assert adjusted_p_values([0.2]) == adjusted_p_values([0.2], "by") == adjusted_p_values([0.2], "holm") == [0.2]
+
+
+def test_adjusted_p_values_of_the_paper():
+    """The example of Benjamini & Hochberg (1995), section 4.1: four are rejected, and three by Bonferroni."""
+    p_values = [
+        0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590,
+        1.0000,
+    ]  # fmt: skip
+    assert sum(p < 0.05 for p in adjusted_p_values(p_values)) == 4
+    assert sum(p < 0.05 for p in adjusted_p_values(p_values, "holm")) == 3
+
+
+def test_p_values_that_are_none():
+    for wrong, said in (([], "at least one"), ([0.5, 1.5], "between 0 and 1, got .*1.5"), ([-0.1], "between 0 and 1")):
+        with pytest.raises(ValueError, match=said):
+            adjusted_p_values(wrong)
+    with pytest.raises(ValueError, match="'bh', 'by' or 'holm', got 'bonferroni'"):
+        adjusted_p_values([0.5], "bonferroni")
+
+
 def test_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     assert bootstrap_interval([2.0] * 5).high == 2
@@ -166,6 +198,7 @@ def test_without_scipy(monkeypatch):
     for call in (
         lambda: bootstrap_interval([1.0, 2.0]),
         lambda: paired_test([1.0, 2.0], [0.0, 0.0]),
+        lambda: adjusted_p_values([0.5]),
         lambda: _spearman(torch.arange(3.0), torch.arange(3.0)),
     ):
         with pytest.raises(ImportError, match=wanted):
