@@ -9,6 +9,8 @@ import pytest
 from helpers.paths import ROOT
 
 
+pytestmark = pytest.mark.newest  # what a folder offers may need packages that the oldest environment lacks
+
 PACKAGE = ROOT / "bcos_peft"
 REFERENCE = ROOT / "docs" / "reference"
 

@@ -52,7 +52,7 @@ def start(
     environment = dict(os.environ if environment is None else environment)
     ranks = [{}] if processes == 1 else _ranks(processes)
     task = {"command": command, "environments": [environment | rank for rank in ranks], "seconds": seconds}
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a task that was given up may still write
         task |= {"cwd": str(os.getcwd() if cwd is None else cwd), "folder": folder}
         copies = _copies(imported, tuple((imported_in or {}).items()))
         try:

@@ -1,10 +1,7 @@
 """A trainer of tiny models."""
 
 import torch
-from transformers import (
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from bcos_peft import BcosConfig, bcos_bce_loss, get_bcos_model
 from helpers import tiny
@@ -12,6 +9,8 @@ from helpers import tiny
 
 # transformers has renamed gradient checkpointing; the oldest supported release knows the old name only.
 CHECKPOINTING = "activation_checkpointing"
+if not hasattr(PreTrainedModel, f"{CHECKPOINTING}_enable"):
+    CHECKPOINTING = "gradient_checkpointing"
 
 
 def converted(family="bert", task="SequenceClassification", config=None, **changes):

@@ -10,14 +10,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorForLanguageModeling,
     DataCollatorForTokenClassification,
-    PreTrainedModel,
 )
 
 from bcos_peft import BcosConfig, bcos_bce_loss
-
-
-if not hasattr(PreTrainedModel, f"{CHECKPOINTING}_enable"):
-    CHECKPOINTING = "gradient_checkpointing"
 
 
 def no_dropout(family="bert"):
