@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import is_hooked
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import certify
 from bcos_peft.calibration import Calibration, calibration_rows
 from bcos_peft.config import BcosConfig
@@ -29,6 +30,7 @@ from bcos_peft.models import (
 from bcos_peft.version import __version__
 
 
+@checked_arguments
 def get_bcos_model(
     model: PreTrainedModel,
     config: BcosConfig | None = None,

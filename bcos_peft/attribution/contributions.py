@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution.checks import (
     _check_adapters,
     _check_inputs,
@@ -76,6 +77,7 @@ class Attribution:
 
 
 @_outside_inference_mode
+@checked_arguments
 def attribute(
     model: nn.Module,
     input_ids: Tensor,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.linear_map import (
     _contributions_of,
@@ -62,6 +63,7 @@ class _SequenceAttribution:
 
 
 @_outside_inference_mode
+@checked_arguments
 def attribute_sequence(
     model: nn.Module,
     input_ids: Tensor,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.imports import import_extra
 from bcos_peft._utils.processes import Processes
 from bcos_peft.evaluation.arguments import _refuse_twice, _several
@@ -34,6 +35,7 @@ _DEFAULTS = {
 }
 
 
+@checked_arguments
 def evaluate(
     model: nn.Module,
     tokenizer,

@@ -8,6 +8,7 @@ from numbers import Integral
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.checks import _checked_span
 from bcos_peft.text import known_segments, refuse_overlap, shares, strip_span, sum_segments
 
@@ -110,6 +111,7 @@ class _Readings:
         """Summed contribution of the special tokens, in logit units."""
         return float(self.scores[np.array(self.special, dtype=bool)].sum())
 
+    @checked_arguments
     def top(self, k: int = 5, include_special: bool = False, words: bool = False) -> list[Contribution]:
         """The largest contributions by absolute value, the largest first.
 
@@ -134,6 +136,7 @@ class _Readings:
             pieces = [self.merge([i], index=i) for i in indices]
         return sorted(pieces, key=lambda piece: -abs(piece.score))[:k]
 
+    @checked_arguments
     def words(self, include_special: bool = False) -> list[Contribution]:
         """Contributions merged word by word, in the order of the text.
 
@@ -154,6 +157,7 @@ class _Readings:
             self.merge(indices, index=indices[0] if isinstance(key, tuple) else key) for key, indices in groups.items()
         ]
 
+    @checked_arguments
     def spans(self, spans: Sequence[tuple[int, int] | str], sequence_id: int = 0) -> list[Contribution]:
         """Contributions of chosen stretches of a text.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import (
     Attribution,
     attribute,
@@ -61,6 +62,7 @@ class BcosExplainer(_GenerationExplainer):
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
 
+    @checked_arguments
     def __init__(
         self,
         model: nn.Module,
@@ -82,6 +84,7 @@ class BcosExplainer(_GenerationExplainer):
         self.progress = progress
         self.baseline = baseline
 
+    @checked_arguments
     def __call__(
         self,
         inputs: Any,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.checks import _checked_fields
 from bcos_peft.explanation.contribution import _Readings
@@ -124,6 +125,7 @@ class Explanation(_Readings, _Kept):
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
+    @checked_arguments
     def show(
         self,
         width: int | None = None,
@@ -135,6 +137,7 @@ class Explanation(_Readings, _Kept):
         """Prints the explanation in the terminal; see [`show`]."""
         show(self, width=width, words=words, console=console, hide_special=hide_special, top=top)
 
+    @checked_arguments
     def to_html(
         self,
         path: str | os.PathLike | None = None,

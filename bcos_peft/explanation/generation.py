@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_checks import _checked_generation
@@ -112,6 +113,7 @@ class GenerationExplanation(_GenerationReadings, _Kept):
             raise IndexError(f"token {index} of {len(self)} generated tokens")
         return self._read(range(len(self))[index], range(len(self))[index] + 1)
 
+    @checked_arguments
     def summed(self, start: int = 0, stop: int | None = None) -> Explanation:
         """The contributions to several generated tokens, added: by default to the whole answer.
 
@@ -194,10 +196,12 @@ class GenerationExplanation(_GenerationReadings, _Kept):
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
+    @checked_arguments
     def show(self, width: int | None = None, console: Console | None = None, top: int = 3, **kwargs) -> None:
         """Prints the explanation in the terminal; see [`show_generation`]."""
         show_generation(self, width=width, console=console, top=top, **kwargs)
 
+    @checked_arguments
     def to_html(self, path: str | os.PathLike | None = None, **kwargs) -> str:
         """One self-contained HTML page, also written to `path` if given; see [`render_generation_html`]."""
         page = render_generation_html(self, **kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.text import known_segments, sum_segments
 
 
@@ -53,6 +54,7 @@ class _GenerationReadings:
         starts = [place[0] for place in self.offsets[self.prompt_length :] if place is not None]
         return min(starts, default=len(self.text))
 
+    @checked_arguments
     def by_segment(
         self, segments: Mapping[str, tuple[int, int] | str] | None = None, whole: bool = False
     ) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import attribute_sequence, is_causal_lm
 from bcos_peft.explanation.decoding import _as_list, _continuations
 from bcos_peft.explanation.explanation import Explanation
@@ -28,6 +29,7 @@ class _GenerationExplainer:
         True
     """
 
+    @checked_arguments
     def explain(
         self,
         prompt: Any = None,
@@ -96,6 +98,7 @@ class _GenerationExplainer:
                 found.append(self._next_token(one, wanted, contrast if others is None else [others]))
         return found[0] if single else found
 
+    @checked_arguments
     def generate(
         self,
         prompt: Any = None,
@@ -154,6 +157,7 @@ class _GenerationExplainer:
                 found.append(explained if len(explained) > 1 else explained[0])
         return found[0] if single else found
 
+    @checked_arguments
     def explain_generation(
         self,
         prompt: Any = None,

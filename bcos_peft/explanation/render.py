@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
 from bcos_peft.explanation.contribution import _Readings
 from bcos_peft.explanation.generation_contributions import _GenerationReadings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@checked_arguments
 def show(
     explanation: _Readings,
     width: int | None = None,
@@ -52,6 +54,7 @@ def show(
     console.print(render(view, console, width), width=width, highlight=False)
 
 
+@checked_arguments
 def export_svg(
     explanation: _Readings,
     path: str | os.PathLike | None = None,
@@ -90,6 +93,7 @@ def export_svg(
     return svg
 
 
+@checked_arguments
 def render_html(
     explanations: _Readings | Sequence[_Readings],
     title: str | None = None,
@@ -138,6 +142,7 @@ def _render_fragment(explanation: _Readings, words: bool = True, hide_special: b
     return draw_fragment(layout(explanation, words=words, hide_special=hide_special, top=top))
 
 
+@checked_arguments
 def show_generation(
     explanation: _GenerationReadings,
     width: int | None = None,
@@ -168,6 +173,7 @@ def show_generation(
     console.print(render_generation(view, console, steps), width=width, highlight=False)
 
 
+@checked_arguments
 def render_generation_html(
     explanation: _GenerationReadings,
     title: str | None = None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.contribution import Contribution, _Readings
 from bcos_peft.explanation.views import Piece, Row, View, format_score, label_text, printable, visible
 
@@ -20,6 +21,7 @@ _AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
+@checked_arguments
 def layout(explanation: _Readings, words: bool = True, hide_special: bool = False, top: int = 5) -> View:
     """Lays out an explanation.
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from bcos_peft import models
 from bcos_peft._utils.accelerate_hooks import set_wrappers_aside
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
@@ -34,6 +35,7 @@ _PROBES = 16
 _TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
 
 
+@checked_arguments
 def load(
     path: str | Path,
     base: str | PreTrainedModel | None = None,

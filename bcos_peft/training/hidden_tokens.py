@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import TrainerCallback
 
+from bcos_peft._utils.arguments import checked_arguments
 
+
+@checked_arguments
 def hide_tokens(input_ids: Tensor, tokenizer, share: float = 0.1, token_id: int | None = None) -> Tensor:
     """Replaces some tokens of each text by the mask token: of one text more, of another less, `share` in the mean.
 
@@ -83,6 +86,7 @@ class HideTokensCallback(TrainerCallback):
         0.1
     """
 
+    @checked_arguments
     def __init__(self, tokenizer, share: float = 0.1, token_id: int | None = None, start: float = 0.0):
         hide_tokens(torch.zeros(1, 0, dtype=torch.long), tokenizer, share, token_id)  # refuses what it would refuse
         if not 0 <= start < 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.utils import logging
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.models import find_bcos_model
 from bcos_peft.nn import BcosLayer
 
@@ -202,6 +203,7 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
     Source: B-cosification (arXiv 2411.00715), on raising B during fine-tuning.
     """
 
+    @checked_arguments
     def __init__(self, target: float | None = None, start: float = 1.0, share: float = 0.5):
         given = {"start": start, "share": share} | ({} if target is None else {"target": target})
         for name, value in given.items():

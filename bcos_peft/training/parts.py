@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.models import BcosModel, find_bcos_model
 from bcos_peft.nn import BcosConv1D, BcosLayer, BcosNorm, is_quantized
 
 
+@checked_arguments
 def train_only(model: nn.Module, *parts: str) -> None:
     """Train these parts of a model, and nothing else: sets `requires_grad`. To be called before a trainer is made.
 
@@ -69,6 +71,7 @@ def train_only(model: nn.Module, *parts: str) -> None:
         bcos.bcos_trained = getattr(bcos, "bcos_trained", set()) | names
 
 
+@checked_arguments
 def merge_gains(model: nn.Module) -> int:
     """Multiply the rows of weights by their gains, which then go: the same function, to rounding, with stock names.
 

@@ -158,8 +158,10 @@ def test_refused_models_and_tokenizers(bert):
     for tokenizer in (None, "bert", tiny.model, bert.model):
         with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer"):
             BcosExplainer(bert.model, tokenizer)
-    for batch_size in (0, 1.5, None):
-        with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        BcosExplainer(bert.model, bert.tokenizer, batch_size=0)
+    for batch_size in (1.5, None, True, "2"):
+        with pytest.raises(TypeError, match="batch_size must be a whole number"):
             BcosExplainer(bert.model, bert.tokenizer, batch_size=batch_size)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.text import is_frame, plain, split_inputs
 
 
+@checked_arguments
 def read_dataset(
     dataset: Iterable,
     text_column: str | tuple[str, str] | None = None,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.evaluation.data.tables import _read_table
 
 
@@ -55,6 +56,7 @@ class MinimalPair:
         return tuple(match.span() for match in re.finditer(pattern, self.prefix))
 
 
+@checked_arguments
 def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> list[MinimalPair]:
     """Reads minimal pairs from a CSV file with the columns prefix, good, bad and evidence.
 
@@ -85,6 +87,7 @@ def load_minimal_pairs(path: str | os.PathLike, count: int | None = None) -> lis
     return _usable(pairs, count, repr(os.fspath(path)))
 
 
+@checked_arguments
 def blimp_pairs(
     rows: Iterable[Mapping[str, Any]], count: int | None = None, evidence: Callable[[str], str] | None = None
 ) -> list[MinimalPair]:
@@ -127,6 +130,7 @@ def blimp_pairs(
     return _usable(pairs, count, "BLiMP")
 
 
+@checked_arguments
 def ioi_pairs(count: int = 100, seed: int = 0) -> list[MinimalPair]:
     """Sentences whose next word is the indirect object: of two names, the one that was named once.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
 from bcos_peft.evaluation.data.texts import Texts
 from bcos_peft.evaluation.questions import max_length, probabilities
@@ -51,6 +52,7 @@ class SequencePair:
             )
 
 
+@checked_arguments
 def build_pairs(
     texts: Texts | Sequence[Texts],
     count: int = 200,

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.text import refuse_overlap
 
 
@@ -74,6 +75,7 @@ class PlantedAnswer:
         return cls(between.join([*passages, question]), tuple(spans), gold, answer, foil)
 
 
+@checked_arguments
 def planted_answers(count: int = 100, passages: int = 4, filler: int = 1, seed: int = 0) -> list[PlantedAnswer]:
     """Made prompts: each passage says where somebody lives, and the question is about one of them.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.evaluation.questions import Question, check_tokenizer, logits, question_of, tokenize
 from bcos_peft.models import Labels
 from bcos_peft.text import Encoding
@@ -68,6 +69,7 @@ class Texts:
         ['A gripping film.', 'Dull.']
     """
 
+    @checked_arguments
     def __init__(
         self,
         model: nn.Module,

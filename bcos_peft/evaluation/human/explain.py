@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.evaluation.methods import Bcos, get_method
 from bcos_peft.evaluation.questions import as_scores, check_scores, logits, probabilities, question_of, tokenize
 from bcos_peft.explanation import Explanation
 from bcos_peft.models import Labels
 
 
+@checked_arguments
 def explain_with(
     model: nn.Module,
     tokenizer,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.checks import valid_count
 from bcos_peft.evaluation.questions.forward import _forward, _parameters_of
 from bcos_peft.models import Labels
@@ -96,6 +97,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+@checked_arguments
 def ask(
     model: nn.Module,
     tokenizer,
@@ -205,6 +207,7 @@ def score(model: nn.Module, question: Question) -> Tensor:
     return row[question.target] if question.foil is None else row[question.target] - row[question.foil]
 
 
+@checked_arguments
 def probabilities(
     model: nn.Module, questions: Sequence[Question], input_ids: Sequence[Tensor] | None = None, batch_size: int = 32
 ) -> Tensor:
@@ -235,6 +238,7 @@ def probabilities(
     return values.softmax(dim=-1)
 
 
+@checked_arguments
 def logits(
     model: nn.Module,
     questions: Sequence[Question],

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
 from bcos_peft.evaluation.methods import add_costs
 from bcos_peft.evaluation.metrics import Value
@@ -113,6 +114,7 @@ class EvaluationResult(_Measurements):
 
     # ---- saving -----------------------------------------------------------------------------------------------------
 
+    @checked_arguments
     def save(self, folder: str | os.PathLike, plot: bool = False) -> None:
         """Writes `results.json` (all of it), `results.md` (the tables) and `examples.csv` (each example's numbers).
 
@@ -174,6 +176,7 @@ class EvaluationResult(_Measurements):
             writer.writerow((line | {"number": repr(line["number"]), "chance": chance}).values())
         return file.getvalue()
 
+    @checked_arguments
     def to_pandas(self, means: bool = False):
         """The numbers as a DataFrame: those of each example, with the columns of `csv`, or the means of each row.
 
@@ -211,6 +214,7 @@ class EvaluationResult(_Measurements):
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
+    @checked_arguments
     def table(self, values: Sequence[str] | None = None, intervals: bool = True) -> str:
         """The means as a Markdown table: a row for each method on a model, a column for each number.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.imports import import_extra
 
 
@@ -76,6 +77,7 @@ class PairedTest:
     adjusted: float | None = None
 
 
+@checked_arguments
 def bootstrap_interval(
     values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
@@ -143,6 +145,7 @@ def bootstrap_interval(
     return Interval(mean, float(low), float(high), count)
 
 
+@checked_arguments
 def paired_test(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> PairedTest:
