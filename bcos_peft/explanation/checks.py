@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.text import group_tokens, place_segments
+from bcos_peft.text import group_tokens, hold_marks, place_segments
 
 
 def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} has {len(given[name])} values for {len(tokens)} tokens; give one per token.")
         fields[name] = [None if value is None else convert(value) for value in given[name]]
     _check_places(texts, fields["offsets"], fields["sequence_ids"])
+    fields["offsets"] = hold_marks(texts, fields["offsets"], fields["sequence_ids"])
     if given["word_ids"] is None:
         fields["word_ids"] = group_tokens(texts, fields["offsets"], fields["sequence_ids"], fields["special"])
 

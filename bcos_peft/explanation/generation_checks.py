@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bcos_peft.text import place_segments
+from bcos_peft.text import hold_marks, place_segments
 
 
 def _checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def _checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
     for i, place in enumerate(fields["offsets"]):
         if place is not None and not 0 <= place[0] <= place[1] <= len(given["text"]):
             raise ValueError(f"offsets[{i}]={place} lies outside the text of {len(given['text'])} characters.")
+    fields["offsets"] = hold_marks([given["text"]], fields["offsets"], [0] * len(tokens))
 
     fields["scores"] = _checked_scores(given["scores"], generated, prompt, len(tokens))
     for name in ("logits", "probabilities"):

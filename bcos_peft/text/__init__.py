@@ -14,7 +14,7 @@ from bcos_peft.text.segments import (
 )
 from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell, spell_on
-from bcos_peft.text.words import Span, group_tokens, strip_span
+from bcos_peft.text.words import Span, group_tokens, hold_marks, strip_span
 
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "align",
     "encode",
     "group_tokens",
+    "hold_marks",
     "is_frame",
     "known_segments",
     "occurrences",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from numbers import Integral
 from typing import Any
 
 from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell
+from bcos_peft.text.words import hold_marks
 
 
 # What tokenizers give beside the inputs of a model.
@@ -29,15 +31,29 @@ class Encoding:
     special: list[bool]
     extra: dict[str, list[int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        texts = (self.text,) if isinstance(self.text, str) else self.text
+        object.__setattr__(self, "offsets", hold_marks(texts, self.offsets, self.sequence_ids))
 
-def encode(item: Any, tokenizer, max_length: int | None, truncation: bool, where: str = "inputs") -> Encoding:
+
+def encode(
+    item: Any, tokenizer, max_length: int | None, truncation: bool, where: str = "inputs", pairs: bool = False
+) -> Encoding:
     """Tokenize one input as `split_inputs` gives it.
+
+    Args:
+        item: a text, a pair of texts, or token ids in a dict.
+        tokenizer: of transformers.
+        max_length: how many tokens the model reads.
+        truncation: leave out what is beyond.
+        where: what messages call the input.
+        pairs: token ids that stand as those of two texts are two texts, also where nothing else says so.
 
     Raises:
         ValueError: for an empty input, or one that is longer than the model reads; `where` names it.
     """
     if isinstance(item, Mapping):
-        encoding, blank = _encode_ids(item, tokenizer, where), False
+        encoding, blank = _encode_ids(item, tokenizer, where, pairs), False
     else:
         encoding, blank = _encode_text(item, tokenizer), not "".join(item).strip()
     if blank or all(encoding.special):
@@ -101,7 +117,7 @@ def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> 
     return sequence_ids
 
 
-def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
+def _encode_ids(values: Mapping, tokenizer, where: str, pairs: bool) -> Encoding:
     """Ids without their text: the text is what they decode to."""
     ids = [int(token) for token in values["input_ids"]]
     keep = _visible(ids, values.get("attention_mask"), tokenizer, where)
@@ -114,14 +130,8 @@ def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
     if values.get("sequence_ids") is not None:
         sequence_ids = [values["sequence_ids"][i] for i in keep]
     else:
-        special = special_ids(tokenizer)
         types = values.get("token_type_ids")
-        sequence_ids = [
-            None if token in special else int(bool(types[i])) if types is not None else 0
-            for i, token in zip(keep, ids, strict=True)
-        ]
-        if 0 not in sequence_ids:
-            sequence_ids = [None if sequence is None else 0 for sequence in sequence_ids]
+        sequence_ids = _sequences(ids, tokenizer, None if types is None else [types[i] for i in keep], pairs)
     texts, spans = _places(ids, sequence_ids, tokenizer)
     return Encoding(
         input_ids=ids,
@@ -131,6 +141,35 @@ def _encode_ids(values: Mapping, tokenizer, where: str) -> Encoding:
         special=[sequence is None for sequence in sequence_ids],
         extra=_extra(values, keep),
     )
+
+
+def _sequences(ids: list[int], tokenizer, types: list[int] | None, pairs: bool) -> list[int | None]:
+    """Which text each token is of: by the token types or, where these are all the same, by the special tokens."""
+    special = special_ids(tokenizer)
+    sequence_ids = [None if token in special else int(bool(types and types[i])) for i, token in enumerate(ids)]
+    if 0 not in sequence_ids:
+        sequence_ids = [None if sequence is None else 0 for sequence in sequence_ids]
+    if not pairs or 1 in sequence_ids:
+        return sequence_ids
+    sample = _encode_text(("a", "b"), tokenizer)
+    if types is not None and any(sample.extra.get("token_type_ids", ())):
+        return sequence_ids  # this tokenizer would have told two texts apart
+    frame = _frame(sample.input_ids, [not flag for flag in sample.special])
+    if len(frame) != 3 or not frame[1] or _frame(ids, [sequence is not None for sequence in sequence_ids]) != frame:
+        return sequence_ids
+    border = next(i for i, sequence in enumerate(sequence_ids) if sequence is None and 0 in sequence_ids[:i])
+    return [None if sequence is None else int(i > border) for i, sequence in enumerate(sequence_ids)]
+
+
+def _frame(ids: list[int], text: list[bool]) -> list[list[int]]:
+    """The special tokens before, between and after stretches of text."""
+    found: list[list[int]] = [[]]
+    for i, token in enumerate(ids):
+        if not text[i]:
+            found[-1].append(token)
+        elif i == 0 or not text[i - 1]:
+            found.append([])
+    return found
 
 
 def _visible(ids: list[int], mask, tokenizer, where: str) -> list[int]:
@@ -164,13 +203,26 @@ def _places(ids: list[int], sequence_ids: list[int | None], tokenizer, originals
     count = len(originals) if originals else max((s for s in sequence_ids if s is not None), default=0) + 1
     for sequence in range(count):
         members = [i for i, value in enumerate(sequence_ids) if value == sequence]
-        text, found = spell([ids[i] for i in members], tokenizer)
+        text, found = _spell_apart(ids, members, tokenizer)
         if originals:
-            text, found = align(text, found, originals[sequence])
+            unknown = [ids[i] == tokenizer.unk_token_id for i in members]
+            text, found = align(text, found, originals[sequence], unknown)
         texts.append(text)
         for i, span in zip(members, found, strict=True):
             spans[i] = span
     return texts, spans
+
+
+def _spell_apart(ids: list[int], members: list[int], tokenizer) -> tuple[str, list[tuple[int, int]]]:
+    """The text of some of the ids, and their places in it. Where other ids stand between, it does not run on."""
+    text, spans = "", []
+    for _, run in groupby(enumerate(members), key=lambda place: place[1] - place[0]):
+        piece, found = spell([ids[i] for _, i in run], tokenizer)
+        if text and piece and not text[-1].isspace() and not piece[0].isspace():
+            text += " "
+        spans += [(low + len(text), high + len(text)) for low, high in found]
+        text += piece
+    return text, spans
 
 
 def _extra(values: Mapping, keep: list[int]) -> dict[str, list[int]]:

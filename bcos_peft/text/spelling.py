@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 
 Span = tuple[int, int]
@@ -67,38 +69,118 @@ def _after(before: list[int], ids: list[int], tokenizer) -> str:
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(ids)
 
 
-def align(spelled: str, spans: list[Span], text: str) -> tuple[str, list[Span]]:
+def align(spelled: str, spans: list[Span], text: str, unknown: Sequence[bool] | None = None) -> tuple[str, list[Span]]:
     """Move spans from the text that ids spell to the text they were made from.
 
-    Both are compared without case, accents and white space, which tokenizers drop. If they still differ (unknown
-    words), the spelled text is kept: its places are right.
+    Both are compared without case, accents and white space, which tokenizers drop. An unknown token stands for any
+    characters without white space between them. If they still differ, the spelled text is kept: its places are right.
+
+    Args:
+        spelled: what the ids spell.
+        spans: the characters of each token in it.
+        text: what was tokenized.
+        unknown: which tokens are unknown ones; none by default.
 
     Example:
         >>> from bcos_peft.text import align
         >>> align("cafe noir", [(0, 4), (4, 9)], "Café  Noir")
         ('Café  Noir', [(0, 4), (6, 10)])
+        >>> align("a [UNK] film", [(0, 1), (1, 7), (7, 12)], "A 😀 Film", [False, True, False])
+        ('A 😀 Film', [(0, 1), (2, 3), (4, 8)])
     """
     if spelled == text:
         return text, spans
-    short, places = _fold(spelled)
-    long, targets = _fold(text)
-    if not long.startswith(short):
+    for loose in (False, True):  # of vowel signs, which many alphabets write as marks, tokenizers drop some or none
+        long, targets = _fold(text, loose)
+        inside = _folded_inside(spelled, spans, unknown, long, targets, text, loose)
+        if inside is not None:
+            break
+    else:
         return spelled, spans
     moved: list[Span] = []
     end = 0
-    for low, high in spans:
-        inside = targets[bisect_left(places, low) : bisect_left(places, high)]
-        start, end = (inside[0], inside[-1] + 1) if inside else (end, end)
+    for low, high in inside:
+        start, end = (targets[low], targets[high - 1] + 1) if low < high else (end, end)
         moved.append((start, end))
     return text, moved
 
 
-def _fold(text: str) -> tuple[str, list[int]]:
-    """The characters that survive normalisation, and the index of each in the text."""
+def _folded_inside(
+    spelled: str,
+    spans: list[Span],
+    unknown: Sequence[bool] | None,
+    long: str,
+    targets: list[int],
+    text: str,
+    loose: bool,
+) -> list[Span] | None:
+    """For each token its characters in the folded text; None where it does not say what the tokens say."""
+    short, places = _fold(spelled, loose)
+    inside = [(bisect_left(places, low), bisect_left(places, high)) for low, high in spans]
+    if unknown is None or not any(unknown):
+        return inside if long.startswith(short) else None
+    pieces: list[str | None] = []  # what tokens say one after another; None for unknown ones
+    previous = None
+    for (low, high), span, flag in zip(inside, spans, unknown, strict=True):
+        shared = not flag and span == previous  # bytes of one character
+        pieces.append(None if flag else "" if shared else short[low:high])
+        previous = span
+    gaps = [any(map(str.isspace, text[a + 1 : b])) for a, b in pairwise([*targets, len(text)])]
+    found = _match(pieces, long, gaps, whole=True) or _match(pieces, long, gaps)  # of a text that was cut, the start
+    if found is None:
+        return None
+    for i in range(1, len(found)):
+        if spans[i] == spans[i - 1] and not unknown[i]:
+            found[i] = found[i - 1]
+    return found
+
+
+def _match(pieces: list[str | None], long: str, gaps: list[bool], whole: bool = False) -> list[Span] | None:
+    """Places of pieces one after another at the start of a text, or in the whole of it. None stands for at least one
+    character and at most those up to a gap, rather many than few. The search goes back where a piece does not fit, and
+    tries nothing twice."""
+    ends: list[int] = []  # of the pieces so far
+    options: list[Iterator[int]] = []
+    failed: set[tuple[int, int]] = set()
+    while len(ends) < len(pieces) or (whole and ends[-1] < len(long)):
+        if len(options) == len(ends):
+            state = len(ends), ends[-1] if ends else 0
+            known = len(ends) == len(pieces) or state in failed
+            options.append(iter(()) if known else iter(_ends_of(pieces[state[0]], state[1], long, gaps)))
+        end = next(options[-1], None)
+        if end is not None:
+            ends.append(end)
+            continue
+        options.pop()
+        if not ends:
+            return None
+        failed.add((len(ends), ends.pop()))
+    return list(pairwise([0, *ends]))
+
+
+def _ends_of(piece: str | None, start: int, long: str, gaps: list[bool]) -> Sequence[int]:
+    """Where a piece that starts at a place may end, the farthest first."""
+    if piece is not None:
+        return [start + len(piece)] if long.startswith(piece, start) else []
+    stop = start
+    while stop < len(long) and not (stop > start and gaps[stop - 1]):
+        stop += 1
+    return range(stop, start, -1)
+
+
+def _fold(text: str, loose: bool = False) -> tuple[str, list[int]]:
+    """The characters that survive normalisation, and the index of each in the text; with `loose` no mark does."""
     folded, places = [], []
     for index, character in enumerate(text):
         for part in unicodedata.normalize("NFKD", character.casefold()):
-            if not (part.isspace() or unicodedata.combining(part)):
+            category = unicodedata.category(part)
+            if not (
+                part.isspace()
+                or category in ("Cc", "Cf")
+                or unicodedata.combining(part)
+                or loose
+                and category[0] == "M"
+            ):
                 folded.append(part)
                 places.append(index)
     return "".join(folded), places

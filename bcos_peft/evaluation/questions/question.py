@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.evaluation.questions.forward import _forward, _parameters_of
+from bcos_peft.evaluation.questions.forward import _forward, _parameters_of, predicts_next_token
 from bcos_peft.models import Labels
 from bcos_peft.text import Encoding, encode, special_ids, split_inputs
 
@@ -141,7 +141,8 @@ def tokenize(model: nn.Module, tokenizer, text: Any, truncation: bool = False, w
     """One text as lists of token ids, character spans and flags of special tokens, no longer than the model reads."""
     check_tokenizer(tokenizer)
     (item,), _ = split_inputs([text])
-    return encode(item, tokenizer, max_length(model, tokenizer), truncation, where)
+    pairs = not predicts_next_token(model)
+    return encode(item, tokenizer, max_length(model, tokenizer), truncation, where, pairs)
 
 
 def check_tokenizer(tokenizer) -> None:
