@@ -29,6 +29,7 @@ from bcos_peft.attribution.linear_map import (
 )
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.padding import _arrange, _looks_ahead, _roll
+from bcos_peft.attribution.spans import _ANSWER, _AnswerChoice, _check_span, _join, _Together
 from bcos_peft.attribution.target import _Choice, _next_token_position, _read_logits
 from bcos_peft.models import find_bcos_model
 
@@ -48,13 +49,17 @@ class Attribution:
         residual (`torch.Tensor`): `(batch,)`, `logit − Σ scores − baseline`: zero to rounding.
         target (`torch.Tensor`): `(batch,)`, the output that was explained.
         foil (`torch.Tensor`, *optional*): `(batch,)`, the output it was contrasted with.
-        position (`torch.Tensor`, *optional*): `(batch,)`, the token whose output was explained, for token-level tasks.
+        position (`torch.Tensor`, *optional*): `(batch,)`, the token whose output was explained, for token-level tasks;
+            `(batch, 2)` with `target="all"` for question answering: start and end have their own.
         probability (`torch.Tensor`): `(batch,)`, the target's probability, 0 to 1: softmax over the classes, over
             the tokens for question answering, sigmoid for a single or for several independent labels.
         logits (`torch.Tensor`): `(batch, classes)`, all logits (at `position`).
         parts (`dict[str, torch.Tensor]`, *optional*): with `split=True`, the scores of word, position and
             token-type embeddings; they sum to `scores`.
         baseline (`torch.Tensor`, *optional*): `(batch,)`, with `baseline="average"`: what average words would give.
+        span (`torch.Tensor`, *optional*): `(batch, 2)`, of tokens that were explained together the first, and one past
+            the last: an answer, or with `span=` an entity.
+        best_span (`torch.Tensor`, *optional*): `(batch, 2)`, for an answer: the one that the model gives.
 
     Example:
         >>> import torch
@@ -74,6 +79,8 @@ class Attribution:
     position: Tensor | None = None
     parts: dict[str, Tensor] | None = None
     baseline: Tensor | None = None
+    span: Tensor | None = None
+    best_span: Tensor | None = None
 
 
 @_outside_inference_mode
@@ -86,6 +93,8 @@ def attribute(
     target: int | Tensor | str | None = None,
     foil: int | Tensor | None = None,
     position: int | Tensor | None = None,
+    span: tuple[int, int] | Tensor | None = None,
+    among: Tensor | None = None,
     split: bool = False,
     baseline: str = "zero",
     **inputs,
@@ -104,15 +113,21 @@ def attribute(
         model (`torch.nn.Module`): a converted model, or a wrapper around one.
         input_ids (`torch.Tensor`): `(batch, sequence)`, token ids.
         attention_mask (`torch.Tensor`, *optional*): `(batch, sequence)`, 1 for tokens, 0 for padding.
-        target (`int`, `torch.Tensor` or `"all"`, *optional*):
+        target (`int`, `torch.Tensor`, `"all"` or `"answer"`, *optional*):
             The output to explain: an int for every row, a tensor `(batch,)`, or `"all"` for each output in turn.
                 Default: the largest logit.
-            For question answering 0 is the start and 1 the end of the answer; for language models it is a token id.
+            For question answering 0 is the start and 1 the end of the answer, and `"answer"` both together: the best
+            that does not end before it starts, or that at `span`. For language models it is a token id.
         foil (`int` or `torch.Tensor`, *optional*): explain `logit[target] − logit[foil]` instead.
         position (`int` or `torch.Tensor`, *optional*):
             For outputs per token, the token whose output is explained, counted in `input_ids`. Default: where the
             target's logit (or, without a target, any logit) is largest among the tokens; for causal language
             models the last token.
+        span (`(int, int)` or `torch.Tensor`, *optional*):
+            Instead of a position several tokens, the first and one past the last, as `(2,)` or `(batch, 2)`: the
+            target's logits of all of them are explained together, by their sum; of an answer its start and its end.
+        among (`torch.Tensor`, *optional*): `(batch, sequence)`, not 0 for the tokens of which a position or an answer
+            is chosen, where none is given: the context of a question, say. Default: all but padding.
         split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
             embeddings apart.
         baseline (`"zero"` or `"average"`, defaults to `"zero"`):
@@ -145,12 +160,17 @@ def attribute(
     bcos_model = find_bcos_model(model)
     _check_adapters(model)
     _check_inputs(bcos_model, input_ids, attention_mask)
-    _check_names(bcos_model, inputs, ("target", "foil", "position", "split", "baseline", "return_dict"))
+    _check_names(
+        bcos_model, inputs, ("target", "foil", "position", "span", "among", "split", "baseline", "return_dict")
+    )
     check_baseline(baseline)
     inputs = _spread(inputs, input_ids.shape)
     # Outputs are read by name, and no loss is: with one, stock models also change their config.
     inputs = {name: value for name, value in inputs.items() if name not in ("return_dict", *_OF_TRAINING)}
     causal = bcos_model.bcos_family.causal
+    answers = type(bcos_model).__name__.endswith("ForQuestionAnswering")
+    per_token = answers or type(bcos_model).__name__.endswith("ForTokenClassification")
+    _check_span(span, target, position, foil, answers, per_token)
     if causal:
         inputs.setdefault("use_cache", False)
     if inputs.get("past_key_values") is not None:
@@ -188,7 +208,18 @@ def attribute(
             logits = _roll(logits, shift)
             probabilities = None if probabilities is None else _roll(probabilities, shift)
         independent = bcos_model.config.problem_type == "multi_label_classification"
-        chosen = _Choice(logits, attention_mask, causal, target, foil, position, probabilities, independent, at)
+        together = None
+        if span is not None or (isinstance(target, str) and target == _ANSWER):
+            together = _join(logits, probabilities, attention_mask, span, among, independent)
+        if together is not None and answers:
+            chosen = _AnswerChoice(together)
+        elif together is not None:
+            chosen = _Choice(together.logits, None, False, target, foil, None, together.probabilities)
+        else:
+            predicts = causal and not per_token  # a language model its next token; labels are of any
+            chosen = _Choice(
+                logits, attention_mask, predicts, target, foil, position, probabilities, independent, at, among
+            )
         # The last backward pass frees the graph as it goes.
         values = chosen.values()
         last = len(values) - 1
@@ -201,10 +232,16 @@ def attribute(
     if shift is not None:
         parts = {name: _roll(scores, shift[:, None]) for name, scores in parts.items()}
     average = torch.stack(averages, dim=1) if references else None
-    return _result(chosen, sum(parts.values()), parts if split else None, average)
+    return _result(chosen, sum(parts.values()), parts if split else None, average, together)
 
 
-def _result(chosen: _Choice, scores: Tensor, parts: dict[str, Tensor] | None, baseline: Tensor | None) -> Attribution:
+def _result(
+    chosen: _Choice,
+    scores: Tensor,
+    parts: dict[str, Tensor] | None,
+    baseline: Tensor | None,
+    together: _Together | None,
+) -> Attribution:
     logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
 
     def select(value: Tensor) -> Tensor:
@@ -215,10 +252,12 @@ def _result(chosen: _Choice, scores: Tensor, parts: dict[str, Tensor] | None, ba
         logit=select(logit),
         residual=select(_rest_of(logit, scores, baseline)),
         target=select(chosen.target),
-        probability=select(chosen.probabilities.gather(1, chosen.target)),
+        probability=select(chosen.probability),
         logits=chosen.logits.detach(),
         foil=chosen.foil,
         position=chosen.position,
         parts=None if parts is None else {name: select(value) for name, value in parts.items()},
         baseline=None if baseline is None else select(baseline),
+        span=None if together is None else together.span,
+        best_span=None if together is None else together.best,
     )

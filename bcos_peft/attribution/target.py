@@ -25,11 +25,13 @@ class _Choice:
 
     Args:
         at: the position, where `logits` are those of it alone.
+        among: `(batch, sequence)`, the tokens of which one is chosen where no position is given.
 
     Attributes:
         all: every output is a target.
         target: `(batch, targets)`.
-        foil, position: `(batch,)` or None.
+        foil: `(batch,)` or None.
+        position: `(batch,)` or None; `(batch, targets)` where each target has its own.
         logits, probabilities: `(batch, classes)`, at `position`.
 
     Raises:
@@ -47,6 +49,7 @@ class _Choice:
         probabilities: Tensor | None = None,
         independent: bool = False,
         at: Tensor | None = None,
+        among: Tensor | None = None,
     ):
         if isinstance(target, str) and target != "all":
             raise ValueError(f"target must be an int, a tensor or 'all', got {target!r}.")
@@ -59,10 +62,11 @@ class _Choice:
         self.foil = _index("foil", foil, batch, classes, device)
         self.position = at
         if at is None and logits.dim() == 3:
-            self.position = _position(logits, mask, causal, target, position)
-            rows = torch.arange(batch, device=device)
-            logits = logits[rows, self.position]
-            probabilities = None if probabilities is None else probabilities[rows, self.position]
+            # Start and end of an answer are outputs of different tokens, the classes of a token are outputs of one.
+            each = self.all and probabilities is not None
+            self.position = _position(logits, mask, causal, target, position, among, each)
+            logits = _at(logits, self.position)
+            probabilities = None if probabilities is None else _at(probabilities, self.position)
         elif at is None and position is not None:
             raise ValueError(
                 f"position={position!r} given, but this model has one output for the whole text. Leave it out."
@@ -82,6 +86,11 @@ class _Choice:
                 f"foil equals target in row {row} (both are {int(self.foil[row])}): their difference is zero and has "
                 "nothing to explain. Without target=..., the target is what the model predicts."
             )
+
+    @property
+    def probability(self) -> Tensor:
+        """The probability of each target, `(batch, targets)`."""
+        return self.probabilities.gather(1, self.target)
 
     def values(self) -> list[Tensor]:
         """For each target, the explained numbers of the batch, `(batch,)`: the logit, less that of the foil."""
@@ -118,10 +127,41 @@ def _given(position: int | Tensor, mask: Tensor) -> Tensor:
     return index
 
 
-def _position(logits: Tensor, mask: Tensor | None, causal: bool, target: Tensor | None, position) -> Tensor:
+def _position(
+    logits: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    target: Tensor | None,
+    position,
+    among: Tensor | None = None,
+    each: bool = False,
+) -> Tensor:
+    """The token whose output is explained, `(batch,)`; with `each`, where none is given, `(batch, classes)`."""
     batch, length, _ = logits.shape
     mask = torch.ones(batch, length, device=logits.device) if mask is None else mask.to(logits.device)
     if causal or position is not None:
         return _next_token_position(mask, position)
+    mask = _candidates(mask, among)
+    if each:
+        return logits.masked_fill(~mask[..., None], float("-inf")).argmax(1)
     best = logits.amax(-1) if target is None else logits.gather(2, target[:, None, None].expand(-1, length, 1))[..., 0]
-    return best.masked_fill(mask == 0, float("-inf")).argmax(1)
+    return best.masked_fill(~mask, float("-inf")).argmax(1)
+
+
+def _candidates(mask: Tensor, among: Tensor | None) -> Tensor:
+    """The tokens that may be chosen, `(batch, sequence)` of bool: no padding, and of those that were named."""
+    if among is None:
+        return mask != 0
+    if not isinstance(among, Tensor) or among.shape != mask.shape:
+        got = tuple(among.shape) if isinstance(among, Tensor) else type(among).__name__
+        raise ValueError(f"among must be a tensor of the shape of input_ids, {tuple(mask.shape)}, got {got}.")
+    found = (among.to(mask.device) != 0) & (mask != 0)
+    if bool((empty := ~found.any(1)).any()):
+        raise ValueError(f"among leaves no token in row {int(empty.nonzero()[0])}: there is none to choose.")
+    return found
+
+
+def _at(values: Tensor, position: Tensor) -> Tensor:
+    """Of `(batch, sequence, classes)` those at a position, `(batch, classes)`: one for a row, or for each class."""
+    index = position[:, None, None].expand(-1, 1, values.shape[-1]) if position.dim() == 1 else position[:, None]
+    return values.gather(1, index)[:, 0]

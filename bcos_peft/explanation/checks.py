@@ -51,12 +51,12 @@ def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
     for name in ("target", "predicted", "foil", "position"):
         fields[name] = None if given[name] is None else int(given[name])
-    position = fields["position"]
-    if position is not None and not 0 <= position < len(tokens):
-        raise ValueError(f"position={position} is none of the {len(tokens)} tokens; count from 0, or give None.")
-
-    for name in ("target_ids", "foil_ids"):
+    for name in ("target_ids", "foil_ids", "positions"):
         fields[name] = None if given[name] is None else [int(value) for value in given[name]]
+    places = {"position": [fields["position"]], "positions": fields["positions"] or []}
+    for name, found in places.items():
+        if wrong := [place for place in found if place is not None and not 0 <= place < len(tokens)]:
+            raise ValueError(f"{name}={wrong[0]} is none of the {len(tokens)} tokens; count from 0, or give None.")
     if given["segments"] is not None:
         fields["segments"] = place_segments(texts[0], given["segments"])
 

@@ -95,6 +95,7 @@ class _Readings:
     word_ids: list[int | None] | None
     segments: dict[str, tuple[int, int]] | None
     baseline: float | None
+    positions: list[int] | None
 
     @property
     def texts(self) -> tuple[str, ...]:

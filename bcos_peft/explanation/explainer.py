@@ -16,13 +16,15 @@ from bcos_peft.attribution import (
     attribute,
     check_baseline,
     forward_parameters,
+    is_causal_lm,
     max_tokens,
     refuses_padding,
 )
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_explainer import _GenerationExplainer
+from bcos_peft.explanation.places import _check_choices, _one_each, _padded, _Places, _text_between
 from bcos_peft.models import Labels, find_bcos_model
-from bcos_peft.text import Encoding, encode, plain, split_inputs
+from bcos_peft.text import Encoding, encode, split_inputs
 
 
 # transformers marks "no limit" with a huge model_max_length.
@@ -92,6 +94,7 @@ class BcosExplainer(_GenerationExplainer):
         target: int | str | Sequence | None = None,
         foil: int | str | Sequence | None = None,
         position: int | Sequence[int] | None = None,
+        span: str | tuple[int, int] | Sequence | None = None,
         split: bool = False,
         truncation: bool = False,
         text_column: str | tuple[str, str] | None = None,
@@ -106,13 +109,19 @@ class BcosExplainer(_GenerationExplainer):
                 decode to.
             target (`int`, `str` or a list of these, *optional*):
                 Class (its number or label), or the vocabulary token of a language model; one for all texts, or one
-                for each. `"all"` explains every class. Default (`None`, also in a list): what the model predicts.
+                for each. `"all"` explains every class. Default (`None`, also in a list): what the model predicts; of
+                a model that answers questions the answer, start and end together: the best span of the context that
+                does not end before it starts.
             foil (`int`, `str` or a list of these, *optional*): explain the target against this one: `logit[target]
                 − logit[foil]`.
             position (`int` or a list, *optional*):
                 For outputs per token, the index of the token in `Explanation.tokens`: special tokens are counted,
                 padding is not. Default: the mask token of a masked language model, if the text has one; else where
-                the target's logit is largest.
+                the target's logit is largest, special tokens left out (but not for `"start"` and `"end"`, where
+                models put what has no answer).
+            span (`str`, `(int, int)` or a list of these, *optional*):
+                Several tokens at once, instead of a position: an entity, whose logits add, or another answer. A
+                substring that occurs once, or characters `(start, end)`, as pipelines give them; of the context.
             split (`bool`, defaults to `False`): also give the contributions of word, position and token-type
                 embeddings.
             truncation (`bool`, defaults to `False`): explain a part of texts that are longer than the model reads: the
@@ -126,24 +135,31 @@ class BcosExplainer(_GenerationExplainer):
 
         Raises:
             TypeError: an input is no text.
-            ValueError: an input is empty or too long, or a target, foil or position does not exist. Inputs, labels and
-                positions are checked before anything is computed.
+            ValueError: an input is empty or too long, or a target, foil, position or span does not exist, or does not
+                go with the others. Inputs, labels and places are checked before anything is computed.
         """
         items, single = split_inputs(inputs, text_column)
         names = ["inputs" if single else f"inputs[{i}]" for i in range(len(items))]
         limit = self._max_length()
+        pairs = not is_causal_lm(self.bcos_model)  # these read one text, in which special tokens may stand
         encodings = [
-            encode(item, self.tokenizer, limit, truncation, name) for item, name in zip(items, names, strict=True)
+            encode(item, self.tokenizer, limit, truncation, name, pairs)
+            for item, name in zip(items, names, strict=True)
         ]
         every = isinstance(target, str) and target == "all"
         targets = [None] * len(items) if every else self._classes(target, "target", len(items))
         foils = self._classes(foil, "foil", len(items))
-        positions = _one_each(position, "position", len(items))
-        positions = [self._position(*row) for row in zip(positions, encodings, names, strict=True)]
+        where = _Places(self.labels, self.tokenizer)
+        positions = where.positions(position, encodings, names)
+        spans = where.spans(span, encodings, names)
+        answers = [where.of_answers and not every and targets[i] is positions[i] is None for i in range(len(items))]
+        _check_choices(targets, foils, positions, spans, answers, where.of_answers, names)
+        among = [where.candidates(*row) for row in zip(encodings, answers, names, strict=True)]
 
         def kind(i: int) -> tuple:
             # Texts of one batch have the same inputs, and the same of the choices left open.
-            return sorted(encodings[i].extra), targets[i] is None, foils[i] is None, positions[i] is None
+            left_open = (choice[i] is None for choice in (targets, foils, positions, spans))
+            return sorted(encodings[i].extra), answers[i], *left_open
 
         # Texts of like length share a batch, so that little is padded; the longest first, where memory may run out.
         order = sorted(range(len(items)), key=lambda i: (kind(i), -len(encodings[i].input_ids)))
@@ -155,12 +171,17 @@ class BcosExplainer(_GenerationExplainer):
         ]
         explanations: list = [None] * len(items)
         for batch in self._progress(batches):
+            answer, choice = answers[batch[0]], "all" if every else self._tensor([targets[i] for i in batch])
+            # Start and end are looked for everywhere: models put what has no answer at a special token.
+            chosen = [among[i] for i in batch] if answer or not where.of_answers else None
             results = attribute(
                 self.model,
                 **self._collate([encodings[i] for i in batch]),
-                target="all" if every else self._tensor([targets[i] for i in batch]),
+                target="answer" if answer else choice,
                 foil=self._tensor([foils[i] for i in batch]),
                 position=self._tensor([positions[i] for i in batch]),
+                span=self._tensor([spans[i] for i in batch]),
+                among=None if chosen is None else self._tensor(_padded(chosen)),
                 split=split,
                 baseline=self.baseline,
             )
@@ -182,23 +203,6 @@ class BcosExplainer(_GenerationExplainer):
 
     def _classes(self, value: Any, name: str, count: int) -> list[int | None]:
         return [None if v is None else self.labels.index(v, name) for v in _one_each(value, name, count)]
-
-    def _position(self, value: Any, encoding: Encoding, where: str) -> int | None:
-        if value is not None:
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise TypeError(f"position must be the index of a token, got {value!r} for {where}.")
-            if not 0 <= value < len(encoding.input_ids):
-                raise ValueError(
-                    f"position={value} is no token of {where}, which has {len(encoding.input_ids)}; count from 0."
-                )
-            return int(value)
-        mask = self.tokenizer.mask_token_id
-        if not self.labels.of_tokens or self.bcos_model.bcos_family.causal or mask is None:
-            return None
-        found = [i for i, token in enumerate(encoding.input_ids) if token == mask]
-        if len(found) > 1:
-            raise ValueError(f"{where} has mask tokens at {found}: say with position=... which one to explain.")
-        return found[0] if found else None
 
     def _progress(self, batches: list) -> Iterable:
         shown = len(batches) > 4 if self.progress is None else self.progress
@@ -231,7 +235,9 @@ class BcosExplainer(_GenerationExplainer):
 
     def _explanation(self, encoding: Encoding, result: Attribution, at: tuple[int, ...]) -> Explanation:
         row, count = at[0], len(encoding.input_ids)
-        target, predicted = int(result.target[at]), int(result.logits[row].argmax())
+        target = int(result.target[at])
+        # Start and end are no classes of one thing: neither is predicted rather than the other.
+        predicted = target if self.labels.of_answers else int(result.logits[row].argmax())
         foil = None if result.foil is None else int(result.foil[row])
         parts = {name: part[at][:count].cpu().double().numpy() for name, part in (result.parts or {}).items()}
         regression = self.bcos_model.config.problem_type == "regression"
@@ -244,25 +250,35 @@ class BcosExplainer(_GenerationExplainer):
             special=encoding.special,
             token_ids=encoding.input_ids,
             target=target,
-            target_label=self.labels.name(target),
             predicted=predicted,
-            predicted_label=self.labels.name(predicted),
             logit=float(result.logit[at]),
             probability=None if regression else float(result.probability[at]),
             foil=foil,
             foil_label=None if foil is None else self.labels.name(foil),
-            position=None if result.position is None else int(result.position[row]),
             parts=parts or None,
             baseline=None if result.baseline is None else float(result.baseline[at]),
+            **self._named(encoding, result, at, target, predicted),
         )
 
-
-def _one_each(value: Any, name: str, count: int) -> list:
-    """A choice for each text, from one for all or a list."""
-    value = plain(value)
-    if value is None or isinstance(value, (str, Integral)) or not isinstance(value, Iterable):
-        return [value] * count
-    values = [plain(entry) for entry in value]
-    if len(values) != count:
-        raise ValueError(f"{name} has {len(values)} entries for {count} texts; give one for all, or one for each.")
-    return values
+    def _named(
+        self, encoding: Encoding, result: Attribution, at: tuple[int, ...], target: int, predicted: int
+    ) -> dict[str, Any]:
+        """What is explained by name, and the tokens whose outputs it is of."""
+        row = at[0]
+        fields = {"target_label": self.labels.name(target), "predicted_label": self.labels.name(predicted)}
+        if result.span is None:
+            position = result.position
+            if position is not None:
+                fields["position"] = int(position[row] if position.dim() == 1 else position[at])
+            return fields
+        first, stop = result.span[row].tolist()
+        fields["position"] = first
+        if result.best_span is None:
+            return fields | ({"positions": list(range(first, stop))} if stop - first > 1 else {})
+        answers = [_text_between(encoding, tuple(span[row].tolist())) for span in (result.span, result.best_span)]
+        return fields | {
+            "positions": [first, stop - 1],
+            "target_ids": [0, 1],  # the start, and the end
+            "target_label": answers[0],
+            "predicted_label": answers[1],
+        }

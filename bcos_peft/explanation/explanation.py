@@ -48,7 +48,7 @@ class Explanation(_Readings, _Kept):
         foil_label (`str`, *optional*): Its name.
         residual (`float`, *optional*): `logit - sum(scores)`, less the baseline, in logit units; computed when not
             given.
-        position (`int`, *optional*): The token whose output is explained (token-level tasks).
+        position (`int`, *optional*): The token whose output is explained (token-level tasks); of several the first.
         parts (`dict[str, np.ndarray]`, *optional*): Each token's score by source (word, position, token type).
         word_ids (`list[int | None]`, *optional*): Word of each token; made from `text` and `offsets` when not given.
         segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of the text, such as the messages of a chat.
@@ -56,6 +56,9 @@ class Explanation(_Readings, _Kept):
         foil_ids (`list[int]`, *optional*): All foils, where there are several: their mean is subtracted.
         baseline (`float`, *optional*): What average words would give in the place of all these, in logit units; `None`
             where scores are not relative to them.
+        positions (`list[int]`, *optional*): The tokens whose outputs are explained together, where there are several:
+            those of an entity, or start and end of an answer (with `target_ids` 0 and 1, and the texts of the answers
+            as labels).
 
     Raises:
         ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
@@ -102,6 +105,7 @@ class Explanation(_Readings, _Kept):
     target_ids: list[int] | None = None
     foil_ids: list[int] | None = None
     baseline: float | None = None
+    positions: list[int] | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -120,7 +124,7 @@ class Explanation(_Readings, _Kept):
         values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
         if self.segments is not None:
             values["segments"] = {name: list(span) for name, span in self.segments.items()}
-        optional = ("segments", "target_ids", "foil_ids", "baseline")
+        optional = ("segments", "target_ids", "foil_ids", "baseline", "positions")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     # ---- showing ----------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ class _Lines:
         self.explanation, self.strength, self.marked = explanation, strength, marked
         self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
         self.unseen = 0
+        self.explained = set(_explained(explanation))
 
     def fill(self, units: Sequence[Contribution]) -> _Lines:
         lines: list[list[Contribution]] = [[] for _ in self.pieces]
@@ -132,7 +133,7 @@ class _Lines:
             unit.score,
             self.strength(unit.score),
             marked=unit.token_indices in self.marked,
-            explained=self.explanation.position in unit.token_indices,
+            explained=not self.explained.isdisjoint(unit.token_indices),
         )
 
     @staticmethod
@@ -187,16 +188,28 @@ def _token_units(explanation: _Readings) -> list[Contribution]:
     return [explanation.merge(group, index=group[0]) for group in groups]
 
 
+def _explained(explanation: _Readings) -> range:
+    """The tokens whose outputs are explained: one, or from the first to the last of several."""
+    if explanation.positions:
+        return range(min(explanation.positions), max(explanation.positions) + 1)
+    return range(0) if explanation.position is None else range(explanation.position, explanation.position + 1)
+
+
 def _facts(explanation: _Readings, target: str, foil: str | None) -> list[tuple[str, str]]:
     predicted = explanation.predicted == explanation.target
+    if explanation.positions and explanation.target_ids:  # answers, whose texts are their names
+        predicted = explanation.predicted_label == explanation.target_label
     facts = [("predicted" if predicted and foil is None else "target", target)]
     if foil is not None:
         facts.append(("rather than", foil))
     if not predicted or foil is not None:
         facts.append(("predicted", label_text(explanation.predicted_label)))
-    if explanation.position is not None:
-        token = visible(explanation.merge([explanation.position], 0).text)
-        facts.append(("at token", f"{explanation.position} {printable(token)}"))
+    if explained := _explained(explanation):
+        first, last = explained[0], explained[-1]
+        place = str(first) if first == last else f"{first}–{last}"
+        if not (explanation.positions and explanation.target_ids):
+            place += " " + printable(visible(explanation.merge(explained, 0).text))
+        facts.append(("at token" if first == last else "at tokens", place))
     if explanation.probability is not None:
         facts.append(("probability" if foil is None else f"probability of {target}", _probability(explanation)))
     facts.append(("logit" if foil is None else "logit difference", format_score(explanation.logit)))

@@ -88,7 +88,8 @@ def test_scores_sum_and_predictions_are_the_models(family, task):
         if task == "SequenceClassification":
             logits = output.logits[0]
         elif task == "QuestionAnswering":
-            logits = torch.stack([output.start_logits, output.end_logits], -1)[0, explanation.position]
+            first, last = explanation.positions
+            logits = output.start_logits[0, first] + output.end_logits[0, last]
         else:
             logits = output.logits[0, explanation.position]
         assert explanation.predicted == explanation.target == logits.argmax()
