@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from bcos_peft.explanation.generation_contributions import _GenerationReadings
-from bcos_peft.explanation.text_layout import _AVERAGE_WORDS, _is_exact, _share_a_character, _strength_of
+from bcos_peft.explanation.text_layout import (
+    _AVERAGE_WORDS,
+    _is_exact,
+    _passage_of,
+    _share_a_character,
+    _sharing_lines,
+    _strength_of,
+)
 from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, visible
 from bcos_peft.text import BASELINE, REST, Span, group_tokens, strip_span
 
@@ -72,6 +79,9 @@ class _Text:
 
     def __init__(self, found: _GenerationReadings, groups: list[list[int]]) -> None:
         self.found, self.groups, self.cursor = found, groups, 0
+        marked = zip(found.offsets, found.special, strict=True)
+        special = [place for place, flag in marked if flag and place is not None]
+        self.apart = _sharing_lines(found.text, (found.segments or {}).values(), special)
 
     def units(self) -> tuple[list[Unit], list[Unit]]:
         prompt: list[Unit] = []
@@ -85,9 +95,17 @@ class _Text:
                 self.cursor = self.found.prompt_end
             text = self._text(group, line)
             special = self.found.special[group[0]]
-            line.append(Unit(text, "special" if special else "word", tuple(group), steps if generated else None))
+            kind, step = "special" if special else "word", steps if generated else None
+            line.append(Unit(text, kind, tuple(group), step, None if generated else self._passage(group)))
             steps += generated
         return prompt, answer
+
+    def _passage(self, group: list[int]) -> int | None:
+        places = [self.found.offsets[i] for i in group if self.found.offsets[i] is not None]
+        if not places:
+            return None
+        whole = min(place[0] for place in places), max(place[1] for place in places)
+        return _passage_of(strip_span(self.found.text, whole), self.apart)
 
     def _text(self, group: list[int], line: list[Unit]) -> str:
         places = [self.found.offsets[i] for i in group if self.found.offsets[i] is not None]
@@ -98,7 +116,9 @@ class _Text:
         inner = strip_span(whole, (start, end))
         start, end = inner if inner[0] < inner[1] else (start, end)
         if self.cursor < start:
-            line.append(Unit(printable(whole[self.cursor : start]), "space"))
+            before = self.cursor, start
+            passage = None if group[0] >= self.found.prompt_length else _passage_of(before, self.apart)
+            line.append(Unit(printable(whole[self.cursor : start]), "space", passage=passage))
         shown = whole[max(start, self.cursor) : end]
         self.cursor = max(self.cursor, end)
         if shown and not shown.isspace():

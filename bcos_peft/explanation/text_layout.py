@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,15 @@ import numpy as np
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.contribution import Contribution, _Readings
 from bcos_peft.explanation.views import Piece, Row, View, format_score, label_text, printable, visible
+from bcos_peft.text import Span
 
 
 # White space may carry a contribution too; these marks make it visible.
 _LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
-_NOTE_WIDTH = 5.5  # characters of text that a number below it takes up
+_NOTE_WIDTH = 0.68  # characters of text that one of a number below it takes up
+_NOTE_MARGIN = 2.1  # characters of text between two numbers
+_NARROW = 0.6  # of a Latin letter: those of connected scripts
+_VIRAMA = 9  # the combining class of marks that join a letter to the next one
 _WEAK = 0.15  # strengths below this get no number below them
 _AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
@@ -43,7 +48,7 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
         return _strength_of(score, scale)
 
     marked = {unit.token_indices for unit in ranked}
-    lines = _Lines(explanation, strength, marked).fill([u for u in units if not (u.special and hide_special)])
+    lines = _Lines(explanation, strength, marked, scale).fill([u for u in units if not (u.special and hide_special)])
     rows = [Row(printable(visible(unit.text)), unit.score, strength(unit.score), "top") for unit in ranked]
     others = len(plain) - len(ranked)
     if others:
@@ -97,8 +102,9 @@ def _share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None)
 class _Lines:
     """Puts units back into their texts: one list of pieces per text, with the characters between the units."""
 
-    def __init__(self, explanation: _Readings, strength: Callable, marked: set[tuple[int, ...]]) -> None:
-        self.explanation, self.strength, self.marked = explanation, strength, marked
+    def __init__(self, explanation: _Readings, strength: Callable, marked: set[tuple[int, ...]], scale: float) -> None:
+        self.explanation, self.strength, self.marked, self.scale = explanation, strength, marked, scale
+        self.apart = _set_apart(explanation)
         self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
         self.unseen = 0
         self.explained = set(_explained(explanation))
@@ -117,13 +123,13 @@ class _Lines:
                 if loose or unit.start is None:
                     self._add_apart(pieces, self._piece(unit, visible(unit.text)))
                     continue
-                self._add_between(pieces, text[cursor : unit.start])
+                self._add_between(pieces, text[cursor : unit.start], (cursor, unit.start))
                 shown = text[max(cursor, unit.start) : unit.end] or unit.text
                 shown = shown if shown.strip() else "".join(_space_mark(c) for c in shown)
                 self._append(pieces, self._piece(unit, shown))
                 cursor = max(cursor, unit.end)
             self._add_tail(pieces, text[cursor:])
-            _note(pieces)
+            _note(pieces, self.scale)
         return self
 
     def _piece(self, unit: Contribution, text: str) -> Piece:
@@ -134,6 +140,7 @@ class _Lines:
             self.strength(unit.score),
             marked=unit.token_indices in self.marked,
             explained=not self.explained.isdisjoint(unit.token_indices),
+            passage=None if unit.start is None else _passage_of((unit.start, unit.end), self.apart),
         )
 
     @staticmethod
@@ -148,12 +155,13 @@ class _Lines:
             pieces.append(Piece(" ", "space"))
         self._append(pieces, piece)
 
-    def _add_between(self, pieces: list[Piece], text: str) -> None:
+    def _add_between(self, pieces: list[Piece], text: str, place: Span) -> None:
+        passage = _passage_of(place, self.apart)
         if text.strip():
             self.unseen += len(text.strip())
-            self._append(pieces, Piece(printable(text), "unseen"))
+            self._append(pieces, Piece(printable(text), "unseen", passage=passage))
         elif text and pieces:  # leading white space says nothing
-            pieces.append(Piece(printable(text), "space"))
+            pieces.append(Piece(printable(text), "space", passage=passage))
 
     def _add_tail(self, pieces: list[Piece], text: str) -> None:
         text = text.rstrip()
@@ -163,16 +171,65 @@ class _Lines:
             self._append(pieces, Piece(printable(shown), "unseen"))
 
 
-def _note(pieces: list[Piece]) -> None:
+def _note(pieces: list[Piece], scale: float) -> None:
     """Chooses which marked pieces get a number below them: the strongest first, as long as numbers do not collide."""
-    ends = list(itertools.accumulate(len(piece.text) for piece in pieces))
-    middles = [end - len(piece.text) / 2 for end, piece in zip(ends, pieces, strict=True)]
-    taken: list[float] = []
+    widths = [_width(piece.text) for piece in pieces]
+    ends = list(itertools.accumulate(widths))
+    middles = [end - width / 2 for end, width in zip(ends, widths, strict=True)]
+    taken: list[tuple[float, float]] = []
     for i in sorted(range(len(pieces)), key=lambda i: -abs(pieces[i].strength)):
-        room = all(abs(middles[i] - other) >= _NOTE_WIDTH for other in taken)
+        half = len(format_score(pieces[i].score, scale)) * _NOTE_WIDTH / 2
+        room = all(abs(middles[i] - other) >= half + width + _NOTE_MARGIN for other, width in taken)
         if pieces[i].marked and abs(pieces[i].strength) >= _WEAK and room:
             pieces[i] = replace(pieces[i], noted=True)
-            taken.append(middles[i])
+            taken.append((middles[i], half))
+
+
+def _width(text: str) -> float:
+    """About how wide a text is, in Latin letters: marks take no room of their own, and connected letters little."""
+    total, previous = 0.0, ""
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Mc":
+            total += _NARROW / 2
+        elif kind not in ("Mn", "Me", "Cf"):
+            joined = unicodedata.combining(previous) == _VIRAMA if previous else False
+            indic = 0x0900 <= ord(character) < 0x0E00
+            connected = indic or unicodedata.bidirectional(character) == "AL"
+            total += _NARROW / (2 if joined else 1) if connected else 1.0
+        previous = character
+    return total
+
+
+def _set_apart(explanation: _Readings) -> list[Span]:
+    """Messages that share a line with something else: what runs from right to left must not run into it."""
+    if not explanation.segments or not isinstance(explanation.text, str):
+        return []
+    special = [
+        place
+        for place, flag in zip(explanation.offsets, explanation.special, strict=True)
+        if flag and place is not None
+    ]
+    return _sharing_lines(explanation.text, explanation.segments.values(), special)
+
+
+def _sharing_lines(text: str, passages: Iterable[Span], special: Iterable[Span]) -> list[Span]:
+    """The passages on whose first or last line stands something else than special tokens."""
+    inked = list(text)
+    for low, high in special:
+        inked[low:high] = [" " if character != "\n" else "\n" for character in inked[low:high]]
+    shown = "".join(inked)
+    return [
+        (low, high)
+        for low, high in passages
+        if shown[:low].rpartition("\n")[2].strip() or shown[high:].partition("\n")[0].strip()
+    ]
+
+
+def _passage_of(place: Span, passages: Sequence[Span]) -> int | None:
+    """The number of the passage that a stretch of text lies in."""
+    inside = (i for i, (low, high) in enumerate(passages) if low <= place[0] < place[1] <= high)
+    return next(inside, None)
 
 
 def _token_units(explanation: _Readings) -> list[Contribution]:

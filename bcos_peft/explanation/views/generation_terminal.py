@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from bcos_peft.explanation.views.direction import _beside, _line_mark
 from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
 from bcos_peft.explanation.views.terminal import _bar, _choose_palette, _colour, ascii_text, encodable
 from bcos_peft.explanation.views.text import _format_residual
@@ -31,8 +34,9 @@ def render_generation(view: GenerationView, console: Console, steps: int | None 
     palette, plain = _choose_palette(), console.options.ascii_only
     strengths = iter(view.whole.strengths)
     parts: list[RenderableType] = [_headline(view), Text()]
-    parts += [_text(view.prompt, strengths, palette if coloured else None), Text()]
-    parts += [_text(view.answer, strengths, palette if coloured else None, bold=True), Text()]
+    marks = encodable(console.encoding, "\N{RIGHT-TO-LEFT MARK}")
+    parts += [_text(view.prompt, strengths, palette if coloured else None, marks), Text()]
+    parts += [_text(view.answer, strengths, palette if coloured else None, marks, bold=True), Text()]
     if view.whole.passages:
         parts += [_rows(view.whole, view.whole.passages, palette, plain), Text()]
     parts += [_steps(view, steps, plain), Text(), _sum(view, plain)]
@@ -50,9 +54,10 @@ def _headline(view: GenerationView) -> Text:
     return text.append("; colours: what the whole answer came from", style="dim")
 
 
-def _text(units: list[Unit], strengths, palette: dict | None, bold: bool = False) -> Text:
+def _text(units: list[Unit], strengths, palette: dict | None, marks: bool, bold: bool = False) -> Text:
     text = Text(overflow="fold")
-    for unit in units:
+    for index, unit in enumerate(units):
+        text.append(_line_mark(units, index) if marks else "")
         if not unit.tokens:
             text.append(unit.text)
             continue
@@ -70,7 +75,7 @@ def _rows(step: Step, rows: list[Row], palette: dict, plain: bool) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     for row in rows:
-        label = Text(row.label, style="dim" if row.kind == "rest" else "")
+        label = Text(row.label if plain else _beside(row.label), style="dim" if row.kind == "rest" else "")
         table.add_row(
             ascii_text(label) if plain else label, step.number(row.score), _bar(row.strength, palette, plain)
         )
@@ -86,18 +91,20 @@ def _steps(view: GenerationView, limit: int | None, plain: bool) -> Table:
     table.add_row(*(Text(head, style="dim") for head in heads))
     shown = view.steps if limit is None else view.steps[: max(0, limit)]
     for step in shown:
-        cells = [Text(step.label, style="bold"), *([Text(step.foil or "")] if view.compared else [])]
-        cells += [Text(f"{step.probability:.2f}"), Text(step.number(step.logit)), _sources(step)]
+        apart = str if plain else _beside
+        cells = [Text(apart(step.label), style="bold")]
+        cells += [Text(apart(step.foil or ""))] if view.compared else []
+        cells += [Text(f"{step.probability:.2f}"), Text(step.number(step.logit)), _sources(step, apart)]
         table.add_row(*(ascii_text(cell) if plain else cell for cell in cells))
     if len(shown) < len(view.steps):
         table.add_row(Text(f"and {len(view.steps) - len(shown)} more", style="dim"))
     return table
 
 
-def _sources(step: Step) -> Text:
+def _sources(step: Step, apart: Callable[[str], str]) -> Text:
     text = Text(overflow="fold")
     for row in [row for row in step.sources if row.kind == "top"][:_NAMED]:
-        text.append("  " if text.plain else "").append(row.label + "\N{NO-BREAK SPACE}")
+        text.append("  " if text.plain else "").append(apart(row.label) + "\N{NO-BREAK SPACE}")
         text.append(step.number(row.score), style="dim")
     return text
 

@@ -19,12 +19,14 @@ class Unit:
         kind (`str`): "word", "special" or "space" (what lies between).
         tokens (`tuple[int, ...]`): The tokens it is made of; none for a space.
         step (`int`, *optional*): The number of its `Step`; `None` in the prompt.
+        passage (`int`, *optional*): The number of its message, where that shares a line with something else.
     """
 
     text: str
     kind: str
     tokens: tuple[int, ...] = ()
     step: int | None = None
+    passage: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bcos_peft.explanation.views.direction import _runs, _tooltip
 from bcos_peft.explanation.views.text import _format_residual
 from bcos_peft.explanation.views.view import View
 
@@ -52,6 +53,8 @@ def load_template(name: str, package: str = _HERE) -> Template:
     environment.filters["residual"] = lambda value: _format_residual(value).replace("-", "−")
     environment.filters["share"] = lambda strength: f"{abs(strength):.3f}"
     environment.filters["side"] = _side
+    environment.filters["runs"] = _runs
+    environment.filters["tooltip"] = _tooltip
     return environment.get_template(name)
 
 

@@ -9,6 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from bcos_peft.explanation.views.direction import _beside, _line_mark, _number_after
 from bcos_peft.explanation.views.text import _format_residual
 from bcos_peft.explanation.views.view import Piece, View
 
@@ -39,7 +40,8 @@ def render(view: View, console: Console, width: int | None = None) -> Renderable
     for number, line in enumerate(view.lines, start=1):
         if len(view.lines) > 1:
             parts.append(Text(f"text {number}", style="dim"))
-        parts += [_text(view, line, palette if coloured else None), Text()]
+        marks = encodable(console.encoding, "\N{RIGHT-TO-LEFT MARK}")
+        parts += [_text(view, line, palette if coloured else None, marks), Text()]
     if coloured and view.rows:
         parts += [_legend(view, palette), Text()]
     if view.rows:
@@ -70,20 +72,22 @@ def _light_background() -> bool:
 def _headline(view: View) -> Text:
     text = Text()
     for i, (name, value) in enumerate(view.facts):
-        text.append("  " if i else "").append(name + " ", style="dim").append(value, style="bold")
+        text.append("  " if i else "").append(name + " ", style="dim").append(_beside(value), style="bold")
     return text
 
 
-def _text(view: View, pieces: list[Piece], palette: dict | None) -> Text:
+def _text(view: View, pieces: list[Piece], palette: dict | None, marks: bool) -> Text:
     text = Text(overflow="fold")
-    for piece in pieces:
+    for index, piece in enumerate(pieces):
+        text.append(_line_mark(pieces, index) if marks else "")
         if piece.kind in ("space", "unseen"):
             text.append(piece.text, style="dim" if piece.kind == "unseen" else "")
             continue
         style = Style(underline=piece.explained)
         if palette is None:
             score = f"[{view.number(piece.score)}]" if piece.marked or piece.kind == "special" else ""
-            text.append(piece.text + score, style=style)
+            number = _number_after(piece.text, score) if score and marks else score
+            text.append(piece.text + number, style=style)
             continue
         text.append(piece.text, style=style + _colour(piece.strength, palette, dim=piece.kind == "special"))
     return text if text.plain else Text("(no tokens)", style="dim")
@@ -99,10 +103,10 @@ def _colour(strength: float, palette: dict, dim: bool = False) -> Style:
 
 def _legend(view: View, palette: dict) -> Text:
     text = Text(overflow="fold")
-    text.append(f"{view.against} {view.number(-view.scale)} ", style="dim")
+    text.append(f"{_beside(view.against)} {view.number(-view.scale)} ", style="dim")
     for step in range(-6, 7):
         text.append(" ", style=Style(bgcolor=_hex(_step(step / 6, palette))))
-    return text.append(f" {view.number(view.scale)} for {view.target}", style="dim")
+    return text.append(f" {view.number(view.scale)} for {_beside(view.target)}", style="dim")
 
 
 def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
@@ -112,7 +116,7 @@ def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
     table.add_column(no_wrap=True)
     for row in view.rows:
         style = "" if row.kind == "top" else "dim"
-        label = Text(row.label, style=style)
+        label = Text(row.label if plain else _beside(row.label), style=style)
         drawn = [_bar(row.strength, palette, plain)] if bars else []
         table.add_row(ascii_text(label) if plain else label, view.number(row.score), *drawn)
     return table

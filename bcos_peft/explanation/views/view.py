@@ -19,6 +19,7 @@ class Piece:
         marked (`bool`): Whether it is among the top contributions.
         noted (`bool`): Whether it is marked, not weak, and has room for its number below it.
         explained (`bool`): Whether it is the token whose output is explained.
+        passage (`int`, *optional*): The number of its message, where that shares a line with something else.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Piece:
     marked: bool = False
     noted: bool = False
     explained: bool = False
+    passage: int | None = None
 
 
 @dataclass(frozen=True)

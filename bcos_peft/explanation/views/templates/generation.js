@@ -74,7 +74,8 @@
   at("answer").addEventListener("focusout", (event) => { if (!held && !tokens.includes(event.relatedTarget)) show(null); });
   at("answer").addEventListener("keydown", (event) => {
     const index = tokens.indexOf(event.target);
-    const next = { ArrowRight: index + 1, ArrowDown: index + 1, ArrowLeft: index - 1, ArrowUp: index - 1, Home: 0,
+    const ahead = getComputedStyle(at("answer")).direction === "rtl" ? -1 : 1;
+    const next = { ArrowRight: index + ahead, ArrowDown: index + 1, ArrowLeft: index - ahead, ArrowUp: index - 1, Home: 0,
       End: tokens.length - 1 }[event.key];
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
