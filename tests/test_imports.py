@@ -26,7 +26,7 @@ ORDER = [
 
 # What these folders may import from outside of the package and the standard library.
 OUTSIDE = {
-    "_utils": {"accelerate", "huggingface_hub", "torch", "transformers"},
+    "_utils": {"accelerate", "huggingface_hub", "numpy", "torch", "transformers"},
     "config": set(),
     "nn": {"torch", "bitsandbytes", "transformers"},
     "text": {"numpy", "transformers", "torch"},

@@ -8,7 +8,8 @@ from bcos_peft.training.parts import merge_gains, train_only
 
 if TYPE_CHECKING:
     from bcos_peft.training.hidden_tokens import HideTokensCallback, hide_tokens
-    from bcos_peft.training.loss import BcosScheduleCallback, bcos_bce_loss
+    from bcos_peft.training.loss import bcos_bce_loss
+    from bcos_peft.training.schedule import BcosScheduleCallback
 
 __all__ = [
     "BcosScheduleCallback",
@@ -25,7 +26,7 @@ __getattr__ = lazy_names(
     {
         "HideTokensCallback": "hidden_tokens",
         "hide_tokens": "hidden_tokens",
-        "BcosScheduleCallback": "loss",
+        "BcosScheduleCallback": "schedule",
         "bcos_bce_loss": "loss",
     },
 )
