@@ -5,13 +5,14 @@ from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_pad
 from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.attribution.linear_map import average_embedding, forward_parameters, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode
-from bcos_peft.attribution.sequence import attribute_sequence, is_causal_lm
+from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequences, is_causal_lm
 
 
 __all__ = [
     "Attribution",
     "attribute",
     "attribute_sequence",
+    "attribute_sequences",
     "average_embedding",
     "certify",
     "check_baseline",

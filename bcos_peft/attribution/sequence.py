@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from bcos_peft.attribution.linear_map import (
 )
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.padding import _looks_ahead
+from bcos_peft.attribution.target import _ChosenTokens
 from bcos_peft.models import find_bcos_model
 
 
@@ -62,7 +64,6 @@ class _SequenceAttribution:
     baseline: Tensor | None = None
 
 
-@_outside_inference_mode
 @checked_arguments
 def attribute_sequence(
     model: nn.Module,
@@ -113,85 +114,108 @@ def attribute_sequence(
 
     Source: B-cos LM (arXiv 2502.12992), section 3; contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
+    return attribute_sequences(model, [input_ids], [positions], [targets], [foils], at_once, baseline)[0]
+
+
+@_outside_inference_mode
+def attribute_sequences(
+    model: nn.Module,
+    sequences: Sequence[Tensor],
+    positions: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[Sequence[int] | None]],
+    foils: Sequence[Sequence[Sequence[int]] | str | None],
+    at_once: int = 16,
+    baseline: str = "zero",
+) -> list[_SequenceAttribution]:
+    r"""`attribute_sequence` of several sequences, which share the forward pass and the backward passes.
+
+    A decoder never sees what comes after a token, so shorter sequences are filled up on the right, and each has the
+    scores that it has alone.
+
+    Args:
+        model (`torch.nn.Module`): as for `attribute_sequence`.
+        sequences (`Sequence[torch.Tensor]`): `input_ids` of each.
+        positions (`Sequence[Sequence[int]]`): of each its places, none of them twice.
+        targets (`Sequence`): of each what `attribute_sequence` takes.
+        foils (`Sequence`): of each what `attribute_sequence` takes.
+        at_once (`int`, defaults to 16): at most how many places of all sequences share a backward pass.
+        baseline (`"zero"` or `"average"`, defaults to `"zero"`): as for `attribute_sequence`.
+
+    Returns:
+        `list[_SequenceAttribution]`: one for each sequence.
+
+    Raises:
+        ValueError: the model is no converted causal language model, or an argument does not fit it.
+
+    Example:
+        >>> import torch
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from bcos_peft.attribution import attribute_sequences
+        >>> config = GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)
+        >>> model = get_bcos_model(GPT2LMHeadModel(config), BcosConfig())
+        >>> texts = [torch.tensor([5, 6, 7, 8]), torch.tensor([9])]
+        >>> found = attribute_sequences(model, texts, [[1, 2], [0]], [[[7], [8]], [None]], ["runner_up", None])
+        >>> [tuple(one.scores.shape) for one in found]
+        [(2, 4), (1, 1)]
+    """
     bcos_model = find_bcos_model(model)
     _check_adapters(model)
     if not is_causal_lm(bcos_model):
         raise ValueError(f"{type(bcos_model).__name__} is no causal language model: it generates no text.")
-    _check_inputs(bcos_model, input_ids[None], None)
+    input_ids = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+    _check_inputs(bcos_model, input_ids, None)
     check_baseline(baseline)
-    places = torch.tensor(list(positions))
+    counts = [len(row) for row in positions]
+    if twice := [row for row in positions if len({*row}) < len(row)]:
+        raise ValueError(f"positions {list(twice[0])} has a place twice; give each its targets at once.")
+    places = torch.tensor(list(chain.from_iterable(positions)))
+    owners = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)])
+    turns = torch.tensor([turn for count in counts for turn in range(count)])
     # A mask, or transformers takes some tokens for forgotten padding.
-    inputs = {"input_ids": input_ids[None], "attention_mask": torch.ones_like(input_ids[None]), "use_cache": False}
-    keeps = _keeps_logits(bcos_model)
-    if keeps:
-        inputs["logits_to_keep"] = places
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
+    rows = places  # of what enters the head, and of the logits
+    if _keeps_logits(bcos_model):
+        inputs["logits_to_keep"], rows = places.unique(return_inverse=True)
     leaves: dict[str, Tensor] = {}
     references: dict[str, Tensor] | None = {} if baseline == "average" else None
     head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        with _cut_inputs(bcos_model, False, 1, leaves, references), _cut_head(bcos_model, head):
-            logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits[0]
-        logits = logits if keeps else logits[places]
-        chosen = _Chosen(logits, targets, foils)
+        with _cut_inputs(bcos_model, False, len(input_ids), leaves, references), _cut_head(bcos_model, head):
+            logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits
+        against = [
+            [row] * n if row is None or isinstance(row, str) else row for row, n in zip(foils, counts, strict=True)
+        ]
+        wanted, others = (list(chain.from_iterable(given)) for given in (targets, against))
+        chosen = _ChosenTokens(logits[owners, rows], wanted, others)
         (gradient,) = torch.autograd.grad(chosen.values.sum(), head["above"])
-        # Which row of what enters the head belongs to which place.
-        rows = torch.arange(len(places)) if keeps else places
-        chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // len(input_ids)))
-        scores, average = _in_batches(head["below"], leaves, references or {}, gradient, rows, chunk)
+        chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // input_ids.shape[1]) // len(input_ids))
+        scores, average = _in_batches(head["below"], leaves, references or {}, gradient, (turns, owners, rows), chunk)
     logit = chosen.values.detach().to(scores.dtype)
-    return _SequenceAttribution(
-        scores=scores,
-        logit=logit,
-        residual=_rest_of(logit, scores, average),
-        probability=chosen.probability,
-        predicted=chosen.predicted,
-        targets=chosen.targets,
-        foils=chosen.foils,
-        baseline=average,
-    )
+    residual = _rest_of(logit, scores, average)
+    found, start = [], 0
+    for ids, count in zip(sequences, counts, strict=True):
+        own = slice(start, start + count)
+        found.append(
+            _SequenceAttribution(
+                scores=scores[own, : len(ids)],
+                logit=logit[own],
+                residual=residual[own],
+                probability=chosen.probability[own],
+                predicted=chosen.predicted[own],
+                targets=chosen.targets[own],
+                foils=chosen.foils[own],
+                baseline=None if average is None else average[own],
+            )
+        )
+        start += count
+    return found
 
 
 def is_causal_lm(model) -> bool:
     """Whether a converted model predicts the next token of its vocabulary from those before it."""
     one_way = model.bcos_family.causal and not _looks_ahead(model.config)
     return one_way and model.get_output_embeddings() is not None
-
-
-class _Chosen:
-    """The explained values, `(places,)`, and what goes with them."""
-
-    def __init__(self, logits: Tensor, targets, foils):
-        known = logits.detach()
-        size = logits.shape[-1]
-        self.predicted = known.argmax(-1)
-        best = self.predicted.tolist()
-        targets = [[best[i]] if row is None else list(row) for i, row in enumerate(targets)]
-        if foils is None:
-            foils = [[] for _ in targets]
-        elif isinstance(foils, str):
-            # One of so many has to be something else than the targets.
-            most = min(size, 1 + max(map(len, targets)))
-            ranked = known.topk(most, dim=-1).indices.tolist()
-            foils = [[next(i for i in row if i not in set(t))] for row, t in zip(ranked, targets, strict=True)]
-        self.targets, self.foils = targets, [list(row) for row in foils]
-        for wanted, others in zip(self.targets, self.foils, strict=True):
-            if both := sorted({*wanted} & {*others}):
-                raise ValueError(
-                    f"foil equals target (both have token {both[0]}): their difference is zero and has nothing to "
-                    "explain. Without target=..., the target is what the model predicts."
-                )
-        entries = []
-        for place, (wanted, others) in enumerate(zip(self.targets, self.foils, strict=True)):
-            entries += [(place, token, 1.0) for token in wanted]
-            entries += [(place, token, -len(wanted) / len(others)) for token in others]
-        rows, tokens, weights = (torch.tensor(column, device=logits.device) for column in zip(*entries, strict=True))
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        parts = logits[rows, tokens].to(dtype) * weights.to(dtype)
-        self.values = torch.zeros(len(logits), dtype=dtype, device=logits.device).index_add(0, rows, parts)
-        total = torch.logsumexp(known.to(dtype), -1)
-        wanted = weights > 0
-        shares = (known[rows, tokens].to(dtype) - total[rows]).exp() * wanted
-        self.probability = torch.zeros_like(total).index_add(0, rows, shares).clamp(max=1.0)
 
 
 def _tokens_at_once(device: torch.device) -> int:
@@ -203,24 +227,31 @@ def _in_batches(
     leaves: dict[str, Tensor],
     references: dict[str, Tensor],
     gradient: Tensor,
-    rows: Tensor,
+    places: tuple[Tensor, Tensor, Tensor],
     chunk: int,
 ) -> tuple[Tensor, Tensor | None]:
     """Contributions of the leaves, `(places, sequence)`, and what the references give, `(places,)`.
 
-    `gradient` holds each place's own in its row.
+    `gradient`, `(sequences, rows, features)`, holds each place's own in its sequence and row. At each turn every
+    sequence has one place: what belongs to different sequences goes through the layers together anyway.
     """
+    turns, owners, rows = places
+    count = int(turns.max()) + 1
     found, averages = [], []
-    for start in range(0, len(rows), chunk):
-        some = rows[start : start + chunk]
-        each = gradient.new_zeros(len(some), *gradient.shape)
-        each[torch.arange(len(some)), 0, some] = gradient[0, some]
+    for start in range(0, count, chunk):
+        size = min(chunk, count - start)
+        now = (turns >= start) & (turns < start + size)
+        each = gradient.new_zeros(size, *gradient.shape)
+        each[turns[now] - start, owners[now], rows[now]] = gradient[owners[now], rows[now]]
         # The last backward pass frees the graph as it goes.
-        maps = _backward(output, list(leaves.values()), each, retain_graph=start + chunk < len(rows))
+        maps = _backward(output, list(leaves.values()), each, retain_graph=start + chunk < count)
         parts, average = _contributions_of(leaves, maps, references)
-        found.append(sum(parts.values())[:, 0])
-        averages.append(average)
-    return torch.cat(found), torch.cat(averages)[:, 0] if references else None
+        found.append(sum(parts.values())[turns[now] - start, owners[now]])
+        averages.append(None if average is None else average[turns[now] - start, owners[now]])
+    # Chunks hold places of all sequences; back to the order in which they were given.
+    order = torch.cat([((turns >= s) & (turns < s + chunk)).nonzero().flatten() for s in range(0, count, chunk)])
+    back = order.argsort()
+    return torch.cat(found)[back], torch.cat(averages)[back] if references else None
 
 
 def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_graph: bool) -> list[Tensor]:

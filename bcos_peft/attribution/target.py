@@ -100,6 +100,42 @@ class _Choice:
         return list(values.unbind(1))
 
 
+class _ChosenTokens:
+    """The explained values of places of sequences, `(places,)`, and what goes with them: next tokens, and foils."""
+
+    def __init__(self, logits: Tensor, targets, foils):
+        known = logits.detach()
+        size = logits.shape[-1]
+        self.predicted = known.argmax(-1)
+        best = self.predicted.tolist()
+        targets = [[best[i]] if row is None else list(row) for i, row in enumerate(targets)]
+        # One of so many has to be something else than the targets.
+        most = min(size, 1 + max(map(len, targets)))
+        ranked = known.topk(most, dim=-1).indices.tolist()
+        self.targets, self.foils = targets, []
+        for row, wanted, best in zip(foils, targets, ranked, strict=True):
+            second = [next(i for i in best if i not in set(wanted))] if isinstance(row, str) else row
+            self.foils.append(list(second or []))
+        for wanted, others in zip(self.targets, self.foils, strict=True):
+            if both := sorted({*wanted} & {*others}):
+                raise ValueError(
+                    f"foil equals target (both have token {both[0]}): their difference is zero and has nothing to "
+                    "explain. Without target=..., the target is what the model predicts."
+                )
+        entries = []
+        for place, (wanted, others) in enumerate(zip(self.targets, self.foils, strict=True)):
+            entries += [(place, token, 1.0) for token in wanted]
+            entries += [(place, token, -len(wanted) / len(others)) for token in others]
+        rows, tokens, weights = (torch.tensor(column, device=logits.device) for column in zip(*entries, strict=True))
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        parts = logits[rows, tokens].to(dtype) * weights.to(dtype)
+        self.values = torch.zeros(len(logits), dtype=dtype, device=logits.device).index_add(0, rows, parts)
+        total = torch.logsumexp(known.to(dtype), -1)
+        wanted = weights > 0
+        shares = (known[rows, tokens].to(dtype) - total[rows]).exp() * wanted
+        self.probability = torch.zeros_like(total).index_add(0, rows, shares).clamp(max=1.0)
+
+
 def _index(name: str, value, batch: int, size: int, device) -> Tensor | None:
     if value is None:
         return None
