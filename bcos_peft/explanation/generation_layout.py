@@ -138,7 +138,14 @@ class _Steps:
     def step(self, unit: Unit) -> Step:
         first, last = (index - self.found.prompt_length for index in (unit.tokens[0], unit.tokens[-1]))
         foil = None if self.found.foils is None else label_text(self.found.labels[self.found.foils[first]])
-        return self._build(first, last + 1, label_text(unit.text), foil)
+        return self._build(first, last + 1, self._name(unit, spaces=True), foil)
+
+    def _name(self, unit: Unit, spaces: bool = False) -> str:
+        """What a unit is called: its text on one line; where it is compared with others, with the space in front."""
+        places = [self.found.offsets[i] for i in unit.tokens if self.found.offsets[i] is not None]
+        written = self.found.text[min(p[0] for p in places) : max(p[1] for p in places)] if places else ""
+        as_written = written and unit.kind != "special" and (spaces or written.isspace())
+        return label_text(written if as_written else unit.text)
 
     def whole(self) -> Step:
         compared = self.found.foils is not None
@@ -168,7 +175,7 @@ class _Steps:
         before = [i for i, unit in enumerate(self.units) if unit.tokens[0] < end]
         plain = [i for i in before if not self.special[i]]
         ranked = sorted(plain, key=lambda i: -abs(scores[i]))[: self.top]
-        rows = [Row(label_text(self.units[i].text), float(scores[i]), float(strengths[i]), "top") for i in ranked]
+        rows = [Row(self._name(self.units[i]), float(scores[i]), float(strengths[i]), "top") for i in ranked]
         scale = float(np.abs(scores[plain]).max(initial=0.0)) if plain else 0.0
 
         def together(label: str, total: float, kind: str) -> Row:
