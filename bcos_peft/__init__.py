@@ -8,7 +8,7 @@ from bcos_peft._utils.lazy import lazy_names as _lazy_names
 from bcos_peft.attribution import Attribution, attribute, explanation_mode
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
-from bcos_peft.explanation import BcosExplainer, Contribution, Explanation, GenerationExplanation
+from bcos_peft.explanation import Alternatives, BcosExplainer, Contribution, Explanation, GenerationExplanation
 from bcos_peft.families import Family, register_family
 from bcos_peft.models import register_all as _register_all
 from bcos_peft.nn import steady_weights
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bcos_peft.training import BcosScheduleCallback, HideTokensCallback, bcos_bce_loss, hide_tokens
 
 __all__ = [
+    "Alternatives",
     "Attribution",
     "BcosConfig",
     "BcosExplainer",

@@ -20,7 +20,10 @@ def _explain(
     texts: Annotated[list[str] | None, typer.Argument(help="The texts.")] = None,
     file: Annotated[str | None, typer.Option(help="A file with one text per line; - reads standard input.")] = None,
     pair: Annotated[str | None, typer.Option(help="The second text, for models that read pairs.")] = None,
-    target: Annotated[str | None, typer.Option(help="Label or number; 'all' for every class.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Label or number, 'all' for every class; language models: what follows, or a token's id."),
+    ] = None,
     foil: _Foil = None,
     position: Annotated[int | None, typer.Option(help="The token whose output is explained.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many contributions the table names.")] = 5,

@@ -66,5 +66,8 @@ def _check_device(device: str) -> None:
 
 
 def _choice(value: str | None, labels: Labels) -> str | int | None:
-    """A target or foil as it was typed: a number, unless the model has a label of that name."""
+    """A target or foil as it was typed: a number, unless the model has a label of that name. Of a language model
+    numbers are token ids; in quotes (`'"44"'`) a number is the text that follows."""
+    if value is not None and labels.of_tokens and value[:1] == value[-1:] == '"' and value[1:-1].isdecimal():
+        return value[1:-1]
     return value if value is None or not value.isdecimal() or value in labels else int(value)

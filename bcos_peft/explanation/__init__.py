@@ -5,10 +5,12 @@ from bcos_peft.explanation.explainer import BcosExplainer
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import GenerationExplanation
 from bcos_peft.explanation.render import export_svg, render_generation_html, render_html, show, show_generation
+from bcos_peft.explanation.targets import Alternatives
 from bcos_peft.explanation.text_layout import layout
 
 
 __all__ = [
+    "Alternatives",
     "BcosExplainer",
     "Contribution",
     "Explanation",

@@ -22,7 +22,8 @@ from bcos_peft.attribution import (
 )
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_explainer import _GenerationExplainer
-from bcos_peft.explanation.places import _check_choices, _one_each, _padded, _Places, _text_between
+from bcos_peft.explanation.places import _check_choices, _named, _one_each, _padded, _Places
+from bcos_peft.explanation.targets import Alternatives, _before
 from bcos_peft.models import Labels, find_bcos_model
 from bcos_peft.text import Encoding, encode, split_inputs
 
@@ -147,11 +148,12 @@ class BcosExplainer(_GenerationExplainer):
             for item, name in zip(items, names, strict=True)
         ]
         every = isinstance(target, str) and target == "all"
-        targets = [None] * len(items) if every else self._classes(target, "target", len(items))
-        foils = self._classes(foil, "foil", len(items))
         where = _Places(self.labels, self.tokenizer)
         positions = where.positions(position, encodings, names)
         spans = where.spans(span, encodings, names)
+        places = list(zip(encodings, positions, strict=True))
+        targets = [None] * len(items) if every else self._classes(target, "target", places)
+        foils = self._classes(foil, "foil", places)
         answers = [where.of_answers and not every and targets[i] is positions[i] is None for i in range(len(items))]
         _check_choices(targets, foils, positions, spans, answers, where.of_answers, names)
         among = [where.candidates(*row) for row in zip(encodings, answers, names, strict=True)]
@@ -201,8 +203,21 @@ class BcosExplainer(_GenerationExplainer):
         known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
         return min(known) if known else None
 
-    def _classes(self, value: Any, name: str, count: int) -> list[int | None]:
-        return [None if v is None else self.labels.index(v, name) for v in _one_each(value, name, count)]
+    def _classes(self, value: Any, name: str, places: list[tuple[Encoding, int | None]]) -> list[int | None]:
+        found: list[int | None] = []
+        for one, place in zip(_one_each(value, name, len(places)), places, strict=True):
+            if isinstance(one, Alternatives):
+                raise TypeError(
+                    f"{name}={one!r}: alternatives are for explain(...); call with one target for each text."
+                )
+            after = self._before(*place) if isinstance(one, str) else None
+            found.append(None if one is None else self.labels.index(one, name, after))
+        return found
+
+    def _before(self, encoding: Encoding, position: int | None) -> tuple[list[int], str] | None:
+        if not self.labels.of_tokens:
+            return None
+        return _before(encoding, position, self.bcos_model.bcos_family.causal, self.tokenizer)
 
     def _progress(self, batches: list) -> Iterable:
         shown = len(batches) > 4 if self.progress is None else self.progress
@@ -240,6 +255,9 @@ class BcosExplainer(_GenerationExplainer):
         predicted = target if self.labels.of_answers else int(result.logits[row].argmax())
         foil = None if result.foil is None else int(result.foil[row])
         parts = {name: part[at][:count].cpu().double().numpy() for name, part in (result.parts or {}).items()}
+        position = None if result.position is None or result.position.dim() > 1 else int(result.position[row])
+        after = self._before(encoding, position)
+        after = None if after is None or not self.bcos_model.bcos_family.causal else after[0]
         regression = self.bcos_model.config.problem_type == "regression"
         return Explanation(
             tokens=self.tokenizer.convert_ids_to_tokens(encoding.input_ids),
@@ -254,31 +272,8 @@ class BcosExplainer(_GenerationExplainer):
             logit=float(result.logit[at]),
             probability=None if regression else float(result.probability[at]),
             foil=foil,
-            foil_label=None if foil is None else self.labels.name(foil),
+            foil_label=None if foil is None else self.labels.name(foil, after),
             parts=parts or None,
             baseline=None if result.baseline is None else float(result.baseline[at]),
-            **self._named(encoding, result, at, target, predicted),
+            **_named(self.labels, encoding, result, at, target, predicted, after),
         )
-
-    def _named(
-        self, encoding: Encoding, result: Attribution, at: tuple[int, ...], target: int, predicted: int
-    ) -> dict[str, Any]:
-        """What is explained by name, and the tokens whose outputs it is of."""
-        row = at[0]
-        fields = {"target_label": self.labels.name(target), "predicted_label": self.labels.name(predicted)}
-        if result.span is None:
-            position = result.position
-            if position is not None:
-                fields["position"] = int(position[row] if position.dim() == 1 else position[at])
-            return fields
-        first, stop = result.span[row].tolist()
-        fields["position"] = first
-        if result.best_span is None:
-            return fields | ({"positions": list(range(first, stop))} if stop - first > 1 else {})
-        answers = [_text_between(encoding, tuple(span[row].tolist())) for span in (result.span, result.best_span)]
-        return fields | {
-            "positions": [first, stop - 1],
-            "target_ids": [0, 1],  # the start, and the end
-            "target_label": answers[0],
-            "predicted_label": answers[1],
-        }

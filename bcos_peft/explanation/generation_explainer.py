@@ -8,13 +8,23 @@ from typing import Any
 import torch
 
 from bcos_peft._utils.arguments import checked_arguments
-from bcos_peft.attribution import attribute_sequence, is_causal_lm
-from bcos_peft.explanation.decoding import _as_list, _continuations
+from bcos_peft.attribution import attribute_sequences, is_causal_lm
+from bcos_peft.explanation.decoding import _continuations
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation import _ANSWER, GenerationExplanation
+from bcos_peft.explanation.generation import GenerationExplanation
 from bcos_peft.explanation.prompts import _Prompt, _read_prompts
-from bcos_peft.explanation.targets import _RUNNER_UP, _check_contrast, _read_completion, _read_foils, _read_targets
-from bcos_peft.text import special_ids, spell_on
+from bcos_peft.explanation.sequences import _batches_of, _explained, _Task
+from bcos_peft.explanation.targets import (
+    _RUNNER_UP,
+    Alternatives,
+    _check_contrast,
+    _check_pair,
+    _for_each,
+    _read_completion,
+    _read_foil,
+    _read_foils,
+    _read_target,
+)
 
 
 _OURS = ("input_ids", "inputs", "inputs_embeds", "attention_mask")
@@ -35,8 +45,8 @@ class _GenerationExplainer:
         prompt: Any = None,
         *,
         messages: Sequence | None = None,
-        target: int | str | Sequence[int | str] | None = None,
-        foil: int | str | Sequence[int | str] | None = None,
+        target: int | str | Alternatives | Sequence | None = None,
+        foil: int | str | Alternatives | Sequence | None = None,
         contrast: str | None = _RUNNER_UP,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Explanation | list[Explanation]:
@@ -47,13 +57,15 @@ class _GenerationExplainer:
             messages (`list[dict]`, *optional*): Instead of a prompt a conversation, `[{"role": "user", "content":
                 "..."}]`, or a list of conversations, which the tokenizer's chat template writes. A last message of the
                 assistant is gone on with.
-            target (`int`, `str` or a list of these, *optional*):
-                What to explain. A string of one token, or its id: the logit of that next token. A string of several
-                tokens: the sum of the logits along it, each explained where the model would say it, given the tokens
-                before (which then have contributions as well). A list: alternatives of one token each, whose
-                contributions add. Default: what the model predicts.
-            foil (`int`, `str` or a list of these, *optional*): Explain the target against this token; against several,
-                each target is compared with their mean.
+            target (`int`, `str`, [`Alternatives`] or a list of these, *optional*):
+                What to explain, for all prompts, or in a list for each. A string is what follows the prompt, with its
+                space in front if it has one. If it is one token, or a token's id is given: the logit of that next
+                token. A string of several tokens: the sum of the logits along it, each explained where the model would
+                say it, given the tokens before (which then have contributions as well). `Alternatives(a, b)`, or a
+                list in the list: tokens whose contributions add. Default (`None`, also in a list): what the model
+                predicts.
+            foil (`int`, `str`, [`Alternatives`] or a list of these, *optional*): Explain the target against this
+                token, for all prompts or for each; against several, each target is compared with their mean.
             contrast (`"runner_up"`, *optional*): Without a foil, what to compare with: the largest logit that is no
                 target. `None` explains the plain logit, as calling the explainer does.
             chat_template_kwargs (`dict`, *optional*): Further arguments of the chat template, such as `tools`.
@@ -64,7 +76,7 @@ class _GenerationExplainer:
         Raises:
             TypeError: The prompt, the messages or a target is of the wrong kind.
             ValueError: The model is no causal language model, a prompt is empty or too long, the tokenizer has no chat
-                template, or a target or foil does not exist or fit. Nothing was computed.
+                template, or a target or foil does not exist or fit, or cannot follow its prompt. Nothing was computed.
 
         Example:
             >>> from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -80,22 +92,18 @@ class _GenerationExplainer:
         """
         self._check_causal("explain")
         _check_contrast(contrast)
-        wanted, several = _read_targets(target, self.tokenizer, self.labels)
-        others = None if foil is None else [self.labels.index(one, "foil") for one in _as_list(foil, "foil")]
-        if several and others is not None:
-            raise ValueError(
-                f"target={target!r} is {len(wanted)} tokens, and a foil is compared with one. Leave the foil out "
-                "(each token is compared with its runner-up), or explain the first token against it."
-            )
-        if others is not None and wanted is not None and (both := {*others} & {*wanted}):
-            raise ValueError(f"foil equals target (both have {self.labels.name(both.pop())!r}): nothing to explain.")
         prompts, single = self._prompts(prompt, messages, chat_template_kwargs)
-        found = []
-        for one in prompts:
+        tasks = []
+        targets, foils = (_for_each(v, n, len(prompts)) for v, n in ((target, "target"), (foil, "foil")))
+        for one, wanted, other in zip(prompts, targets, foils, strict=True):
+            ids, several = _read_target(wanted, "target", one, self.labels)
+            others = _read_foil(other, "foil", one, self.labels)
+            _check_pair(wanted, ids, several, others, self.labels)
             if several:
-                found.append(self._sequence(one, wanted, contrast).summed())
+                tasks.append(_Task(one, answer=ids, foils=contrast))
             else:
-                found.append(self._next_token(one, wanted, contrast if others is None else [others]))
+                tasks.append(_Task(one, targets=ids, foils=contrast if others is None else [others]))
+        found = [one.summed() if task.answer else one for task, one in zip(tasks, self._explain(tasks), strict=True)]
         return found[0] if single else found
 
     @checked_arguments
@@ -141,20 +149,26 @@ class _GenerationExplainer:
             (3, 3)
         """
         self._check_causal("generate")
-        _check_contrast(contrast)
+        _check_contrast(contrast, "; explain_generation compares with tokens of your own")
         if given := [name for name in _OURS if name in generate_kwargs]:
             raise ValueError(
                 f"{given[0]} cannot be given to generate: pass the prompt itself, as text or as token ids."
             )
         prompts, single = self._prompts(prompt, messages, chat_template_kwargs)
         found: list = []
-        for start in range(0, len(prompts), self.batch_size):
+        starts = list(range(0, len(prompts), self.batch_size))
+        for start in self._progress(starts):
             some = prompts[start : start + self.batch_size]
-            for one, answers in zip(
-                some, _continuations(self.bcos_model, self.tokenizer, some, generate_kwargs), strict=True
-            ):
-                explained = [self._sequence(one, answer, contrast) for answer in answers]
-                found.append(explained if len(explained) > 1 else explained[0])
+            answers = _continuations(self.bcos_model, self.tokenizer, some, generate_kwargs)
+            tasks = [
+                _Task(one, answer=answer, foils=contrast)
+                for one, several in zip(some, answers, strict=True)
+                for answer in several
+            ]
+            explained = iter(self._explain(tasks, together=False, shown=False))
+            for several in answers:
+                row = [next(explained) for _ in several]
+                found.append(row if len(row) > 1 else row[0])
         return found[0] if single else found
 
     @checked_arguments
@@ -164,7 +178,7 @@ class _GenerationExplainer:
         completion: str | Sequence | None = None,
         *,
         messages: Sequence | None = None,
-        foil: int | str | Sequence[int | str] | None = None,
+        foil: int | str | Sequence | None = None,
         contrast: str | None = _RUNNER_UP,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> GenerationExplanation | list[GenerationExplanation]:
@@ -172,11 +186,11 @@ class _GenerationExplainer:
 
         Args:
             prompt: A text, token ids, or a list of these.
-            completion (`str` or `list[int]`): What comes after it, as text or token ids; a list of them for several
-                prompts.
+            completion (`str` or `list[int]`): What comes after it, as text (with its space in front, if it has one)
+                or token ids; a list of them for several prompts.
             messages (`list[dict]`, *optional*): Instead of a prompt a conversation or a list of them, as in `explain`.
             foil (`int`, `str` or a list of these, *optional*): A token that each one is compared with, or a list with
-                one for each token of the completion (for a single prompt).
+                one for each token of the completion; for several prompts, one of these for all or in a list for each.
             contrast (`"runner_up"`, *optional*): Without a foil, what to compare with; see `generate`.
             chat_template_kwargs (`dict`, *optional*): Further arguments of the chat template.
 
@@ -185,7 +199,8 @@ class _GenerationExplainer:
 
         Raises:
             TypeError: An argument is of the wrong kind.
-            ValueError: As in `generate`; or the completion is empty, or a foil is what it is compared with.
+            ValueError: As in `generate`; or the completion is empty or no tokens spell it after the prompt, or a foil
+                is what it is compared with.
 
         Example:
             >>> from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -206,13 +221,15 @@ class _GenerationExplainer:
             raise ValueError(
                 f"completion has {len(completions)} entries for {len(prompts)} prompts; give one for each."
             )
-        if foil is not None and not single:
-            raise ValueError("foil goes with a single prompt; explain several one by one.")
-        answers = [
-            _read_completion(*row, self.tokenizer, self.labels) for row in zip(completions, prompts, strict=True)
-        ]
-        against = contrast if foil is None else _read_foils(foil, answers[0], self.labels)
-        found = [self._sequence(*row, against) for row in zip(prompts, answers, strict=True)]
+        foils = [foil] if single else _for_each(foil, "foil", len(prompts), lists=True)
+        tasks = []
+        for i, (one, written, other) in enumerate(zip(prompts, completions, foils, strict=True)):
+            name = "completion" if single else f"completion[{i}]"
+            answer = _read_completion(written, name, one, self.tokenizer, self.labels)
+            if other is not None:
+                other = _read_foils(other, "foil", one, answer, self.tokenizer, self.labels)
+            tasks.append(_Task(one, answer=answer, foils=contrast if other is None else other))
+        found = self._explain(tasks, together=False)
         return found[0] if single else found
 
     # ---- prompts ----------------------------------------------------------------------------------------------------
@@ -229,72 +246,21 @@ class _GenerationExplainer:
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
-    def _next_token(self, prompt: _Prompt, targets: list[int] | None, foils: Any) -> Explanation:
-        encoding = prompt.encoding
-        ids, last = torch.tensor(encoding.input_ids, device=self.bcos_model.device), len(encoding.input_ids) - 1
-        result = attribute_sequence(self.model, ids, [last], [targets], foils, baseline=self.baseline)
-        targets, foils = result.targets[0], result.foils[0]
-        predicted = int(result.predicted[0])
-        return Explanation(
-            tokens=self.tokenizer.convert_ids_to_tokens(encoding.input_ids),
-            scores=result.scores[0].cpu().double().numpy(),
-            text=encoding.text,
-            offsets=encoding.offsets,
-            sequence_ids=encoding.sequence_ids,
-            special=encoding.special,
-            token_ids=encoding.input_ids,
-            target=targets[0],
-            target_label=self._names(targets),
-            predicted=predicted,
-            predicted_label=self.labels.name(predicted),
-            logit=float(result.logit[0]),
-            probability=float(result.probability[0]),
-            foil=foils[0] if foils else None,
-            foil_label=self._names(foils) if foils else None,
-            position=last,
-            segments=prompt.segments or None,  # of messages without text there are none
-            target_ids=targets if len(targets) > 1 else None,
-            foil_ids=foils if len(foils) > 1 else None,
-            baseline=None if result.baseline is None else float(result.baseline[0]),
-        )
-
-    def _names(self, tokens: list[int]) -> str:
-        return " | ".join(self.labels.name(token) for token in tokens)
-
-    def _sequence(self, prompt: _Prompt, answer: list[int], foils: Any) -> GenerationExplanation:
-        before = prompt.encoding.input_ids
-        ids = [*before, *answer]
-        result = attribute_sequence(
-            self.model,
-            torch.tensor(ids[:-1], device=self.bcos_model.device),
-            range(len(before) - 1, len(ids) - 1),
-            [[token] for token in answer],
-            foils,
-            self.batch_size,
-            self.baseline,
-        )
-        text, spans = spell_on(before, answer, self.tokenizer)
-        start = len(prompt.text)
-        special = special_ids(self.tokenizer)
-        shown = [span for span, token in zip(spans, answer, strict=True) if token not in special and span[0] < span[1]]
-        segments = dict(prompt.segments)
-        if shown:
-            segments[_ANSWER] = (start + shown[0][0], start + shown[-1][1])
-        predicted = result.predicted.tolist()
-        foils = [row[0] for row in result.foils] if all(result.foils) else None
-        return GenerationExplanation(
-            text=prompt.text + text,
-            tokens=self.tokenizer.convert_ids_to_tokens(ids),
-            token_ids=ids,
-            offsets=[*prompt.encoding.offsets, *((low + start, high + start) for low, high in spans)],
-            special=[*prompt.encoding.special, *(token in special for token in answer)],
-            prompt_length=len(before),
-            scores=[row[: len(before) + i] for i, row in enumerate(result.scores.cpu().double().numpy())],
-            logits=result.logit.cpu().double().numpy(),
-            probabilities=result.probability.cpu().double().numpy(),
-            predicted=predicted,
-            labels={token: self.labels.name(token) for token in {*answer, *predicted, *(foils or [])}},
-            foils=foils,
-            segments=segments or None,
-            baselines=None if result.baseline is None else result.baseline.cpu().double().numpy(),
-        )
+    def _explain(self, tasks: list[_Task], together: bool = True, shown: bool = True) -> list:
+        """Explanations of tasks, which share batches; those of whole answers have one each, for all of its tokens."""
+        found: list = [None] * len(tasks)
+        batches = _batches_of(tasks, self.batch_size if together else 1, self.bcos_model.device)
+        for batch in self._progress(batches) if shown else batches:
+            some = [tasks[i] for i in batch]
+            results = attribute_sequences(
+                self.model,
+                [torch.tensor(task.ids, device=self.bcos_model.device) for task in some],
+                [task.places for task in some],
+                [task.wanted for task in some],
+                [task.foils for task in some],
+                self.batch_size,
+                self.baseline,
+            )
+            for i, task, result in zip(batch, some, results, strict=True):
+                found[i] = _explained(task, result, self.tokenizer, self.labels)
+        return found

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
+from bcos_peft.attribution import Attribution
 from bcos_peft.explanation.checks import _checked_span
+from bcos_peft.explanation.targets import Alternatives
 from bcos_peft.models import Labels
 from bcos_peft.text import Encoding, Span, plain, special_ids, strip_span
 
@@ -128,7 +130,7 @@ def _text_between(encoding: Encoding, span: Span) -> str:
 def _one_each(value: Any, name: str, count: int) -> list:
     """A choice for each text, from one for all or a list."""
     value = plain(value)
-    if value is None or isinstance(value, (str, Integral)) or not isinstance(value, Iterable):
+    if value is None or isinstance(value, (str, Integral, Alternatives)) or not isinstance(value, Iterable):
         return [value] * count
     values = [plain(entry) for entry in value]
     if len(values) != count:
@@ -160,3 +162,34 @@ def _padded(rows: list[list[bool]]) -> list[list[bool]]:
     """Rows of one length: what is added on the right is padding, and false."""
     length = max(map(len, rows))
     return [row + [False] * (length - len(row)) for row in rows]
+
+
+def _named(
+    labels: Labels,
+    encoding: Encoding,
+    result: Attribution,
+    at: tuple[int, ...],
+    target: int,
+    predicted: int,
+    after: list[int] | None,
+) -> dict[str, Any]:
+    """What is explained by name, and the tokens whose outputs it is of."""
+    row = at[0]
+    names = {"target_label": target, "predicted_label": predicted}
+    fields = {name: labels.name(number, after) for name, number in names.items()}
+    if result.span is None:
+        position = result.position
+        if position is not None:
+            fields["position"] = int(position[row] if position.dim() == 1 else position[at])
+        return fields
+    first, stop = result.span[row].tolist()
+    fields["position"] = first
+    if result.best_span is None:
+        return fields | ({"positions": list(range(first, stop))} if stop - first > 1 else {})
+    answers = [_text_between(encoding, tuple(span[row].tolist())) for span in (result.span, result.best_span)]
+    return fields | {
+        "positions": [first, stop - 1],
+        "target_ids": [0, 1],  # the start, and the end
+        "target_label": answers[0],
+        "predicted_label": answers[1],
+    }

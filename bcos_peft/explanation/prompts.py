@@ -58,18 +58,6 @@ def _read_prompts(
     return [_chat(*row, tokenizer, max_length, template or {}) for row in zip(chats, names, strict=True)], single
 
 
-def _tokenize_on(prompt: _Prompt, text: str, tokenizer) -> list[int]:
-    """Token ids of a text that follows a prompt.
-
-    Both are tokenized together; where that changes the prompt's last tokens, the text is tokenized for itself.
-    """
-    together = list(tokenizer(prompt.text + text, add_special_tokens=False, verbose=False)["input_ids"])
-    alone = list(tokenizer(prompt.text, add_special_tokens=False, verbose=False)["input_ids"])
-    if together[: len(alone)] == alone and len(together) > len(alone):
-        return together[len(alone) :]
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
 def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> _Prompt:
     if isinstance(item, tuple):
         raise TypeError(f"{where} is a pair of texts; a prompt is one text.")

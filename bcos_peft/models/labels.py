@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from bcos_peft.models.generated import BcosModel
+from bcos_peft.text import Encoding, ids_after, spell_on
 
 
 _SHOWN = 20  # labels that an error lists
@@ -43,14 +44,21 @@ class Labels:
         config = self.model.config
         return config.vocab_size if self.of_tokens else 2 if self.of_answers else config.num_labels
 
-    def name(self, index: int) -> str:
-        """The name of an output."""
-        if self.of_tokens:
-            return self.tokenizer.decode([index])
-        return self._names().get(index, str(index))
+    def name(self, index: int, after: list[int] | None = None) -> str:
+        """The name of an output; of a token that follows others, the text that it adds to them."""
+        if not self.of_tokens:
+            return self._names().get(index, str(index))
+        if after:
+            return spell_on(after, [index], self.tokenizer)[0] or self.tokenizer.decode([index])
+        return self.tokenizer.decode([index])
 
-    def index(self, value: Any, argument: str) -> int:
+    def index(self, value: Any, argument: str, after: tuple[list[int], str] | None = None) -> int:
         """The number of an output, from its number or its name.
+
+        Args:
+            value: the number or the name.
+            argument: what errors call it.
+            after: the token ids, and their text, that a token follows; a text is then read as going on with them.
 
         Raises:
             TypeError: it is neither.
@@ -58,7 +66,7 @@ class Labels:
                 there is.
         """
         if isinstance(value, str):
-            return self._token(value, argument) if self.of_tokens else self._label(value, argument)
+            return self._token(value, argument, after) if self.of_tokens else self._label(value, argument)
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise TypeError(f"{argument} must be a number or a label of an output, got {value!r}.")
         if not 0 <= value < self.count:
@@ -87,8 +95,34 @@ class Labels:
         hint = " 'all' stands for itself, not in a list." if value == "all" else ""
         raise ValueError(f"{argument}={value!r} is not a label of the model; it has {', '.join(known)}.{hint}")
 
-    def _token(self, value: str, argument: str) -> int:
+    def after(self, encoding: Encoding) -> tuple[list[int], str] | None:
+        """What the next token goes on with, for `index`; `None` where outputs are no tokens."""
+        if not self.of_tokens:
+            return None
+        return encoding.input_ids, encoding.text if isinstance(encoding.text, str) else encoding.text[-1]
+
+    def tokens(self, value: str, argument: str, after: tuple[list[int], str]) -> list[int]:
+        """The tokens of a text that follows others; a single token as the tokenizer itself writes it ('##ing').
+
+        Raises:
+            ValueError: the text is empty, or no tokens spell it there.
+        """
+        if not value:
+            raise ValueError(f"{argument} is an empty text; there is nothing to explain.")
+        written = self.tokenizer.get_vocab().get(value)
+        try:
+            ids = ids_after(*after, value, self.tokenizer, argument)
+        except ValueError:
+            if written is None:
+                raise
+            return [written]
+        return ids if written is None or len(ids) == 1 else [written]
+
+    def _token(self, value: str, argument: str, after: tuple[list[int], str] | None) -> int:
         """The one token of a word, as the tokenizer reads it in a text or as it writes it itself."""
+        if after is not None:
+            ids = self.tokens(value, argument, after)
+            return ids[0] if len(ids) == 1 else self._refuse(value, argument, ids)
         unknown = self.tokenizer.unk_token_id
         ids = self.tokenizer(value, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) == 1 and (ids[0] != unknown or value == self.tokenizer.unk_token):
@@ -100,6 +134,9 @@ class Labels:
             raise ValueError(
                 f"{argument}={value!r} is not in the tokenizer's vocabulary; a target is one token of it."
             )
+        return self._refuse(value, argument, ids)
+
+    def _refuse(self, value: str, argument: str, ids: list[int]) -> int:
         raise ValueError(
             f"{argument}={value!r} is {len(ids)} tokens for this tokenizer, "
             f"{self.tokenizer.convert_ids_to_tokens(ids)}; a language model's target is one token."

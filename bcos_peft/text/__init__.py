@@ -1,6 +1,7 @@
 """Texts and their tokens: words, offsets, passages, and what users pass in. No torch."""
 
 from bcos_peft.text.encoding import Encoding, encode
+from bcos_peft.text.following import drops_spaces, ids_after
 from bcos_peft.text.inputs import is_frame, plain, split_inputs
 from bcos_peft.text.segments import (
     BASELINE,
@@ -23,9 +24,11 @@ __all__ = [
     "REST",
     "Span",
     "align",
+    "drops_spaces",
     "encode",
     "group_tokens",
     "hold_marks",
+    "ids_after",
     "is_frame",
     "known_segments",
     "occurrences",

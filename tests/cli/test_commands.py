@@ -270,3 +270,14 @@ def test_all_files_can_be_written_or_none_is(converted, tmp_path):
     assert f"'{tmp_path}': it is a folder" in refused("explain", converted, TEXT, "--html", page, "--json", tmp_path)
     assert not page.exists()
     assert "there is no folder" in refused("explain", "no/model", TEXT, "--html", tmp_path / "nowhere" / "page.html")
+
+
+def test_a_number_in_quotes_is_the_text_that_follows(language_model, tmp_path):
+    out = tmp_path / "out.json"
+    vocabulary = tiny.tokenizer("bpe").get_vocab()
+    digit = next(token for token in vocabulary if token.isdecimal() and len(token) == 1)
+    assert run("explain", language_model, TEXT, "--target", f'"{digit}"', "--json", out).exit_code == 0
+    (found,) = explanations_in(out)
+    assert (found.target, found.target_label) == (vocabulary[digit], digit)
+    assert run("explain", language_model, TEXT, "--target", digit, "--json", out).exit_code == 0
+    assert explanations_in(out)[0].target == int(digit)

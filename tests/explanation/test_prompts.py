@@ -8,7 +8,7 @@ import torch
 from helpers import tiny
 from helpers.generators import FAMILIES, PROMPT, PROMPTS, TEMPLATE, explainer
 
-from bcos_peft import BcosConfig, BcosExplainer, Explanation, attribute, get_bcos_model
+from bcos_peft import Alternatives, BcosConfig, BcosExplainer, Explanation, attribute, get_bcos_model
 
 
 CHAT = [
@@ -45,12 +45,13 @@ def test_the_runner_up_is_the_default_foil():
 def test_alternatives_add_and_are_compared_with_the_mean_of_the_foils():
     one = explainer()
     parts = {token: one.explain(PROMPT, target=token, contrast=None) for token in (40, 41, 50, 51, 52)}
-    found = one.explain(PROMPT, target=[40, 41], contrast=None)
+    found = one.explain(PROMPT, target=Alternatives(40, 41), contrast=None)
+    assert found == one.explain(PROMPT, target=[[40, 41]], contrast=None)
     np.testing.assert_allclose(found.scores, parts[40].scores + parts[41].scores, atol=1e-12)
     assert found.probability == pytest.approx(parts[40].probability + parts[41].probability)
     assert found.target_ids == [40, 41]
     assert found.target_label == f"{parts[40].target_label} | {parts[41].target_label}"
-    against = one.explain(PROMPT, target=[40, 41], foil=[50, 51, 52])
+    against = one.explain(PROMPT, target=[[40, 41]], foil=Alternatives(50, 51, 52))
     mean = sum(parts[token].scores for token in (50, 51, 52)) / 3
     np.testing.assert_allclose(against.scores, found.scores - 2 * mean, atol=1e-12)
     assert abs(against.residual) < 1e-10
@@ -185,8 +186,8 @@ def test_several_conversations():
         (lambda one: one.explain(PROMPT, target=""), ValueError, "target is an empty text"),
         (lambda one: one.explain(PROMPT, target=[]), ValueError, "target is an empty list"),
         (lambda one: one.explain(PROMPT, target=320), ValueError, "target must be between 0 and 319"),
-        (lambda one: one.explain(PROMPT, target=[40, 40]), ValueError, "a token twice"),
-        (lambda one: one.explain(PROMPT, target=["a", " good acting"]), ValueError, "target is one token"),
+        (lambda one: one.explain(PROMPT, target=[[40, 40]]), ValueError, "a token twice"),
+        (lambda one: one.explain(PROMPT, target=Alternatives("a", " good acting")), ValueError, "target is one token"),
         (lambda one: one.explain(PROMPT, target=40, foil=40), ValueError, "foil equals target"),
         (lambda one: one.explain(PROMPT, foil=one.explain(PROMPT).target), ValueError, "foil equals target"),
         (lambda one: one.explain(PROMPT, foil=" good acting"), ValueError, "foil=' good acting' is"),
@@ -206,7 +207,14 @@ def test_several_conversations():
         (lambda one: one.explain_generation(["a", "b"], "xy"), TypeError, "completion must be a list of 2"),
         (lambda one: one.explain_generation(PROMPT, [40, 41], foil=[50]), ValueError, "foil has 1 entries"),
         (lambda one: one.explain_generation(PROMPT, [40, 41], foil=41), ValueError, "foil equals token 1"),
-        (lambda one: one.explain_generation(PROMPTS, ["a"] * 3, foil=41), ValueError, "a single prompt"),
+        (lambda one: one.explain_generation(PROMPTS, ["a"] * 3, foil=[41]), ValueError, "foil has 1 entries for 3"),
+        (lambda one: one.explain(PROMPT, target=[40, 41]), ValueError, r"one prompt.*Alternatives\(a, b"),
+        (lambda one: one.explain(PROMPTS, target=[40, 41]), ValueError, "target has 2 entries for 3 prompts"),
+        (lambda one: one.explain(PROMPTS, target=[[40, 41]]), ValueError, "target has 1 entries for 3 prompts"),
+        (lambda one: one.explain(PROMPTS, foil=[40, 41]), ValueError, "foil has 2 entries for 3 prompts"),
+        (lambda one: one.explain(PROMPTS, target=[40, [], None]), ValueError, "target has an empty list"),
+        (lambda one: one(PROMPT, target=Alternatives(40, 41)), TypeError, "alternatives are for explain"),
+        (lambda one: Alternatives(), ValueError, "at least one token"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_explained_is_refused(call, error, message):

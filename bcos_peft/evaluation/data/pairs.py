@@ -193,12 +193,11 @@ def _shorten(texts: Texts, text: str, max_tokens: int | None) -> str:
 
 def _confident(texts: Texts, cut: list[str], confidence: float) -> list[int | None]:
     """The predicted class of each text, or None where the model is not sure enough or wrong."""
-    questions = [
-        texts.ask(texts.tokenize(text, f"dataset[{i}]"), 0, where=f"dataset[{i}]") for i, text in enumerate(cut)
-    ]
+    encodings = [texts.tokenize(text, f"dataset[{i}]") for i, text in enumerate(cut)]
+    questions = [texts.ask(encoding, 0, where=f"dataset[{i}]") for i, encoding in enumerate(encodings)]
     best, classes = probabilities(texts.model, questions).max(dim=1)
     found: list[int | None] = []
     for i, (probability, predicted) in enumerate(zip(best.tolist(), classes.tolist(), strict=True)):
-        right = texts.labels is None or texts.class_of(i) == predicted
+        right = texts.labels is None or texts.class_of(i, encodings[i]) == predicted
         found.append(predicted if right and probability >= confidence else None)
     return found

@@ -113,8 +113,10 @@ class Texts:
         """Short names of rows, the same in every run; by default of the dataset's."""
         return _unique_keys([_key_of(item) for item in (self.items if items is None else items)])
 
-    def class_of(self, index: int) -> int:
+    def class_of(self, index: int, encoding: Encoding) -> int:
         """The number of a row's class, from its number or its name; a file may have numbers as text, or as floats.
+
+        Of a language model the name is the text that goes on with the row's, whose tokens `encoding` has.
 
         Raises:
             ValueError: the row has no label, or there is no such class.
@@ -128,7 +130,7 @@ class Texts:
             label = int(label)
         if isinstance(label, float) and label.is_integer():
             label = int(label)
-        return labels.index(label, name)
+        return labels.index(label, name, labels.after(encoding))
 
     def examples(self) -> list[Example]:
         """One example for each text, with the chosen target; the same for all metrics, to be attributed once."""
@@ -140,7 +142,7 @@ class Texts:
                 questions = self._predicted(encodings)
             else:
                 questions = [
-                    self.ask(encoding, self.target_of(i), where=f"dataset[{i}]")
+                    self.ask(encoding, self.target_of(i, encoding), where=f"dataset[{i}]")
                     for i, encoding in enumerate(encodings)
                 ]
             rows = zip(keys, self.items, questions, strict=True)
@@ -155,14 +157,14 @@ class Texts:
             found += logits(self.model, questions[start : start + _TEXTS]).argmax(1).tolist()
         return [replace(question, target=target) for question, target in zip(questions, found, strict=True)]
 
-    def target_of(self, index: int) -> int | str | None:
-        """What is explained of a text: its class, one class for all, or `None` for what is predicted.
+    def target_of(self, index: int, encoding: Encoding) -> int | str | None:
+        """What is explained of a tokenized text: its class, one class for all, or `None` for what is predicted.
 
         Raises:
             ValueError: the text's class is wanted, and its label is missing or unknown to the model.
         """
         if self.target == "label":
-            return self.class_of(index)
+            return self.class_of(index, encoding)
         return None if self.target == "predicted" else self.target
 
 

@@ -74,6 +74,7 @@ def explain_with(
         check_scores(question, scores)
         row = logits(model, [question])[0]
         predicted = int(row.argmax())
+        after = encoding.input_ids if labels.of_tokens else None
         value = row[question.target] - (0 if question.foil is None else row[question.foil])
         regression = model.config.problem_type == "regression"  # its output is no logit of anything
         relative = isinstance(method, Bcos) and method.baseline == "average"
@@ -87,13 +88,13 @@ def explain_with(
                 special=encoding.special,
                 token_ids=encoding.input_ids,
                 target=question.target,
-                target_label=labels.name(question.target),
+                target_label=labels.name(question.target, after),
                 predicted=predicted,
-                predicted_label=labels.name(predicted),
+                predicted_label=labels.name(predicted, after),
                 logit=float(value),
                 probability=None if regression else float(probabilities(model, [question])[0, question.target]),
                 foil=question.foil,
-                foil_label=None if question.foil is None else labels.name(question.foil),
+                foil_label=None if question.foil is None else labels.name(question.foil, after),
                 baseline=float(value) - method.total(model, question) if relative else None,
             )
         )

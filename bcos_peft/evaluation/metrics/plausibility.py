@@ -61,7 +61,7 @@ class Plausibility(Metric):
             if not isinstance(row, Rationale):
                 raise TypeError(f"plausibility needs Rationale rows, but dataset[{i}] is a {type(row).__name__}.")
             encoding = texts.tokenize(row.text, f"dataset[{i}]")
-            question = texts.ask(encoding, texts.target_of(i))
+            question = texts.ask(encoding, texts.target_of(i, encoding))
             inside = torch.tensor(shares(row.text, encoding.offsets, row.spans).sum(0) > 0)[question.ranked]
             if bool(inside.any()):  # not where the text was cut before its marks
                 found.append(Example(key, row.text, (question,), inside, self._chance(inside)))

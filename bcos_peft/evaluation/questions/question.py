@@ -112,8 +112,8 @@ def ask(
         model (`torch.nn.Module`): a classifier, or a causal language model; converted or not.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the model's tokenizer.
         text (`str`, `tuple[str, str]` or token ids): a text, a pair of texts, or ids with their special tokens.
-        target (`int` or `str`, *optional*): class (number or label) or token (id, or a text of one token). Default:
-            the predicted class, or the most likely next token.
+        target (`int` or `str`, *optional*): class (number or label) or token (id, or a text of one token, which goes
+            on with `text`). Default: the predicted class, or the most likely next token.
         foil (`int` or `str`, *optional*): what the target is compared with.
         truncation (`bool`, defaults to `False`): cut a text that is too long for the model.
 
@@ -169,19 +169,20 @@ def question_of(
 ) -> Question:
     """The question about a tokenized text; `where` names it in errors."""
     labels = Labels(model, tokenizer)
+    after = labels.after(encoding)
     written = special_ids(tokenizer)  # the text may have special tokens of its own, as chat templates write them
     special = [flag or token in written for flag, token in zip(encoding.special, encoding.input_ids, strict=True)]
     if all(special):
         raise ValueError(f"{where} has special tokens only, {encoding.text!r}: there is nothing to explain.")
     question = Question(
         input_ids=torch.tensor(encoding.input_ids),
-        target=0 if target is None else labels.index(target, "target"),
+        target=0 if target is None else labels.index(target, "target", after),
         special=torch.tensor(special),
         extra={name: torch.tensor(values) for name, values in encoding.extra.items() if name in _parameters_of(model)},
     )
     if target is None:
         question = replace(question, target=int(logits(model, [question])[0].argmax()))
-    return question if foil is None else replace(question, foil=labels.index(foil, "foil"))
+    return question if foil is None else replace(question, foil=labels.index(foil, "foil", after))
 
 
 def score(model: nn.Module, question: Question) -> Tensor:
