@@ -55,8 +55,8 @@ class _GenerationExplainer:
         Args:
             prompt: A text, token ids, or a list of these.
             messages (`list[dict]`, *optional*): Instead of a prompt a conversation, `[{"role": "user", "content":
-                "..."}]`, or a list of conversations, which the tokenizer's chat template writes. A last message of the
-                assistant is gone on with.
+                "..."}]`, or a list of conversations, which the tokenizer's chat template writes. A content is a text,
+                a list of parts of text, or None. A last message of the assistant is gone on with.
             target (`int`, `str`, [`Alternatives`] or a list of these, *optional*):
                 What to explain, for all prompts, or in a list for each. A string is what follows the prompt, with its
                 space in front if it has one. If it is one token, or a token's id is given: the logit of that next

@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bcos_peft.text import REST, Encoding, Span, align, encode, occurrences, special_ids, spell, split_inputs
-
-
-# In the rendered template they show where the text of a message goes. No text has them: they are for private use.
-_MARK = "\ue0f0{}\ue0f1"
+from bcos_peft.text import (
+    Encoding,
+    Span,
+    align,
+    encode,
+    fit_messages,
+    message_spans,
+    message_texts,
+    special_ids,
+    spell,
+    split_inputs,
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ def _read_prompts(
     """The prompts that a user passed, and whether it was only one.
 
     Args:
-        prompt: text, token ids, or a list of these; or None.
-        messages: one conversation, a list of `{"role", "content"}`, or a list of conversations; or None.
+        prompt: text, token ids, or a list of these; or what `messages` takes; or None.
+        messages: one message, one conversation (a list of `{"role", "content"}`), or a list of them; or None.
         tokenizer: the model's tokenizer.
         max_length: how many tokens the model reads.
         template: further arguments of the chat template.
@@ -42,6 +49,8 @@ def _read_prompts(
         TypeError: for something that is neither text, ids nor messages.
         ValueError: for both or none of them, an empty one, one that is too long, or no chat template.
     """
+    if messages is None and _is_chat(prompt):
+        prompt, messages = None, prompt
     if (prompt is None) == (messages is None):
         raise ValueError("Give either a prompt or messages=[...], " + ("not both." if prompt is not None else "one."))
     if messages is None:
@@ -50,6 +59,8 @@ def _read_prompts(
         items, single = split_inputs(prompt)
         names = ["prompt" if single else f"prompt[{i}]" for i in range(len(items))]
         return [_plain(*row, tokenizer, max_length) for row in zip(items, names, strict=True)], single
+    if isinstance(messages, Mapping):
+        messages = [messages]
     single = isinstance(messages, (list, tuple)) and bool(messages) and isinstance(messages[0], Mapping)
     chats = [messages] if single else list(messages)
     if not chats:
@@ -68,12 +79,15 @@ def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> _Prompt:
     return _Prompt(encoding, {"prompt": (0, len(encoding.text))})
 
 
+def _is_chat(value: Any) -> bool:
+    """Whether it is a message, a conversation, or several of them."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, Mapping) and "role" in value and not {"input_ids", "text"} & value.keys()
+
+
 def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template: Mapping) -> _Prompt:
-    messages = list(messages)
-    for i, message in enumerate(messages):
-        # A turn that calls tools need not say anything.
-        if not isinstance(message, Mapping) or "role" not in message or not {"content", "tool_calls"} & message.keys():
-            raise TypeError(f'{where}[{i}] must be a dict {{"role": ..., "content": ...}}, got {message!r}.')
+    messages = [_message(*row) for row in zip(messages, (f"{where}[{i}]" for i in range(len(messages))), strict=True)]
     if not messages:
         raise ValueError(f"{where} is empty: there is nothing to explain.")
     if getattr(tokenizer, "chat_template", None) is None:
@@ -81,16 +95,46 @@ def _chat(messages: Any, where: str, tokenizer, max_length: int | None, template
             "messages needs a tokenizer with a chat template, and this one has none: pass the text as prompt=..., or "
             "set tokenizer.chat_template."
         )
+    # A last message that an assistant has only begun is gone on with; an empty one is yet to be begun.
+    last = messages[-1]
+    goes_on = last["role"] == "assistant" and bool("".join(message_texts(last)))
+    if last["role"] == "assistant" and not goes_on and "tool_calls" not in last and len(messages) > 1:
+        messages = messages[:-1]
 
     def render(turns: list) -> str:
-        goes_on = turns[-1]["role"] == "assistant"
         options = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **template}
         return tokenizer.apply_chat_template(turns, tokenize=False, **options)
 
-    text = render(messages)
-    encoding = _encode_rendered(text, tokenizer)
+    messages = fit_messages(messages, render)
+    encoding = _encode_rendered(render(messages), tokenizer)
     _check_length(encoding, max_length, where, "leave out old messages")
-    return _Prompt(encoding, _message_spans(messages, encoding.text, render))
+    return _Prompt(encoding, message_spans(messages, encoding.text, render))
+
+
+def _message(message: Any, where: str) -> dict:
+    """A message with its content as text, a list of parts of text, or None."""
+    # A turn that calls tools need not say anything.
+    if not isinstance(message, Mapping) or "role" not in message or not {"content", "tool_calls"} & message.keys():
+        raise TypeError(f'{where} must be a dict {{"role": ..., "content": ...}}, got {message!r}.')
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return dict(message)
+    if not isinstance(content, (list, tuple, Mapping)):
+        raise TypeError(f"{where}: content must be a text, a list of parts, or None, got {type(content).__name__}.")
+    parts = []
+    for part in [content] if isinstance(content, Mapping) else content:
+        part = {"type": "text", "text": part} if isinstance(part, str) else part
+        if not isinstance(part, Mapping):
+            raise TypeError(f'{where}: a part of the content must be {{"type": "text", "text": ...}}, got {part!r}.')
+        kind = part.get("type", "text" if "text" in part else "part without a type")
+        if kind != "text":
+            raise ValueError(
+                f"{where} has a part of type {kind!r}, and only text is explained: leave it out, or put it into words."
+            )
+        if not isinstance(part.get("text"), str):
+            raise TypeError(f"{where}: the text of a part must be a string, got {part.get('text')!r}.")
+        parts.append({**part, "type": "text"})
+    return {**message, "content": parts}
 
 
 def _check_length(encoding: Encoding, max_length: int | None, where: str, way_out: str) -> None:
@@ -109,56 +153,3 @@ def _encode_rendered(text: str, tokenizer) -> Encoding:
         text, offsets = align(*spell(ids, tokenizer), text)
     special = special_ids(tokenizer)
     return Encoding(ids, text, offsets, [0] * len(ids), [token in special for token in ids])
-
-
-def _message_spans(messages: list, text: str, render) -> dict[str, Span]:
-    """Where the text of each message is, by its role (numbered where a role comes several times)."""
-    contents = [_content(message) for message in messages]
-    spans = _by_marks(messages, contents, text, render) or _by_search(contents, text)
-    roles = [str(message["role"]) for message in messages]
-    names, count = [], dict.fromkeys(roles, 0)
-    for role in roles:
-        count[role] += 1
-        numbered = roles.count(role) > 1 or role in (REST, "answer")
-        names.append(f"{role} {count[role]}" if numbered else role)
-    return {name: span for name, span in zip(names, spans, strict=True) if span is not None and span[0] < span[1]}
-
-
-def _content(message: Mapping) -> str:
-    content = message.get("content")
-    if isinstance(content, str) or content is None:
-        return content or ""
-    return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
-
-
-def _by_marks(messages: list, contents: list[str], text: str, render) -> list[Span | None] | None:
-    """Spans from the template rendered with marks in the place of contents; None if it treats contents differently."""
-    marks = [_MARK.format(i) for i in range(len(messages))]
-    try:
-        marked = render([{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
-    except Exception:  # a template may raise what it likes about contents that it does not expect
-        return None
-    cursor, shift, spans = 0, 0, []
-    for mark, content in zip(marks, contents, strict=True):
-        start = marked.find(mark, cursor)
-        if start < 0 or marked.count(mark) != 1:
-            return None
-        cursor = start + len(mark)
-        start += shift
-        kept = next((one for one in (content, content.strip()) if text.startswith(one, start)), None)
-        if kept is None:
-            return None
-        spans.append((start, start + len(kept)))
-        shift += len(kept) - len(mark)
-    return spans if marked[cursor:] == text[cursor + shift :] else None
-
-
-def _by_search(contents: list[str], text: str) -> list[Span | None]:
-    """Spans of the contents that occur once; the others are left out, and count with the rest. So are those that share
-    characters: one of them is not where it was looked for, but stands within another's."""
-    found = [occurrences(text, content.strip()) for content in contents]
-    spans = [places[0] if len(places) == 1 else None for places in found]
-    known = [span for span in spans if span is not None]
-    return [
-        span if span and sum(one[0] < span[1] and span[0] < one[1] for one in known) == 1 else None for span in spans
-    ]

@@ -3,6 +3,7 @@
 from bcos_peft.text.encoding import Encoding, encode
 from bcos_peft.text.following import drops_spaces, ids_after
 from bcos_peft.text.inputs import is_frame, plain, split_inputs
+from bcos_peft.text.messages import fit_messages, message_spans, message_texts
 from bcos_peft.text.segments import (
     BASELINE,
     REST,
@@ -26,11 +27,14 @@ __all__ = [
     "align",
     "drops_spaces",
     "encode",
+    "fit_messages",
     "group_tokens",
     "hold_marks",
     "ids_after",
     "is_frame",
     "known_segments",
+    "message_spans",
+    "message_texts",
     "occurrences",
     "place_segments",
     "plain",

@@ -25,7 +25,7 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     """
     if text_column is not None:
         inputs = _column(inputs, text_column)
-    elif isinstance(inputs, Mapping):
+    elif isinstance(inputs, Mapping) and not _is_message(inputs):
         items, single = _split_mapping(inputs)
         return [_item(item, f"inputs[{i}]") for i, item in enumerate(items)], single
     elif hasattr(inputs, "column_names") or is_frame(inputs):
@@ -33,7 +33,12 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
         raise ValueError(f"A dataset needs text_column=...; {_has(names)}. Or pass the column itself.")
     else:
         inputs = plain(inputs)
-        if isinstance(inputs, (str, bytes)) or _is_ids(inputs) or (isinstance(inputs, tuple) and _is_pair(inputs)):
+        if (
+            isinstance(inputs, (str, bytes))
+            or _is_message(inputs)
+            or _is_ids(inputs)
+            or (isinstance(inputs, tuple) and _is_pair(inputs))
+        ):
             return [_item(inputs, "inputs")], True
     if not isinstance(inputs, Iterable):
         raise TypeError(f"inputs must be {_WANTED}, got {type(inputs).__name__}.")
@@ -56,6 +61,11 @@ def plain(value: Any) -> Any:
 
 def _item(item: Any, where: str) -> str | tuple[str, str] | dict:
     """One input as a text, a pair, or a dict of lists."""
+    if _is_message(item):
+        raise TypeError(
+            f"{where} is a message of a chat, {_shorten(repr(item))}. BcosExplainer.explain(messages=[...]) explains "
+            "what a language model says next; elsewhere write the chat as text with tokenizer.apply_chat_template."
+        )
     if isinstance(item, Mapping):
         if "text" in item:
             pair = item.get("text_pair")
@@ -149,6 +159,13 @@ def _column(dataset: Any, names: str | tuple[str, str]) -> Iterable:
 
 def _has(names) -> str:
     return f"it has {', '.join(map(repr, names or []))}" if names else "its columns are not known"
+
+
+def _is_message(value: Any) -> bool:
+    """Whether it is a message of a chat, or a list of them."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, Mapping) and "role" in value and not {"text", "input_ids"} & value.keys()
 
 
 def _is_pair(value: Any) -> bool:

@@ -17,6 +17,9 @@ CHAT = [
 ]
 
 
+IMAGE = {"type": "image", "url": "film.png"}
+
+
 # ---- the next token -------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +175,56 @@ def test_several_conversations():
     assert one.explain(messages=parts).segments == {"user": (0, 6)}
 
 
+STRINGS = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}"
+PARTS = (
+    "{% for m in messages %}<s>{{ m.role }} {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}"
+    "{% endfor %}</s>{% endfor %}"
+)
+BOTH = PARTS.replace("{% for p", "{% if m.content is string %}{{ m.content }}{% else %}{% for p").replace(
+    "{% endfor %}</s>", "{% endfor %}{% endif %}</s>"
+)
+
+
+@pytest.mark.parametrize("template", [STRINGS, PARTS, BOTH, STRINGS.replace("m.content", "m.content | trim")])
+def test_contents_have_the_form_that_the_template_writes(template):
+    one = explainer()
+    one.tokenizer.chat_template = template
+    text = [{"role": "user", "content": "Is it a film?"}]
+    expected = one.explain(messages=text)
+    assert expected.text == "<s>user Is it a film?</s>"
+    assert expected.segments == {"user": (8, 21)}
+    pieces = [{"type": "text", "text": "Is it"}, {"type": "text", "text": " a film?"}]
+    for content in (
+        pieces,
+        [{"text": "Is it a film?"}],
+        ["Is it", " a film?"],
+        {"type": "text", "text": "Is it a film?"},
+    ):
+        assert one.explain(messages=[{"role": "user", "content": content}]) == expected
+    silent = [*text, {"role": "assistant", "content": None}, *text]
+    assert one.explain(messages=silent).text == "<s>user Is it a film?</s><s>assistant </s><s>user Is it a film?</s>"
+
+
+def test_an_assistant_who_has_said_nothing_begins():
+    one = explainer()
+    for content in ("", None):
+        begun = [*CHAT, {"role": "assistant", "content": content}]
+        assert one.explain(messages=begun) == one.explain(messages=CHAT)
+
+
+def test_messages_as_the_first_argument_and_one_message():
+    one = explainer()
+    expected = one.explain(messages=CHAT)
+    assert one.explain(CHAT) == expected
+    assert one.explain([CHAT, CHAT[1:]])[0].text == expected.text
+    assert one.explain(messages=CHAT[1]) == one.explain(messages=CHAT[1:])
+    assert one.explain(CHAT[1]) == one.explain(messages=CHAT[1:])
+    written = one.explain_generation(CHAT, " good")
+    assert written == one.explain_generation(messages=CHAT, completion=" good")
+    options = {"max_new_tokens": 2, "eos_token_id": None}
+    assert one.generate(CHAT, **options) == one.generate(messages=CHAT, **options)
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +251,16 @@ def test_several_conversations():
         (lambda one: one.explain(messages=["hi"]), TypeError, r"messages\[0\]\[0\] must be a dict"),
         (lambda one: one.explain(messages=[{"role": "user"}]), TypeError, r"messages\[0\] must be a dict"),
         (lambda one: one.explain(messages=[{"role": "user", "content": "a b " * 70}]), ValueError, "model reads 64"),
+        (lambda one: one.explain(messages=[{"role": "user", "content": [IMAGE]}]), ValueError, "type 'image'"),
+        (lambda one: one.explain([{"role": "user", "content": [{"type": "audio"}]}]), ValueError, "of type 'audio'"),
+        (lambda one: one.explain(messages=[{"role": "user", "content": 3}]), TypeError, "content must be a text"),
+        (lambda one: one.explain(messages=[{"role": "user", "content": [3]}]), TypeError, "a part of the content"),
+        (lambda one: one.explain(messages=[{"role": "user", "content": [{"text": 3}]}]), TypeError, "text of a part"),
+        (lambda one: one.explain(messages={"content": "a"}), TypeError, r"messages\[0\] must be a dict"),
+        (lambda one: one.explain(CHAT, messages=CHAT), ValueError, "not both"),
+        (lambda one: one(CHAT), TypeError, r"is a message of a chat.*explain\(messages"),
+        (lambda one: one([CHAT]), TypeError, "is a message of a chat"),
+        (lambda one: one(CHAT[0]), TypeError, "is a message of a chat"),
         (lambda one: one.generate(PROMPT, input_ids=[[1]]), ValueError, "input_ids cannot be given"),
         (lambda one: one.explain_generation(PROMPT, ""), ValueError, "completion is empty"),
         (lambda one: one.explain_generation(PROMPT), TypeError, "completion must be a text"),
