@@ -56,7 +56,7 @@ def _read_prompts(
     if messages is None:
         if template:
             raise ValueError("chat_template_kwargs goes with messages=[...]; a prompt is read as it is.")
-        items, single = split_inputs(prompt)
+        items, single = split_inputs(prompt, name="prompt", columns=False)
         names = ["prompt" if single else f"prompt[{i}]" for i in range(len(items))]
         return [_plain(*row, tokenizer, max_length) for row in zip(items, names, strict=True)], single
     if isinstance(messages, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -56,7 +57,7 @@ def encode(
         encoding, blank = _encode_ids(item, tokenizer, where, pairs), False
     else:
         encoding, blank = _encode_text(item, tokenizer), not "".join(item).strip()
-    if blank or all(encoding.special):
+    if blank or all(place is None for place in encoding.offsets):
         raise ValueError(
             f"{where} is empty: {encoding.text!r} has no text of its own, so there is nothing to explain."
         )
@@ -81,26 +82,44 @@ def _encode_text(text: str | tuple[str, str], tokenizer, **truncation) -> Encodi
     encoded = tokenizer(
         *texts, **truncation, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
     )
-    ids = list(encoded["input_ids"])
+    ids, written = list(encoded["input_ids"]), _chat_marks(tokenizer)
+    _warn_of_two_beginnings(ids, texts[0], tokenizer)
     if tokenizer.is_fast:
         sequence_ids = encoded.sequence_ids(0)
-        special = [
+        added = [
             bool(flag) or sequence is None
             for flag, sequence in zip(encoded["special_tokens_mask"], sequence_ids, strict=True)
         ]
         spans = encoded["offset_mapping"]
     else:
-        special = [bool(flag) for flag in encoded["special_tokens_mask"]]
-        sequence_ids = _count_sequences(special, texts, tokenizer)
+        added = [bool(flag) for flag in encoded["special_tokens_mask"]]
+        sequence_ids = _count_sequences(added, texts, tokenizer)
         texts, spans = _places(ids, sequence_ids, tokenizer, texts)
     return Encoding(
         input_ids=ids,
         text=texts[0] if len(texts) == 1 else tuple(texts),
-        offsets=[None if flag else tuple(span) for flag, span in zip(special, spans, strict=True)],
-        sequence_ids=[None if flag else sequence for flag, sequence in zip(special, sequence_ids, strict=True)],
-        special=special,
+        offsets=[None if flag else tuple(span) for flag, span in zip(added, spans, strict=True)],
+        sequence_ids=[None if flag else sequence for flag, sequence in zip(added, sequence_ids, strict=True)],
+        # Those of the text itself are special as well in a chat, and have their places in it.
+        special=[flag or token in written for flag, token in zip(added, ids, strict=True)],
         extra=_extra(encoded, list(range(len(ids)))),
     )
+
+
+def _chat_marks(tokenizer) -> set[int]:
+    """Special tokens that a text has itself, if the tokenizer writes chats. Elsewhere '[SEP]' is what a user wrote."""
+    return special_ids(tokenizer) if getattr(tokenizer, "chat_template", None) else set()
+
+
+def _warn_of_two_beginnings(ids: list[int], text: str, tokenizer) -> None:
+    """A rendered chat has its beginning already, and most tokenizers put another one in front."""
+    begin = tokenizer.bos_token
+    if begin and text.startswith(begin) and ids[:2] == [tokenizer.bos_token_id] * 2 and not text.startswith(begin * 2):
+        warnings.warn(
+            f"The text begins with {begin!r}, and the tokenizer puts another one in front of it. If it is a chat that "
+            "was written by the chat template, pass its messages, or its token ids.",
+            stacklevel=2,
+        )
 
 
 def _count_sequences(special: list[bool], texts: tuple[str, ...], tokenizer) -> list[int | None]:
@@ -127,18 +146,20 @@ def _encode_ids(values: Mapping, tokenizer, where: str, pairs: bool) -> Encoding
         raise ValueError(
             f"{where}: token id {unknown[0]} is outside the tokenizer's vocabulary of {len(tokenizer)} tokens."
         )
+    special = special_ids(tokenizer)
     if values.get("sequence_ids") is not None:
         sequence_ids = [values["sequence_ids"][i] for i in keep]
     else:
         types = values.get("token_type_ids")
         sequence_ids = _sequences(ids, tokenizer, None if types is None else [types[i] for i in keep], pairs)
     texts, spans = _places(ids, sequence_ids, tokenizer)
+    marks = _chat_marks(tokenizer)
     return Encoding(
         input_ids=ids,
         text=texts[0] if len(texts) == 1 else tuple(texts),
         offsets=spans,
         sequence_ids=sequence_ids,
-        special=[sequence is None for sequence in sequence_ids],
+        special=[sequence is None or token in marks for sequence, token in zip(sequence_ids, ids, strict=True)],
         extra=_extra(values, keep),
     )
 
@@ -187,13 +208,30 @@ def _visible(ids: list[int], mask, tokenizer, where: str) -> list[int]:
     pad = tokenizer.pad_token_id
     others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id)
     keep = list(range(len(ids)))
-    if pad is None or pad in others:
+    if pad is None:
+        return keep
+    if pad in others:
+        _warn_of_padding(ids, pad, tokenizer, where)
         return keep
     while keep and ids[keep[-1]] == pad:
         keep.pop()
     while keep and ids[keep[0]] == pad:
         keep.pop(0)
     return keep
+
+
+def _warn_of_padding(ids: list[int], pad: int, tokenizer, where: str) -> None:
+    """Where padding is a token that texts have as well, what is at the ends may be either."""
+    own = tokenizer("", verbose=False)["input_ids"]
+    sides = (ids, own), (ids[::-1], own[::-1])
+    if any(
+        found[:1] == [pad] and (not usual or found[:1] != usual[:1] or found[1:2] == [pad]) for found, usual in sides
+    ):
+        warnings.warn(
+            f"{where} begins or ends with {tokenizer.pad_token!r}, which is padding and a token of texts, and no "
+            "attention_mask tells which: it is read as text. Pass the attention_mask as well if it is padding.",
+            stacklevel=2,
+        )
 
 
 def _places(ids: list[int], sequence_ids: list[int | None], tokenizer, originals: tuple[str, ...] | None = None):

@@ -13,8 +13,16 @@ _WANTED = (
 )
 
 
-def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) -> tuple[list, bool]:
+def split_inputs(
+    inputs: Any, text_column: str | tuple[str, str] | None = None, name: str = "inputs", columns: bool = True
+) -> tuple[list, bool]:
     """The single inputs in what a user passed, and whether it was only one.
+
+    Args:
+        inputs: what a user passed.
+        text_column: the column of a dataset, or two with the texts of pairs.
+        name: the argument that it was passed as, for errors.
+        columns: whether the caller has an argument `text_column`, so that errors may recommend it.
 
     Returns:
         A list of `str`, `(str, str)` or a dict with the lists `input_ids` and whatever came with them; and a flag.
@@ -26,10 +34,12 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
     if text_column is not None:
         inputs = _column(inputs, text_column)
     elif isinstance(inputs, Mapping) and not _is_message(inputs):
-        items, single = _split_mapping(inputs)
-        return [_item(item, f"inputs[{i}]") for i, item in enumerate(items)], single
+        items, single = _split_mapping(inputs, name, columns)
+        return [_item(item, f"{name}[{i}]") for i, item in enumerate(items)], single
     elif hasattr(inputs, "column_names") or is_frame(inputs):
         names = list(inputs.columns) if is_frame(inputs) else inputs.column_names
+        if not columns:
+            raise TypeError(f"{name} is a dataset; {_has(names)}. Pass the column with the texts: dataset[...].")
         raise ValueError(f"A dataset needs text_column=...; {_has(names)}. Or pass the column itself.")
     else:
         inputs = plain(inputs)
@@ -39,12 +49,12 @@ def split_inputs(inputs: Any, text_column: str | tuple[str, str] | None = None) 
             or _is_ids(inputs)
             or (isinstance(inputs, tuple) and _is_pair(inputs))
         ):
-            return [_item(inputs, "inputs")], True
+            return [_item(inputs, name)], True
     if not isinstance(inputs, Iterable):
-        raise TypeError(f"inputs must be {_WANTED}, got {type(inputs).__name__}.")
-    items = [_item(item, f"inputs[{i}]") for i, item in enumerate(inputs)]
+        raise TypeError(f"{name} must be {_WANTED}, got {type(inputs).__name__}.")
+    items = [_item(item, f"{name}[{i}]") for i, item in enumerate(inputs)]
     if not items:
-        raise ValueError("inputs is empty: there is nothing to explain.")
+        raise ValueError(f"{name} is empty: there is nothing to explain.")
     return items, False
 
 
@@ -82,7 +92,7 @@ def _item(item: Any, where: str) -> str | tuple[str, str] | dict:
         raise ValueError(f"{where} has no token: there is nothing to explain.")
     if _is_ids(item):
         return {"input_ids": [int(token) for token in item]}
-    raise TypeError(f"{where} is {_shorten(repr(item))}; inputs must be {_WANTED}.")
+    raise TypeError(f"{where} is {_shorten(repr(item))}; it must be {_WANTED}.")
 
 
 def _row(values: dict, where: str) -> dict:
@@ -99,7 +109,7 @@ def _row(values: dict, where: str) -> dict:
     return values
 
 
-def _split_mapping(inputs: Mapping) -> tuple[list, bool]:
+def _split_mapping(inputs: Mapping, name: str, columns: bool) -> tuple[list, bool]:
     values = {key: plain(value) for key, value in inputs.items()}
     if "text" in values:
         if isinstance(values["text"], str):
@@ -114,9 +124,10 @@ def _split_mapping(inputs: Mapping) -> tuple[list, bool]:
             raise ValueError(f"'text' has {len(texts)} entries and 'text_pair' {len(pairs)}; they must be as many.")
         return list(zip(texts, pairs, strict=True)), False
     if "input_ids" not in values:
+        column = "For a column of another name pass text_column=..." if columns else "Pass the texts themselves"
         raise ValueError(
-            f"A dict of inputs needs 'input_ids' or 'text'; it has {sorted(map(str, values))}. "
-            "For a column of another name pass text_column=...; of a DatasetDict, one split."
+            f"A dict of {name} needs 'input_ids' or 'text'; it has {sorted(map(str, values))}. {column}; of a "
+            "DatasetDict, one split."
         )
     ids = values["input_ids"]
     # What a fast tokenizer knows beyond the ids: which text of a pair each token is from.

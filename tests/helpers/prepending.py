@@ -59,4 +59,9 @@ def _unigram() -> Tokenizer:
     return made
 
 
+def nothing_added() -> processors.TemplateProcessing:
+    """For tokenizers that add no special tokens, as those of many chat models."""
+    return processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+
+
 KINDS = ("normalizer", "first", "always", "unigram")
