@@ -13,8 +13,8 @@ import numpy as np
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
+from bcos_peft.explanation.checks import _checked_generation
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation_checks import _checked_generation
 from bcos_peft.explanation.generation_contributions import _GenerationReadings
 from bcos_peft.explanation.io import _Kept
 from bcos_peft.explanation.render import _render_generation_frame, render_generation_html, show_generation
