@@ -146,7 +146,6 @@ def _encode_ids(values: Mapping, tokenizer, where: str, pairs: bool) -> Encoding
         raise ValueError(
             f"{where}: token id {unknown[0]} is outside the tokenizer's vocabulary of {len(tokenizer)} tokens."
         )
-    special = special_ids(tokenizer)
     if values.get("sequence_ids") is not None:
         sequence_ids = [values["sequence_ids"][i] for i in keep]
     else:

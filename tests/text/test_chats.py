@@ -47,7 +47,9 @@ def test_one_chat_has_one_explanation(kind):
         found = found[0] if isinstance(found, list) else found
         assert found.token_ids == expected.token_ids, name
         assert found.special == expected.special, name
-        assert [one.text for one in found.words()] == [one.text for one in expected.words()], name
+        # What ids of a prepending tokenizer decode to has a space behind a special token: white space may differ.
+        written = [[one.text for one in each.words() if one.text.strip()] for each in (found, expected)]
+        assert written[0] == written[1], name
         assert [(one.text, one.score) for one in found.top(5)] == [(one.text, one.score) for one in expected.top(5)]
         question = ask(one.model, one.tokenizer, form if isinstance(form, (str, list)) else expected.token_ids)
         assert question.special.tolist() == expected.special, name
