@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from bcos_peft._utils.accelerate_hooks import forget_parameters, set_class
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import FunctionalActivation
+from bcos_peft.models.initialization import _remember_stock_class
 from bcos_peft.models.plan import Plan
 from bcos_peft.nn import BcosLayer
 
@@ -47,6 +48,7 @@ def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callab
 def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> Callable[[], None]:
     old_class, old_state = type(module), dict(module.__dict__)
     set_class(module, cls)
+    _remember_stock_class(module, old_class)
     if isinstance(module, BcosLayer):
         module.b, module.normalize_weights = b, config.normalize_weights
     if isinstance(module, FunctionalActivation):

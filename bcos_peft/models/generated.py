@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel, initialization
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from bcos_peft._utils.accelerate_hooks import set_class
@@ -22,10 +22,11 @@ from bcos_peft.families import Family
 from bcos_peft.models.apply import apply_plan
 from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin
+from bcos_peft.models.initialization import _as_stock, _fill_new_gains
 from bcos_peft.models.plan import _plan_stored
 from bcos_peft.models.quantized_loading import _add_stored_gains, _quantize_layers, _stored_names
 from bcos_peft.models.summary import ConversionSummary, _summarize
-from bcos_peft.nn import BcosLayer, BcosLayerNorm, Gain, SteadyGeneration, count_of
+from bcos_peft.nn import BcosLayer, Gain, SteadyGeneration, count_of
 
 
 PREFIX = "bcos_"
@@ -62,10 +63,6 @@ class BcosModel(BcosHubMixin):
             self.__class__ = self.bcos_stock_class
             return
         apply_plan(self, _plan_stored(self, self.bcos_stock_class, bcos_config, self.bcos_family), bcos_config)
-        for module in self.base_model.modules():
-            if isinstance(module, BcosLayerNorm):
-                # Every checkpoint has its weight; GPT-2 of transformers 5.0 would look for a bias to initialise.
-                module._is_hf_initialized = True
         refuse_liger(config.model_type)
 
     def __setattr__(self, name, value):
@@ -141,14 +138,20 @@ class BcosModel(BcosHubMixin):
 
         return super().load_adapter(*args, **kwargs)
 
+    def initialize_weights(self):
+        """As in transformers. Modules of the body are initialised by its class, which is the stock one."""
+        _fill_new_gains(self)
+        with _as_stock(list(self.modules())):
+            super().initialize_weights()
+
     def _init_weights(self, module):
-        parameters = module._parameters.values()
-        if parameters and all(parameter is None for parameter in parameters):
-            return  # a head whose only parameter was its bias: the stock initialiser would look for it
-        if isinstance(module, Gain):  # of a new head: stock initialisers know no gains, and would leave its memory be
-            initialization.ones_(module.weight)
-            return
-        super()._init_weights(module)
+        with _as_stock([module]):
+            super()._init_weights(module)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # Of custom code transformers leaves out what a block does about the weights of its layers.
+        return cls.bcos_stock_class.is_custom_code()
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

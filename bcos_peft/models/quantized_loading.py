@@ -14,6 +14,7 @@ from torch import nn
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family
+from bcos_peft.models.initialization import _mark_new
 from bcos_peft.models.plan import _exponent
 from bcos_peft.nn import BcosLayer, BcosLinear, quantized_class
 
@@ -74,6 +75,7 @@ def _add_stored_gains(model, stored: set[str]) -> None:
         # The body of a model that was saved with a head has shorter names, and the other way round.
         if isinstance(module, BcosLayer) and any(_same(name, other) for other in gains):
             module.add_gain("meta")
+            _mark_new(module.gain)
 
 
 def _same(name: str, other: str) -> bool:
