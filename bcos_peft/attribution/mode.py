@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bcos_peft._utils.accelerate_hooks import is_patched, set_wrappers_aside
 from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.families import hold, share
-from bcos_peft.models import find_bcos_model, is_activation
+from bcos_peft.models import check_modules, find_bcos_model, is_activation
 from bcos_peft.nn import DynamicLinear, few_rows, hold_ratio
 
 
@@ -44,7 +44,8 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     Raises:
         TypeError: if `model` is not a module.
-        ValueError: if there is no converted model in it, or something has replaced the forward of one of its modules.
+        ValueError: if there is no converted model in it, something has replaced the forward of one of its modules, or
+            a module is not what the config says.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -79,6 +80,7 @@ def _switched(model: nn.Module, bcos_model: nn.Module) -> Iterator[None]:
     modules, named = list(model.modules()), list(bcos_model.named_modules())
     _refuse_patched(named)
     _refuse_flattened(modules)
+    check_modules(bcos_model)
     with ExitStack() as stack:
         stack.callback(_set_training, [(module, module.training) for module in modules])
         stack.callback(set_wrappers_aside(model))

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.models import BcosModel, current_config
+from bcos_peft.models import BcosModel, check_modules, current_config
 
 
 _ON_DISK = "BCOS_LORA"
@@ -68,8 +68,11 @@ def _check_base(config: PeftConfig, model) -> None:
     """Refuse to put an adapter of a B-cos model onto another model than that which it was trained on.
 
     Raises:
-        ValueError: the model is not converted, or in another way; nothing was changed.
+        ValueError: the model is not converted, or in another way, or its modules are not what its config says; nothing
+            was changed.
     """
+    if isinstance(model, BcosModel):
+        check_modules(model)
     if not isinstance(config, BcosLoraConfig) or config.bcos is None:
         return
     stored = config.bcos["config"]

@@ -2,6 +2,7 @@
 
 from bcos_peft.models.apply import apply_plan
 from bcos_peft.models.card_results import check_eval_results, put_eval_results
+from bcos_peft.models.consistency import check_modules
 from bcos_peft.models.conversion import change_class
 from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, find_bcos_model, keep_class
 from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
@@ -25,6 +26,7 @@ __all__ = [
     "apply_plan",
     "change_class",
     "check_eval_results",
+    "check_modules",
     "current_config",
     "find_bcos_model",
     "is_activation",

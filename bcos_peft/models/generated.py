@@ -20,9 +20,10 @@ from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family
 from bcos_peft.models.apply import apply_plan
+from bcos_peft.models.dequantize import _dequantize
 from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin
-from bcos_peft.models.initialization import _as_stock, _fill_new_gains
+from bcos_peft.models.initialization import _InitializedAsStock
 from bcos_peft.models.plan import _plan_stored
 from bcos_peft.models.quantized_loading import _add_stored_gains, _quantize_layers, _stored_names
 from bcos_peft.models.summary import ConversionSummary, _summarize
@@ -32,11 +33,12 @@ from bcos_peft.nn import BcosLayer, Gain, SteadyGeneration, count_of
 PREFIX = "bcos_"
 # Whether a B-cos model is being built around the one that is.
 _building: ContextVar[bool] = ContextVar("building", default=False)
-# What peft puts between a module's name and those of its parts.
-_ADAPTER = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+# What peft, compilers and trainers put between a module's name and those of its parts.
+_AROUND = ("base_layer", "original_module", r"modules_to_save\.[^.]+", "_orig_mod", r"_\w+_wrapped_module")
+_ADAPTER = re.compile(rf"\.({'|'.join(_AROUND)})(?=\.|$)")
 
 
-class BcosModel(BcosHubMixin):
+class BcosModel(_InitializedAsStock, BcosHubMixin):
     """What every generated class has beside the stock model. Not to be instantiated.
 
     Example:
@@ -86,7 +88,7 @@ class BcosModel(BcosHubMixin):
         return _stored_config(self.config)
 
     def bcos_name(self, name: str) -> str:
-        """What the config calls the module `name`: its name in a model with a head and without adapters."""
+        """What the config calls the module `name`: its name in a model with a head, without adapters and wrappers."""
         name = _ADAPTER.sub("", name)
         return f"{self.base_model_prefix}.{name}" if self.base_model is self else name
 
@@ -138,20 +140,16 @@ class BcosModel(BcosHubMixin):
 
         return super().load_adapter(*args, **kwargs)
 
-    def initialize_weights(self):
-        """As in transformers. Modules of the body are initialised by its class, which is the stock one."""
-        _fill_new_gains(self)
-        with _as_stock(list(self.modules())):
-            super().initialize_weights()
+    def dequantize(self, dtype=None):
+        """As in transformers: quantised weights become those that they stand for. Layers stay B-cos layers.
 
-    def _init_weights(self, module):
-        with _as_stock([module]):
-            super()._init_weights(module)
+        Args:
+            dtype (`torch.dtype`, *optional*): default: that of `config.dtype`.
 
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # Of custom code transformers leaves out what a block does about the weights of its layers.
-        return cls.bcos_stock_class.is_custom_code()
+        Raises:
+            ValueError: the model is not quantised, or has adapters; nothing was changed.
+        """
+        return _dequantize(self, super().dequantize, dtype)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -18,6 +18,7 @@ from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.models.card import _CARD_NAME, _base_licence, _last_part, _render_card
 from bcos_peft.models.card_results import _stored_results, check_eval_results, put_eval_results
+from bcos_peft.models.consistency import check_modules
 from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, _with_additions, upload
 from bcos_peft.models.stub import _STUB, _add_stub, _auto_classes_of
 from bcos_peft.nn import BcosLayer
@@ -82,8 +83,8 @@ class BcosHubMixin:
 
         Raises:
             TypeError: `eval_results` is no list of [`~huggingface_hub.EvalResult`]; nothing was written.
-            ValueError: `save_directory` is a file, `safe_serialization=False`, or `eval_results` has something that a
-                card cannot hold; nothing was written.
+            ValueError: `save_directory` is a file, `safe_serialization=False`, `eval_results` has something that a
+                card cannot hold, or a module is not what the config says (`check_modules`); nothing was written.
 
         Example:
             >>> import tempfile
@@ -102,6 +103,7 @@ class BcosHubMixin:
                 "code when they are loaded. Leave it out; for a pickle use torch.save(model.state_dict(), path)."
             )
         eval_results = check_eval_results(eval_results)
+        check_modules(self)
         directory = Path(save_directory)
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"save_directory must be a directory, but {str(directory)!r} is a file.")
@@ -255,7 +257,12 @@ def _prepare_config(model, remote_code: bool | None) -> None:
 
 
 def current_config(model) -> BcosConfig:
-    """The model's config with the B that its layers have now, should somebody have set it on the layers."""
+    """The model's config with the B that its layers have now, should somebody have set it on the layers.
+
+    Raises:
+        ValueError: the modules of the model are not those that the config says (`check_modules`).
+    """
+    check_modules(model)
     config = model.bcos_config
     layers = {model.bcos_name(name): module for name, module in model.named_modules() if isinstance(module, BcosLayer)}
     now = {name: module.b for name, module in layers.items() if module.b is not None}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bcos_peft.nn import Gain
 
@@ -65,3 +66,24 @@ def _fill_new_gains(model: nn.Module) -> None:
         new = isinstance(module, Gain) and vars(module).get("_is_hf_initialized") is False
         if new and not getattr(module.weight, "_is_hf_initialized", False):
             module.weight.fill_(1.0)
+
+
+class _InitializedAsStock:
+    """What generated classes do in place of transformers' methods."""
+
+    bcos_stock_class: type[PreTrainedModel]
+
+    def initialize_weights(self):
+        """As in transformers. Modules of the body are initialised by its class, which is the stock one."""
+        _fill_new_gains(self)
+        with _as_stock(list(self.modules())):
+            super().initialize_weights()
+
+    def _init_weights(self, module):
+        with _as_stock([module]):
+            super()._init_weights(module)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # Of custom code transformers leaves out what a block does about the weights of its layers.
+        return cls.bcos_stock_class.is_custom_code()

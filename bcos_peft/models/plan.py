@@ -122,10 +122,15 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
     elif matches_any(family.pooler_activations, name) and is_activation(module):
         if config.pooler_activation == "identity":
             plan.dropped_activations.append(name)
-    elif is_activation(module) or (_is_held(name, family) and not any(True for _ in module.parameters())):
-        pass
-    elif not (cls in _LINEAR + _LOSSES or cls.__module__ in _homes(stock) or isinstance(module, stock) or not name):
+    elif name and not _is_known(name, module, family, stock):
         raise ValueError(_refusal(name, module))
+
+
+def _is_known(name: str, module: nn.Module, family: Family, stock: type) -> bool:
+    """Whether a module that is no layer or norm is linear in its input, can be held so, or is for the table to say."""
+    if is_activation(module) or (_is_held(name, family) and not any(True for _ in module.parameters())):
+        return True
+    return type(module) in _LINEAR + _LOSSES or type(module).__module__ in _homes(stock) or isinstance(module, stock)
 
 
 def _refuse_patched(name: str, module: nn.Module) -> None:
@@ -209,6 +214,13 @@ def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: F
             "remove_bias=True."
         )
     plan.biases.clear()
+
+
+def _is_bias(name: str, family: Family, linear: bool, config: BcosConfig) -> bool:
+    """Whether a parameter of a converted model is one that a conversion takes away."""
+    if not (matches_any(family.biases, name) or (linear and name.endswith(".bias"))):
+        return False
+    return config.remove_bias or not matches_any(_with_bias(family.harmless_biases), name)
 
 
 def _with_bias(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -233,3 +233,51 @@ def test_gains_are_trained_beside_an_adapter(tmp_path, bits):
     model.save_pretrained(tmp_path / "adapter")
     assert distance(logits(bcos_peft.load(tmp_path / "adapter")), after) < 1e-5
     assert distance(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()), after) < 1e-5
+
+
+@both
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dequantising_keeps_the_layers(tmp_path, bits, family, dtype):
+    """Also the transposed ones of GPT-2, whose square weights would be loaded the wrong way round without a word."""
+    folder = checkpoint(tmp_path / "base", family)
+    stock = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation(bits), dtype=dtype)
+    model = get_bcos_model(stock, BcosConfig(b=1.5))
+    gained = next(module for module in layers(model).values() if hasattr(module, "dequantized") and module.b)
+    gained.scale_rows(torch.linspace(0.5, 2, gained.out_features))
+    before, rounding = logits(model, family), 1e-5 if dtype == torch.float32 else 0.05
+    assert model.dequantize() is model
+    assert not any(hasattr(module, "dequantized") for module in model.modules())
+    assert distance(logits(model, family), before) < rounding
+    assert residual(model, family) < rounding
+    assert not hasattr(model.config, "quantization_config")
+    model.save_pretrained(tmp_path / "bcos")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "bcos").eval()
+    assert torch.equal(logits(again, family), logits(model, family))
+
+
+@both
+def test_dequantising_is_refused_under_adapters_and_without_quantisation(tmp_path, bits):
+    model = adapted(quantised(checkpoint(tmp_path), bits), task_type="CAUSAL_LM")
+    before = logits(model)
+    with pytest.raises(ValueError, match="adapters: .*merge_and_unload"):
+        model.dequantize()
+    assert torch.equal(logits(model), before)
+    with pytest.warns(UserWarning, match="rounding errors"):
+        merged = model.merge_and_unload()
+    before = logits(merged)
+    assert distance(logits(merged.dequantize()), before) < 1e-5
+    with pytest.raises(ValueError, match="quantize"):
+        merged.dequantize()
+
+
+@both
+def test_stock_ways_to_dequantise_are_seen(tmp_path, bits):
+    from transformers.integrations.bitsandbytes import dequantize_and_replace
+
+    model = quantised(checkpoint(tmp_path), bits)
+    dequantize_and_replace(model, model.config.quantization_config)
+    with pytest.raises(ValueError, match="plain Linear"):
+        residual(model)
+    with pytest.raises(ValueError, match="plain Linear"):
+        model.save_pretrained(tmp_path / "saved")

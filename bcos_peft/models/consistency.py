@@ -1,0 +1,179 @@
+"""What the modules of a converted model are, compared with what its config says.
+
+Only the config is saved beside the weights: a module that it does not tell of would be another one after loading, and
+may not be linear in its input. Nothing here looks at what the stock config says (sizes, activations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from bcos_peft._utils.patterns import matches_any
+from bcos_peft.config import BcosConfig
+from bcos_peft.families import Family, FunctionalActivation
+from bcos_peft.models.plan import _LAYERS, _is_bias, _is_known, _is_target, is_activation
+from bcos_peft.nn import BcosLayer, DynamicLinear, Gain, quantized_class
+
+
+# What was found right, beside the models, which are copied and pickled.
+_CHECKED: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
+# What trainers, compilers and adapters put around modules; what is inside is looked at.
+_AROUND = ("peft.", "accelerate.", "deepspeed.", "torch.distributed.", "torch._dynamo.", "torch.nn.utils.")
+# Of what peft puts around a module, the parts that are the model's own.
+_INSIDE = ("base_layer", "original_module", "modules_to_save")
+
+
+def check_modules(model: PreTrainedModel) -> None:
+    """Refuse a converted model whose modules are not those that its config says.
+
+    Args:
+        model ([`BcosModel`]): with or without adapters, whose own parts are not looked at.
+
+    Raises:
+        ValueError: names the first module that the config does not tell of, and how to say that it is meant.
+
+    Example:
+        >>> from torch import nn
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from bcos_peft import BcosConfig, get_bcos_model
+        >>> from bcos_peft.models import check_modules
+        >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> model = get_bcos_model(BertForSequenceClassification(small), BcosConfig())
+        >>> model.classifier = nn.Linear(16, 2, bias=False)
+        >>> check_modules(model)
+        Traceback (most recent call last):
+        ValueError: 'classifier' of this BcosBertForSequenceClassification is a plain Linear, but its config says ...
+        >>> model.config.bcos["exclude_modules"] = ["classifier"]
+        >>> check_modules(model)
+    """
+    modules = [(path, module) for path, module in _own_modules(model) if module is not model]
+    state = str(model.config.bcos), [_state(path, module) for path, module in modules]
+    if _CHECKED.get(model) == state:  # looking takes a tenth of the time of comparing
+        return
+    config, family, stock = model.bcos_config, model.bcos_family, model.bcos_stock_class
+    for path, module in modules:
+        name = model.bcos_name(path)
+        found = _difference(name, module, config, family, stock) or _bias(name, module, config, family)
+        if found is not None:
+            raise ValueError(f"{name!r} of this {type(model).__name__} {found}")
+    _CHECKED[model] = state
+
+
+def _state(path: str, module: nn.Module) -> tuple:
+    """All that is looked at of a module."""
+    own = vars(module)
+    parameters = tuple(name for name, parameter in own["_parameters"].items() if parameter is not None)
+    return path, type(module), parameters, own.get("b"), own.get("normalize_weights"), own.get("pooler_activation")
+
+
+def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model with their names, without those that are an adapter's."""
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        around, adapter = _kind(type(module))
+        if not around:
+            yield name, module
+        for key, child in module._modules.items():
+            if child is not None and (not adapter or key in _INSIDE):
+                waiting.append((f"{name}.{key}" if name else key, child))
+
+
+@lru_cache(maxsize=1024)  # reading names takes longer than all the rest
+def _kind(cls: type) -> tuple[bool, bool]:
+    """Whether modules of a class are only put around other ones, or beside them, and whether they are adapters."""
+    if issubclass(cls, DynamicLinear):  # also by a class that FSDP or a parametrisation has made of it
+        return False, False
+    homes = [base.__module__ for base in cls.__mro__]
+    return any(home.startswith(_AROUND) for home in homes), any(home.startswith("peft.") for home in homes)
+
+
+def _difference(name: str, module: nn.Module, config: BcosConfig, family: Family, stock: type) -> str | None:
+    replacement = family.replacements.get(type(module)) or _LAYERS.get(type(module)) or quantized_class(module)
+    if isinstance(module, BcosLayer):
+        return _layer_difference(name, module, _is_target(name, config, family), config)
+    if isinstance(module, FunctionalActivation) and module.pooler_activation != config.pooler_activation:
+        return (
+            f"has pooler_activation={module.pooler_activation!r}, but its config says {config.pooler_activation!r}. "
+            "Nothing was changed. Make them alike: model.config.bcos['pooler_activation'] is what is saved."
+        )
+    if isinstance(module, DynamicLinear):
+        return None
+    if replacement is not None and issubclass(replacement, BcosLayer):
+        if _is_target(name, config, family):
+            return _is_plain(name, module, config)
+        return None if type(module) is nn.Linear else _not_converted(module, replacement)
+    if replacement is not None:
+        return _not_converted(module, replacement)
+    dropped = config.pooler_activation == "identity" and matches_any(family.pooler_activations, name)
+    if dropped and is_activation(module):
+        return (
+            f"is a {type(module).__name__}, but its config says that this activation is dropped: loaded again the "
+            "model would lack it. Nothing was changed. If it is meant, say so: "
+            "model.config.bcos['pooler_activation'] = 'dynamic'. Else put nn.Identity() there."
+        )
+    replaced = type(module) in family.replacements.values() or isinstance(module, Gain)
+    if replaced or _is_known(name, module, family, stock):
+        return None
+    return (
+        f"is a {type(module).__module__}.{type(module).__qualname__}, which the conversion has not made and the "
+        "config cannot tell of: it is no linear layer, norm or activation that can be held linear in its input. "
+        "Nothing was changed. Take it out, or convert the stock model with it by a family table (guide 'Adding a "
+        "family')."
+    )
+
+
+def _layer_difference(name: str, layer: BcosLayer, target: bool, config: BcosConfig) -> str | None:
+    if layer.b is None:
+        return _is_plain(name, layer, config) if target else None
+    if not target:
+        return (
+            f"is a B-cos layer with B = {layer.b:g}, but its config says that it stays plain: loaded again it would "
+            "be a plain layer, and give other outputs. Nothing was changed. Put a plain nn.Linear without bias "
+            "there; or convert the stock model with a config that names it: target_modules, exclude_modules, and "
+            "convert_head for language-modelling heads."
+        )
+    if layer.normalize_weights != config.normalize_weights:
+        return (
+            f"has normalize_weights={layer.normalize_weights}, but its config says {config.normalize_weights}. "
+            "Nothing was changed. All layers of a model have the same: that of the config."
+        )
+    return None
+
+
+def _is_plain(name: str, module: nn.Module, config: BcosConfig) -> str:
+    b, excluded = config.b_for(name), config.exclude_modules
+    meant = f"({excluded})|{name}" if isinstance(excluded, str) else [*(excluded or []), name]
+    sizes = f"{module.in_features}, {module.out_features}, " if isinstance(module, nn.Linear) else "..., "
+    return (
+        f"is a plain {type(module).__name__}, but its config says that it is a B-cos layer with B = {b:g}: loaded "
+        "again it would be one, and give other outputs. Nothing was changed. If it is meant to stay plain, say so: "
+        f"model.config.bcos['exclude_modules'] = {meant!r} (and no bias). Else convert it: put a "
+        f"bcos_peft.nn.BcosLinear({sizes}b={b:g}) with its weight there."
+    )
+
+
+def _not_converted(module: nn.Module, replacement: type) -> str:
+    return (
+        f"is a stock {type(module).__name__}, which was put there after the conversion: what it computes is not held "
+        f"linear in its input, and loaded again it would be a {replacement.__name__}. Nothing was changed. Put a "
+        f"bcos_peft layer there, or load the stock model, change it, and convert that."
+    )
+
+
+def _bias(name: str, module: nn.Module, config: BcosConfig, family: Family) -> str | None:
+    """A bias that the conversion would have taken away."""
+    for parameter, value in module._parameters.items():
+        linear = isinstance(module, (nn.Linear, nn.Conv1d, DynamicLinear))
+        if value is not None and _is_bias(f"{name}.{parameter}", family, linear, config):
+            return (
+                f"has a {parameter!r}, which is a constant that belongs to no token: contributions would not sum to "
+                "the logit, and a model that is loaded has none. Nothing was changed. Put a module there that is "
+                "made with bias=False."
+            )
+    return None
