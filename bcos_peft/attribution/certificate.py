@@ -9,6 +9,7 @@ import torch
 from bcos_peft.attribution.checks import _padding_token, max_tokens
 from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.models import BcosModel
+from bcos_peft.nn import precision_of
 
 
 def certify(model: BcosModel) -> float:
@@ -34,17 +35,18 @@ def certify(model: BcosModel) -> float:
     Source: completeness, B-cos LM (arXiv 2502.12992), section 3.
     """
     residual = _probe_residual(model)
-    limit = _tolerance(model.dtype)
+    precision = precision_of(model)
+    limit = _tolerance(precision)
     if not math.isfinite(residual):
         raise ValueError(
-            f"The converted {type(model).__name__} gives no finite logits on a probe in {model.dtype}: a weight is "
+            f"The converted {type(model).__name__} gives no finite logits on a probe in {precision}: a weight is "
             "not finite, or activations overflow (then convert it in torch.bfloat16 or torch.float32). The model was "
             "put back as it was."
         )
     if residual > limit:
         raise ValueError(
             f"The converted {type(model).__name__} is not linear in its input: on a probe the contributions miss "
-            f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {model.dtype}). Something in it is "
+            f"the logit by {residual:.2g} of their sum (allowed: {limit:.0e} in {precision}). Something in it is "
             f"neither covered by the {model.bcos_family.model_type!r} table nor linear; the model was put back as "
             "it was. See 'Troubleshooting' in the docs."
         )

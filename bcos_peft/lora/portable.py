@@ -23,6 +23,7 @@ from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
 from bcos_peft.lora.config import BcosLoraConfig
+from bcos_peft.lora.precision import _cast, _describe_precision, _told, _tolerance
 from bcos_peft.lora.vocabulary import _check_rows, _mark_rows, _resize
 from bcos_peft.models import PREFIX, BcosModel, current_config, find_bcos_model
 
@@ -31,8 +32,6 @@ _logger = logging.getLogger(__name__)
 
 _LABELS = ("pad_token_id", "id2label", "label2id", "problem_type")  # the first matters to every model
 _PROBES = 16
-# How far logits may differ, relative to the largest, from those before saving: on another device, in another order.
-_TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
 
 
 @checked_arguments
@@ -44,6 +43,8 @@ def load(
     is_trainable: bool = False,
     revision: str | None = None,
     token: bool | str | None = None,
+    subfolder: str | None = None,
+    verify: bool = True,
     **kwargs,
 ) -> PeftModel:
     """Load a LoRA adapter of a B-cos model, with its base: the plain model is loaded, converted and adapted.
@@ -59,12 +60,16 @@ def load(
         is_trainable (`bool`, defaults to `False`): to go on training the adapter.
         revision (`str`, *optional*): of the adapter.
         token (`bool` or `str`, *optional*): for the hub, of the adapter and of its base.
+        subfolder (`str`, *optional*): where in `path` the adapter is.
+        verify (`bool`, defaults to `True`): as in `get_bcos_model`, where a plain base is converted. The logits of
+            before saving are compared in any case.
         **kwargs: for `from_pretrained` of the base, such as `device_map`. Default for `dtype`: that of before saving.
 
     Returns:
         [`~peft.PeftModel`]: in evaluation mode unless `is_trainable`.
 
     Raises:
+        TypeError: `verify` is neither True nor False.
         ValueError: it is no adapter of a B-cos model, its base cannot be made again, or the result gives other logits
             than before saving. A plain model that was passed as `base` is converted by then, and says so.
 
@@ -82,9 +87,12 @@ def load(
         ...     type(bcos_peft.load(folder).get_base_model()).__name__
         'BcosDistilBertForSequenceClassification'
     """
+    if not isinstance(verify, bool):
+        raise TypeError(f"verify must be True or False, got {verify!r}.")
     path = str(path)
     hub = {} if token is None else {"token": token}
-    config, added = _adapter_config(path, revision=revision, **hub), range(0)
+    place = {} if subfolder is None else {"subfolder": subfolder}
+    config, added = _adapter_config(path, revision=revision, **hub, **place), range(0)
     passed = isinstance(base, PreTrainedModel)
     if not passed:
         base = _load_base(config, base, kwargs | hub)
@@ -93,11 +101,11 @@ def load(
         raise ValueError(f"base is a model already, so {', '.join(kwargs)} would have no effect. Leave it out.")
     converted = not isinstance(base, BcosModel)
     if converted:
-        get_bcos_model(base, _conversion(config, base))
+        get_bcos_model(base, _conversion(config, base), verify=verify)
     _mark_rows(base, added)
     options = {"adapter_name": adapter_name, "is_trainable": is_trainable, "config": config, "revision": revision}
     try:
-        model = PeftModel.from_pretrained(base, path, **options, **hub)
+        model = PeftModel.from_pretrained(base, path, **options, **hub, **place)
     except ValueError as error:
         if passed and converted:
             raise ValueError(f"{error} The base that was passed is converted now. Load it anew.") from error
@@ -107,7 +115,8 @@ def load(
 
 
 def _adapter_config(path: str, **options) -> BcosLoraConfig:
-    if (Path(path) / "config.json").exists() and not (Path(path) / "adapter_config.json").exists():
+    folder = Path(path) / (options.get("subfolder") or "")
+    if (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{path!r} holds a whole model, not an adapter. Load it with transformers: "
             "AutoModelFor….from_pretrained(path)."
@@ -145,10 +154,14 @@ def _load_base(config: BcosLoraConfig, base: str | None, kwargs: dict[str, Any])
         )
     for key, value in (config.bcos.get("labels") or {}).items():
         setattr(base_config, key, {int(i): label for i, label in value.items()} if key == "id2label" else value)
-    kwargs.setdefault("dtype", config.bcos.get("dtype") or "auto")
+    wanted, own_dtype = config.bcos.get("dtype") or "auto", "dtype" in kwargs
+    kwargs.setdefault("dtype", config.bcos.get("loaded_dtype") or wanted)
     if config.bcos.get("quantization") and not hasattr(base_config, "quantization_config"):
         kwargs.setdefault("quantization_config", BitsAndBytesConfig.from_dict(config.bcos["quantization"]))
-    return cls.from_pretrained(name, config=base_config, revision=revision, **kwargs)
+    model = cls.from_pretrained(name, config=base_config, revision=revision, **kwargs)
+    if config.bcos.get("loaded_dtype") and not own_dtype:
+        _cast(model, getattr(torch, wanted))
+    return model
 
 
 def _conversion(config: BcosLoraConfig, base: PreTrainedModel) -> BcosConfig:
@@ -165,7 +178,7 @@ def _describe_adapters(model: nn.Module) -> None:
     facts = {
         "config": current_config(bcos).to_dict(),
         "architecture": bcos.bcos_stock_class.__name__,
-        "dtype": str(bcos.dtype).removeprefix("torch."),
+        **_describe_precision(bcos),
         "vocabulary": bcos.config.get_text_config().vocab_size,
         "labels": {key: getattr(bcos.config, key, None) for key in kept},
         "quantization": _quantization(bcos),
@@ -258,7 +271,7 @@ def _check_probe(model: nn.Module, adapter: str) -> None:
     if found is None:
         return
     gap = max((abs(a - b) for a, b in zip(found, expected, strict=False)), default=0.0) / max(expected[-1], 1e-30)
-    if len(found) == len(expected) and gap <= _TOLERANCES.get(config.bcos.get("dtype"), 0.1):
+    if len(found) == len(expected) and gap <= _tolerance(config.bcos):
         return
     text = (
         f"With this adapter the model does not give the logits of before saving: on a probe they differ by {gap:.2g} "
@@ -266,8 +279,7 @@ def _check_probe(model: nn.Module, adapter: str) -> None:
         "trained on: another checkpoint or revision, parts with new random weights (a head, a pooler) that are not "
         "in the adapter's modules_to_save, a calibration, or weights that were changed before."
     )
-    then = config.bcos.get("dtype") + (", quantised" if config.bcos.get("quantization") else "")
-    now = str(bcos.dtype).removeprefix("torch.") + (", quantised" if _quantization(bcos) else "")
+    now, then = _told(_describe_precision(bcos) | {"quantization": _quantization(bcos)}), _told(config.bcos)
     if now != then:
         _logger.warning("%s Or it is the precision: %s, where it was %s.", text, now, then)
         return

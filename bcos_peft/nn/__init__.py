@@ -10,7 +10,7 @@ from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, BcosLinear, BcosNorm, 
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
 from bcos_peft.nn.norm_cache import SteadyGeneration, steady_weights
 from bcos_peft.nn.numerics import widest
-from bcos_peft.nn.quantization import count_of, is_quantized, quantized_class
+from bcos_peft.nn.quantization import count_of, is_quantized, precision_of, quantized_class
 
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "hold_ratio",
     "is_quantized",
     "layer_norm",
+    "precision_of",
     "quantized_class",
     "rms_norm",
     "steady_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import nn
 
 
@@ -51,3 +52,21 @@ def count_of(parameter: nn.Parameter) -> int:
     if type(parameter).__name__ == "Params4bit":
         return parameter.numel() * 2 * parameter.element_size()
     return parameter.numel() or getattr(parameter, "ds_numel", 0)  # ZeRO-3 keeps them elsewhere
+
+
+def precision_of(model: nn.Module) -> torch.dtype:
+    """The coarsest type that a model computes in: of its weights, and of products with quantised ones.
+
+    A model whose weights are float32 may multiply 4-bit weights in bfloat16; its dtype does not say so.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from bcos_peft.nn import precision_of
+        >>> precision_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.bfloat16)))
+        torch.bfloat16
+    """
+    weights = (p for p in model.parameters() if type(p).__name__ != "Params4bit" and p.is_floating_point())
+    found = {parameter.dtype for parameter in weights}
+    found |= {module.precision for module in model.modules() if is_quantized(module) and module.precision is not None}
+    return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.get_default_dtype())

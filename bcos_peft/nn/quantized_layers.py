@@ -6,6 +6,7 @@ dequantised weight (8 bits); the norms of its rows are taken from the dequantise
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -24,9 +25,14 @@ class QuantizedBcosLayer(BcosLayer):
     is their gain."""
 
     _norms: tuple[Any, Tensor] | None = None
+    precision: torch.dtype | None = None  # what the product is taken in; None: that of its input
 
     def product(self, x: Tensor) -> Tensor:
         """`x` times the weight, as the plain quantised layer gives it."""
+        raise NotImplementedError
+
+    def plain_product(self, x: Tensor) -> Tensor:
+        """The same, without what makes its gradient exact."""
         raise NotImplementedError
 
     def dequantized(self) -> Tensor:
@@ -77,11 +83,30 @@ class BcosLinear4bit(QuantizedBcosLayer, Linear4bit):
 
     def product(self, x: Tensor) -> Tensor:
         self._keep_gradients()
+        return _Product.apply(x, self) if self._rounded_on_the_way_back() else self.plain_product(x)
+
+    def plain_product(self, x: Tensor) -> Tensor:
         return Linear4bit.forward(self, x)
 
     def dequantized(self) -> Tensor:
         self._keep_gradients()
-        return bnb_functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
+        state = self.weight.quant_state
+        if self._rounded_on_the_way_back():
+            state = copy.copy(state)
+            state.dtype = self.compute_dtype
+        return bnb_functional.dequantize_4bit(self.weight.data, state)
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        return self.compute_dtype
+
+    def _rounded_on_the_way_back(self) -> bool:
+        """Whether bitsandbytes takes gradients with a weight that it rounds to what the checkpoint was in, while it
+        predicts with one that it does not: a bfloat16 checkpoint, computed in float32."""
+        state, compute = getattr(self.weight, "quant_state", None), self.compute_dtype
+        if state is None or compute is None:
+            return False
+        return torch.finfo(state.dtype).eps > torch.finfo(compute).eps
 
     def _keep_gradients(self) -> None:
         self.support_avx512bf16_for_cpu = False
@@ -101,6 +126,9 @@ class BcosLinear8bit(QuantizedBcosLayer, Linear8bitLt):
     def product(self, x: Tensor) -> Tensor:
         return _Product.apply(x, self)
 
+    def plain_product(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.dequantized().to(x.dtype))
+
     def dequantized(self) -> Tensor:
         if self.weight.CB is not None:
             self.init_8bit_state()
@@ -116,11 +144,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer):
         ctx.layer = layer
-        return nn.functional.linear(x, layer.dequantized().to(x.dtype))
+        return layer.plain_product(x)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad @ ctx.layer.dequantized().to(grad.dtype), None
+        precision = ctx.layer.precision or grad.dtype
+        return (grad.to(precision) @ ctx.layer.dequantized().to(precision)).to(grad.dtype), None
 
 
 _CLASSES: dict[type, type] = {Linear4bit: BcosLinear4bit, Linear8bitLt: BcosLinear8bit}
