@@ -1,5 +1,6 @@
 """Contributions as tensors: the mode in which a model is linear, and reading the linear map off."""
 
+from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.certificate import certify, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
 from bcos_peft.attribution.contributions import Attribution, attribute
@@ -14,6 +15,7 @@ __all__ = [
     "attribute_sequence",
     "attribute_sequences",
     "average_embedding",
+    "called_part",
     "certify",
     "check_baseline",
     "explanation_mode",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.arguments import checked_arguments
+from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import (
     _check_adapters,
     _check_inputs,
@@ -157,7 +158,7 @@ def attribute(
 
     Source: B-cos LM (arXiv 2502.12992), section 3 (explanations); contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
-    bcos_model = find_bcos_model(model)
+    bcos_model, called = find_bcos_model(model), called_part(model)
     _check_adapters(model)
     _check_inputs(bcos_model, input_ids, attention_mask)
     _check_names(
@@ -199,8 +200,7 @@ def attribute(
         leaves: dict[str, Tensor] = {}
         references: dict[str, Tensor] | None = {} if baseline == "average" else None
         with _cut_inputs(bcos_model, split, len(input_ids), leaves, references):
-            # Data parallelism would scatter the batch over copies of the model, out of reach of the hooks.
-            output = (model.module if isinstance(model, nn.DataParallel) else model)(**per_token)
+            output = called(**per_token)
         logits, probabilities = _read_logits(output, per_token.get("attention_mask"))
         if at is not None:
             logits = logits[torch.arange(len(logits)), place.to(logits.device)]

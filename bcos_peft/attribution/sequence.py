@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.arguments import checked_arguments
+from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.linear_map import (
     _contributions_of,
@@ -159,7 +160,7 @@ def attribute_sequences(
         >>> [tuple(one.scores.shape) for one in found]
         [(2, 4), (1, 1)]
     """
-    bcos_model = find_bcos_model(model)
+    bcos_model, called = find_bcos_model(model), called_part(model)
     _check_adapters(model)
     if not is_causal_lm(bcos_model):
         raise ValueError(f"{type(bcos_model).__name__} is no causal language model: it generates no text.")
@@ -182,7 +183,7 @@ def attribute_sequences(
     head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
         with _cut_inputs(bcos_model, False, len(input_ids), leaves, references), _cut_head(bcos_model, head):
-            logits = (model.module if isinstance(model, nn.DataParallel) else model)(**inputs).logits
+            logits = called(**inputs).logits
         against = [
             [row] * n if row is None or isinstance(row, str) else row for row, n in zip(foils, counts, strict=True)
         ]

@@ -14,6 +14,7 @@ from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import (
     Attribution,
     attribute,
+    called_part,
     check_baseline,
     forward_parameters,
     is_causal_lm,
@@ -75,6 +76,7 @@ class BcosExplainer(_GenerationExplainer):
         baseline: str = "zero",
     ):
         self.bcos_model = find_bcos_model(model)
+        called_part(model)  # which may refuse it
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
         if not isinstance(batch_size, Integral) or batch_size < 1:

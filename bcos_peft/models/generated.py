@@ -20,12 +20,11 @@ from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family
 from bcos_peft.models.apply import apply_plan
-from bcos_peft.models.dequantize import _dequantize
 from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin
 from bcos_peft.models.initialization import _InitializedAsStock
 from bcos_peft.models.plan import _plan_stored
-from bcos_peft.models.quantized_loading import _add_stored_gains, _quantize_layers, _stored_names
+from bcos_peft.models.quantized_loading import _add_stored_gains, _dequantize, _quantize_layers, _stored_names
 from bcos_peft.models.summary import ConversionSummary, _summarize
 from bcos_peft.nn import BcosLayer, Gain, SteadyGeneration, count_of
 
@@ -143,9 +142,6 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
     def dequantize(self, dtype=None):
         """As in transformers: quantised weights become those that they stand for. Layers stay B-cos layers.
 
-        Args:
-            dtype (`torch.dtype`, *optional*): default: that of `config.dtype`.
-
         Raises:
             ValueError: the model is not quantised, or has adapters; nothing was changed.
         """
@@ -206,17 +202,25 @@ def find_bcos_model(model) -> BcosModel:
 
     Raises:
         TypeError: if it is no module.
-        ValueError: if there is no converted model in it.
+        ValueError: if there is no converted model in it, or more than one.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a converted transformers model, got {type(model).__name__}.")
-    for module in model.modules():
-        if isinstance(module, BcosModel):
-            return module
-    raise ValueError(
-        f"{type(model).__name__} is not a B-cos model: its contributions would not sum to the logit. "
-        "Convert it first: get_bcos_model(model, BcosConfig())."
-    )
+    if isinstance(model, BcosModel):
+        return model
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, BcosModel)]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} is not a B-cos model: its contributions would not sum to the logit. "
+            "Convert it first: get_bcos_model(model, BcosConfig())."
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{name!r} ({type(module).__name__})" for name, module in found)
+        raise ValueError(
+            f"{type(model).__name__} holds {len(found)} converted models: {names}. Which of them is meant, and how "
+            f"their outputs go together, cannot be told: pass one of them, such as model.{found[0][0]}."
+        )
+    return found[0][1]
 
 
 _classes: dict[str, type] = {}

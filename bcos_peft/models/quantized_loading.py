@@ -1,22 +1,26 @@
-"""Loading a saved B-cos model with quantised weights, and one with gains.
+"""Loading a saved B-cos model with quantised weights, and one with gains; and `model.dequantize()`.
 
 transformers puts quantised layers in place of plain `nn.Linear`s between making a model and loading its weights. It
-takes B-cos layers for something else, so they are shown to it as plain layers first.
+takes B-cos layers for something else, so they are shown to it as plain layers first. Where it dequantises them, it
+makes plain layers, which become B-cos layers again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family
 from bcos_peft.models.initialization import _mark_new
 from bcos_peft.models.plan import _exponent
-from bcos_peft.nn import BcosLayer, BcosLinear, quantized_class
+from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLinear, is_quantized, quantized_class
 
 
 def _quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, family: Family) -> None:
@@ -90,3 +94,46 @@ def _stored_names(state_dict: dict | None, files: Iterable[str] | None) -> set[s
             with safe_open(file, framework="pt") as tensors:
                 names |= set(tensors.keys())
     return names
+
+
+def _dequantize(model: PreTrainedModel, stock_dequantize, dtype: torch.dtype | str | None) -> PreTrainedModel:
+    """Dequantise a converted model by transformers' own method, which makes plain layers, and keep it B-cos.
+
+    Raises:
+        ValueError: it has adapters, which are made for the quantised layers below them; or no quantised layers.
+    """
+    if any("base_layer" in module._modules for module in model.modules()):
+        raise ValueError(
+            "dequantize() of a model with adapters: they are made for the quantised layers below them, and would "
+            "merge wrongly. Nothing was changed. Merge them first (merge_and_unload()), or take them off "
+            "(unload(), or delete_adapter()), dequantise, and load them again."
+        )
+    layers = {name: module for name, module in model.named_modules() if is_quantized(module)}
+    for module in layers.values():
+        module.dequantized()  # which undoes what bitsandbytes may have rearranged, and stock code would misread
+    stock_dequantize(dtype=dtype)
+    for name, layer in layers.items():
+        new = model.get_submodule(name)
+        new.train(layer.training)
+        new.weight.data = layer.dequantized().to(new.weight)  # as it is multiplied with, not as the checkpoint was
+        if issubclass(getattr(layer, "source_cls", nn.Linear), Conv1D):
+            _transpose(new)
+        if layer.b is not None or isinstance(new, BcosConv1D):
+            if type(new) is nn.Linear:
+                set_class(new, BcosLinear)
+            new.b, new.normalize_weights = layer.b, layer.normalize_weights
+        gain = layer._modules.get("gain")
+        if gain is not None and isinstance(new, BcosLayer):
+            new.gain = gain
+        elif gain is not None:  # a plain layer has no room for one
+            new.weight.data.mul_(gain.weight.data.to(new.weight)[:, None])
+    return model
+
+
+def _transpose(layer: nn.Linear) -> None:
+    """Make the transposed layer of GPT-2, which transformers quantises the other way round, of a linear one."""
+    weight, (rows, columns) = layer.weight, layer.weight.shape
+    set_class(layer, BcosConv1D)
+    layer.weight = nn.Parameter(weight.data.t().contiguous(), requires_grad=weight.requires_grad)
+    layer.nf, layer.nx = rows, columns
+    del layer.in_features, layer.out_features

@@ -33,11 +33,8 @@ def is_quantized(module: nn.Module) -> bool:
         >>> is_quantized(nn.Linear(2, 2))
         False
     """
-    if "bitsandbytes" not in sys.modules:
-        return False
-    from bcos_peft.nn import quantized_layers
-
-    return isinstance(module, quantized_layers.QuantizedBcosLayer)
+    layers = sys.modules.get("bcos_peft.nn.quantized_layers")  # where it was not imported, there are none
+    return layers is not None and isinstance(module, layers.QuantizedBcosLayer)
 
 
 def count_of(parameter: nn.Parameter) -> int:
