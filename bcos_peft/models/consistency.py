@@ -6,18 +6,22 @@ may not be linear in its input. Nothing here looks at what the stock config says
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.patterns import matches_any
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family, FunctionalActivation
+from bcos_peft.models.initialization import _is_converted
 from bcos_peft.models.plan import _LAYERS, _is_bias, _is_known, _is_target, is_activation
-from bcos_peft.nn import BcosLayer, DynamicLinear, Gain, quantized_class
+from bcos_peft.nn import BcosLayer, DynamicLinear, Gain, is_quantized, quantized_class
 
 
 # What was found right, beside the models, which are copied and pickled.
@@ -62,6 +66,39 @@ def check_modules(model: PreTrainedModel) -> None:
         if found is not None:
             raise ValueError(f"{name!r} of this {type(model).__name__} {found}")
     _CHECKED[model] = state
+
+
+def _check_loading(model: PreTrainedModel) -> None:
+    """Compare layers that the conversion has not made with those of a model that is loaded by the same config.
+
+    Raises:
+        ValueError: one would be loaded the wrong way round, or not at all.
+    """
+    excluded, named = model.bcos_config.exclude_modules, model.bcos_config.target_modules
+    # Of plain layers only those that a config names have a place that a B-cos layer may have had.
+    kinds = BcosLayer if excluded is None and named is None else (BcosLayer, nn.Linear)
+    layers = [(path, module) for path, module in _own_modules(model) if isinstance(module, kinds)]
+    own = {path: module for path, module in layers if not is_quantized(module) and not _is_converted(module)}
+    if not own:
+        return
+    with torch.device("meta"):
+        loaded = type(model)(copy.deepcopy(model.config))
+    there = {loaded.bcos_name(path): module for path, module in loaded.named_modules()}
+    for path, module in own.items():
+        name = model.bcos_name(path)
+        other = there.get(name)
+        if other is None or isinstance(other, Conv1D) != isinstance(module, Conv1D) or _shape(other) != _shape(module):
+            what = "no such layer" if other is None else f"a {type(other).__name__} with weights {_shape(other)}"
+            raise ValueError(
+                f"{name!r} of this {type(model).__name__} is a {type(module).__name__} with weights {_shape(module)}, "
+                f"but a model that is loaded has {what} there. Nothing was changed. Put one of that kind there, or "
+                "change the config (num_labels, sizes) with it."
+            )
+
+
+def _shape(module: nn.Module) -> tuple[int, ...] | None:
+    weight = getattr(module, "weight", None)
+    return None if weight is None else tuple(weight.shape)
 
 
 def _state(path: str, module: nn.Module) -> tuple:

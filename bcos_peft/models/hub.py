@@ -18,7 +18,7 @@ from bcos_peft._utils.patterns import matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.models.card import _CARD_NAME, _base_licence, _last_part, _render_card
 from bcos_peft.models.card_results import _stored_results, check_eval_results, put_eval_results
-from bcos_peft.models.consistency import check_modules
+from bcos_peft.models.consistency import _check_loading, check_modules
 from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, _with_additions, upload
 from bcos_peft.models.stub import _STUB, _add_stub, _auto_classes_of
 from bcos_peft.nn import BcosLayer
@@ -263,6 +263,7 @@ def current_config(model) -> BcosConfig:
         ValueError: the modules of the model are not those that the config says (`check_modules`).
     """
     check_modules(model)
+    _check_loading(model)
     config = model.bcos_config
     layers = {model.bcos_name(name): module for name, module in model.named_modules() if isinstance(module, BcosLayer)}
     now = {name: module.b for name, module in layers.items() if module.b is not None}

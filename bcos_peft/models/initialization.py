@@ -24,6 +24,11 @@ def _remember_stock_class(module: nn.Module, stock: type) -> None:
     module.__dict__[_STOCK_CLASS] = stock
 
 
+def _is_converted(module: nn.Module) -> bool:
+    """Whether a module was made of a stock one by the conversion."""
+    return _STOCK_CLASS in vars(module)
+
+
 @contextmanager
 def _as_stock(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let modules be of their stock classes meanwhile; what is written into their weights stays."""

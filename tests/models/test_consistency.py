@@ -153,3 +153,26 @@ def test_models_without_a_head_and_with_another_one(tmp_path):
     body.layers[1].mlp.up_proj = nn.Linear(32, 64, bias=False)
     with pytest.raises(ValueError, match="'model.layers.1.mlp.up_proj'"):
         body.save_pretrained(tmp_path / "body")
+
+
+@pytest.mark.parametrize("change", [lambda: nn.Linear(32, 32, bias=False), lambda: BcosLinear(32, 32, b=1.5)])
+def test_a_square_layer_the_wrong_way_round(tmp_path, change):
+    """GPT-2's weights are transposed: a linear layer in the place of one would be loaded without a word."""
+    model = converted("gpt2", "CausalLM")
+    model.transformer.h[0].attn.c_proj = change()
+    if not isinstance(model.transformer.h[0].attn.c_proj, BcosLinear):
+        model.config.bcos["exclude_modules"] = ["transformer.h.0.attn.c_proj"]
+    with pytest.raises(ValueError, match=r"'transformer.h.0.attn.c_proj' .*Linear .*loaded has a BcosConv1D"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_head_of_another_size_needs_the_config(tmp_path):
+    model = converted()
+    model.classifier = BcosLinear(32, 7, b=1.5)
+    with pytest.raises(ValueError, match=r"'classifier' .*\(7, 32\), but .*\(3, 32\).*num_labels"):
+        model.save_pretrained(tmp_path)
+    model.config.num_labels = 7
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert distance(logits(again, "bert"), logits(model, "bert")) < 1e-6
