@@ -1,22 +1,25 @@
 """Contributions as tensors: the mode in which a model is linear, and reading the linear map off."""
 
 from bcos_peft.attribution.called import called_part
-from bcos_peft.attribution.certificate import certify, probe_inputs
+from bcos_peft.attribution.certificate import certify, certify_adapter, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
 from bcos_peft.attribution.contributions import Attribution, attribute
 from bcos_peft.attribution.linear_map import average_embedding, forward_parameters, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode
+from bcos_peft.attribution.rounding import ResidualWarning
 from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequences, is_causal_lm
 
 
 __all__ = [
     "Attribution",
+    "ResidualWarning",
     "attribute",
     "attribute_sequence",
     "attribute_sequences",
     "average_embedding",
     "called_part",
     "certify",
+    "certify_adapter",
     "check_baseline",
     "explanation_mode",
     "forward_parameters",

@@ -30,6 +30,7 @@ from bcos_peft.attribution.linear_map import (
 )
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.padding import _arrange, _looks_ahead, _roll
+from bcos_peft.attribution.rounding import _warn_of_residual
 from bcos_peft.attribution.spans import _ANSWER, _AnswerChoice, _check_span, _join, _Together
 from bcos_peft.attribution.target import _Choice, _next_token_position, _read_logits
 from bcos_peft.models import find_bcos_model
@@ -232,7 +233,9 @@ def attribute(
     if shift is not None:
         parts = {name: _roll(scores, shift[:, None]) for name, scores in parts.items()}
     average = torch.stack(averages, dim=1) if references else None
-    return _result(chosen, sum(parts.values()), parts if split else None, average, together)
+    result = _result(chosen, sum(parts.values()), parts if split else None, average, together)
+    _warn_of_residual(bcos_model, result.scores, result.logit, result.residual)
+    return result
 
 
 def _result(

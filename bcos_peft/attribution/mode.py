@@ -145,9 +145,13 @@ def _hold(model, named: list[tuple[str, nn.Module]]) -> Iterator[torch.utils.hoo
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
         yield head.register_forward_hook(_read_few_rows)
-    for name, module in named:
-        name = model.bcos_name(name)  # an adapter's layer, and the one that it wraps, are held alike
+    for path, module in named:
+        name = model.bcos_name(path)
         rule = next((rule for key, rule in family.held.items() if matches_pattern(key, name)), None)
+        if path.endswith(".base_layer"):
+            # It is what comes out of the adapter around it that is held: an adapter may mix a part that is held with
+            # one that is not.
+            rule = None
         gate = next((act for key, act in family.gates.items() if matches_pattern(key, name)), None)
         if family.is_gate(name) and not (split and is_activation(module)):
             rule = hold

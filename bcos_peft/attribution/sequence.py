@@ -25,6 +25,7 @@ from bcos_peft.attribution.linear_map import (
 )
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.padding import _looks_ahead
+from bcos_peft.attribution.rounding import _warn_of_residual
 from bcos_peft.attribution.target import _ChosenTokens
 from bcos_peft.models import find_bcos_model
 
@@ -194,6 +195,7 @@ def attribute_sequences(
         scores, average = _in_batches(head["below"], leaves, references or {}, gradient, (turns, owners, rows), chunk)
     logit = chosen.values.detach().to(scores.dtype)
     residual = _rest_of(logit, scores, average)
+    _warn_of_residual(bcos_model, scores, logit, residual)
     found, start = [], 0
     for ids, count in zip(sequences, counts, strict=True):
         own = slice(start, start + count)

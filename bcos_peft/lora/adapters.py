@@ -18,10 +18,11 @@ from torch import nn
 
 from bcos_peft.lora.beside import _load_beside, _save_beside
 from bcos_peft.lora.card import _extend_card
-from bcos_peft.lora.config import BcosLoraConfig, _with_base
-from bcos_peft.lora.injection import _prepare_injection
+from bcos_peft.lora.config import _OnBcos
+from bcos_peft.lora.injection import _describe, _prepare_injection
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
-from bcos_peft.models import BcosModel, check_eval_results, upload
+from bcos_peft.lora.trial import _on_trial
+from bcos_peft.models import check_eval_results, upload
 
 
 # Whether `PeftModel.from_pretrained` is at work, which names an adapter first and then loads it.
@@ -34,14 +35,30 @@ def _inject_adapter(original, self, model, adapter_name, *args, **kwargs):
     return original(self, model, adapter_name, *args, **kwargs)
 
 
-def _init_for_task(original, self, model, peft_config=None, *args, **kwargs):
-    """`__init__` of the `PeftModelFor…` that save a head: they write its name into the config that they were given.
+def _init_tuner(original, self, model, peft_config, adapter_name, *args, **kwargs):
+    """`BaseTuner.__init__`: the first adapter of a model, or any that transformers puts on."""
+    with _on_trial(model, adapter_name, lambda: self.peft_config):
+        original(self, model, peft_config, adapter_name, *args, **kwargs)
 
-    Some do so after the adapter is in, when the config of `inject_adapter` would be another object than theirs.
+
+def _init(original, self, model, peft_config=None, *args, **kwargs):
+    """`PeftModel.__init__`, also of those that have no layers in the model: virtual tokens.
+
+    And of the `PeftModelFor…` that save a head: they write its name into the config that they were given, some of
+    them after the adapter is in, when the config of `inject_adapter` would be another object than theirs.
     """
-    if isinstance(model, BcosModel):
-        peft_config = _with_base(peft_config, model)
+    if isinstance(peft_config, PeftConfig):
+        peft_config = _describe(peft_config, model)
     original(self, model, peft_config, *args, **kwargs)
+
+
+def _add_adapter(original, self, adapter_name, peft_config, *args, **kwargs):
+    """`PeftModel.add_adapter`, and that of `PeftMixedModel`."""
+    peft_config = _describe(peft_config, self)
+    if peft_config.is_prompt_learning:
+        return original(self, adapter_name, peft_config, *args, **kwargs)
+    with _on_trial(self, adapter_name, lambda: self.peft_config):
+        return original(self, adapter_name, peft_config, *args, **kwargs)
 
 
 def _save_pretrained(original, self, save_directory, *args, **kwargs):
@@ -59,7 +76,7 @@ def _save_pretrained(original, self, save_directory, *args, **kwargs):
 
 
 def _has_ours(model) -> bool:
-    return any(isinstance(config, BcosLoraConfig) for config in model.peft_config.values())
+    return any(isinstance(config, _OnBcos) for config in model.peft_config.values())
 
 
 def _complete(
@@ -95,14 +112,21 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     """
     again = adapter_name in self.peft_config and not _making.get()
     result = original(self, model_id, adapter_name, *args, **kwargs)
-    if isinstance(self.peft_config[adapter_name], BcosLoraConfig):
+    if isinstance(self.peft_config[adapter_name], _OnBcos):
         try:
             _put_beside(self, adapter_name, model_id, kwargs, again)
         except ValueError:
             if not again:
-                self.delete_adapter(adapter_name) if len(self.peft_config) > 1 else self.base_model.unload()
+                _take_off(self, adapter_name)
             raise
     return result
+
+
+def _take_off(model: nn.Module, adapter_name: str) -> None:
+    if len(model.peft_config) > 1:
+        model.delete_adapter(adapter_name)
+    elif not model.peft_config[adapter_name].is_prompt_learning:  # virtual tokens are beside the model, not in it
+        model.base_model.unload()
 
 
 def _load_into_transformers(original, self, peft_model_id=None, adapter_name=None, *args, **kwargs):
@@ -110,7 +134,7 @@ def _load_into_transformers(original, self, peft_model_id=None, adapter_name=Non
     name = adapter_name or "default"
     again = name in getattr(self, "peft_config", {})  # swapped in place
     result = original(self, peft_model_id, adapter_name, *args, **kwargs)
-    if isinstance(self.peft_config[name], BcosLoraConfig) and peft_model_id is not None:
+    if isinstance(self.peft_config[name], _OnBcos) and peft_model_id is not None:
         options = {key: value for key, value in kwargs.items() if value is not None}
         options |= getattr(kwargs.get("load_config"), "download_kwargs", None) or {}
         try:
@@ -159,7 +183,7 @@ def _put_beside(model, adapter_name: str, path, options: dict, again: bool) -> N
 def _auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
     """`AutoPeftModelFor….from_pretrained`: converts the base."""
     config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
-    if not isinstance(config, BcosLoraConfig):
+    if not isinstance(config, _OnBcos):
         return original(cls, pretrained_model_name_or_path, *args, **kwargs)
     names = ("adapter_name", "is_trainable", "config", "revision")
     kwargs |= dict(zip(names, args, strict=False))

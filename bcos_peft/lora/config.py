@@ -1,31 +1,41 @@
-"""The config of a LoRA adapter on a B-cos model: `adapter_config.json` says what the adapter needs to be loaded onto.
+"""The config of an adapter on a B-cos model: `adapter_config.json` says what the adapter needs to be loaded onto.
 
-On disk its `peft_type` is `BCOS_LORA`. Without `bcos_peft`, peft knows no such type and refuses the adapter: as plain
-LoRA, on the plain base, it would be a silently different model. In memory it is LoRA, for all that peft does with it.
+On disk its `peft_type` is `BCOS_LORA`, `BCOS_IA3` and so on. Without `bcos_peft`, peft knows no such type and refuses
+the adapter: on the plain base it would be a silently different model. In memory it is what it is for peft.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import nn
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.models import BcosModel, check_modules, current_config
 
 
-_ON_DISK = "BCOS_LORA"
+_PREFIX = "BCOS_"
 # Fields of BcosConfig that tell where a model comes from, not what it computes.
 _ORIGIN = {"base_model_name_or_path", "bcos_version", "probe_residual"}
 _ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_report"}
 
 
+class _OnBcos:
+    """Before a config of peft: that of an adapter on a B-cos model, described in the field `bcos`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"peft_type": _PREFIX + self.peft_type.value}
+
+
 @dataclass
-class BcosLoraConfig(LoraConfig):
+class BcosLoraConfig(_OnBcos, LoraConfig):
     """peft's `LoraConfig` and what its adapter was trained on. Adapters on B-cos models get it by themselves.
+
+    Adapters of other types get the same from their own configs.
 
     Args:
         bcos (`dict`, *optional*): the model below the adapter: `config`, its [`BcosConfig`]; `architecture`, its stock
@@ -46,26 +56,53 @@ class BcosLoraConfig(LoraConfig):
 
     bcos: dict[str, Any] | None = field(default=None, metadata={"help": "The B-cos model below the adapter."})
 
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"peft_type": _ON_DISK}
+
+_CLASSES: dict[type[PeftConfig], type[PeftConfig]] = {LoraConfig: BcosLoraConfig}
 
 
-PEFT_TYPE_TO_CONFIG_MAPPING[_ON_DISK] = BcosLoraConfig
+def _class_for(stock: type[PeftConfig]) -> type[PeftConfig]:
+    """What a class of configs becomes for adapters on B-cos models."""
+    if stock not in _CLASSES:
+        bcos = ("bcos", dict[str, Any] | None, field(default=None))
+        made = make_dataclass(f"Bcos{stock.__name__}", [bcos], bases=(_OnBcos, stock))
+        made.__module__ = __name__
+        _CLASSES[stock] = globals().setdefault(made.__name__, made)  # where pickle looks
+        if _CLASSES[stock].__bases__ != made.__bases__:  # of another package, with a name that is taken
+            _CLASSES[stock] = made
+    return _CLASSES[stock]
 
 
-def _with_base(config: PeftConfig, model: BcosModel) -> PeftConfig:
-    """A plain LoRA config as a config of its own that describes `model`; any other as it is."""
-    if type(config) is not LoraConfig:
+for _type in PeftType:
+    if _type in PEFT_TYPE_TO_CONFIG_MAPPING and not _type.value.startswith(_PREFIX.rstrip("_")):
+        PEFT_TYPE_TO_CONFIG_MAPPING[_PREFIX + _type.value] = _class_for(PEFT_TYPE_TO_CONFIG_MAPPING[_type])
+
+
+def _bcos_inside(model: nn.Module) -> BcosModel | None:
+    """The converted model that an adapter is put on, which may be compiled or wrapped; None for any other."""
+    return next((module for module in model.modules() if isinstance(module, BcosModel)), None)
+
+
+def _with_base(config: PeftConfig, model: nn.Module) -> PeftConfig:
+    """A config of peft as one that describes the B-cos model inside `model`; if there is none, as it is."""
+    bcos = _bcos_inside(model)
+    own = isinstance(config, _OnBcos) or str(getattr(config.peft_type, "value", config.peft_type)).startswith("BCOS")
+    if bcos is None or own:
         return config
     config = copy.copy(config)
-    config.modules_to_save = copy.copy(config.modules_to_save)  # peft adds the head of the task to it
-    config.__class__ = BcosLoraConfig
-    config.bcos = {"config": current_config(model).to_dict(), "architecture": model.bcos_stock_class.__name__}
+    if getattr(config, "modules_to_save", None) is not None:
+        config.modules_to_save = copy.copy(config.modules_to_save)  # peft adds the head of the task to it
+    config.__class__ = _class_for(type(config))
+    config.bcos = {"config": current_config(bcos).to_dict(), "architecture": bcos.bcos_stock_class.__name__}
     return config
 
 
-def _check_base(config: PeftConfig, model) -> None:
+def _check_base(config: PeftConfig, model: nn.Module, *, but_b: bool = False) -> None:
     """Refuse to put an adapter of a B-cos model onto another model than that which it was trained on.
+
+    Args:
+        config: the adapter's.
+        model: what it goes on.
+        but_b: the model may have another B.
 
     Raises:
         ValueError: the model is not converted, or in another way, or its modules are not what its config says; nothing
@@ -73,21 +110,24 @@ def _check_base(config: PeftConfig, model) -> None:
     """
     if isinstance(model, BcosModel):
         check_modules(model)
-    if not isinstance(config, BcosLoraConfig) or config.bcos is None:
+    if not isinstance(config, _OnBcos) or config.bcos is None:
         return
     stored = config.bcos["config"]
     base = stored.get("base_model_name_or_path")
     name = f" (converted from {base})" if base else ""
-    if not isinstance(model, BcosModel):
+    bcos = _bcos_inside(model)
+    if bcos is None:
         raise ValueError(
             f"This adapter was trained inside the layers of a B-cos model{name}, with B = {stored['b']:g}; on the "
             f"plain {type(model).__name__} it would compute something else. The model was not changed. Load the "
             "adapter with bcos_peft.load(path), or convert the model first: get_bcos_model(model, "
             "BcosConfig.from_dict(adapter_config.bcos['config']))."
         )
-    now = current_config(model).to_dict()
+    now = current_config(bcos).to_dict()
     then = BcosConfig.from_dict(stored).to_dict()
     different = {key: (then[key], now[key]) for key in then.keys() - _ORIGIN if then[key] != now[key]}
+    if but_b:
+        different.pop("b", None)
     if different:
         listed = ", ".join(f"{key}={old!r} (here {new!r})" for key, (old, new) in sorted(different.items()))
         way = f"model.set_b({then['b']:g})" if set(different) == {"b"} else "bcos_peft.load(path)"

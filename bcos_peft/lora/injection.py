@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.lora.config import _check_base, _with_base
+from bcos_peft.lora.config import _bcos_inside, _check_base, _with_base
 from bcos_peft.lora.layer import BcosLora
-from bcos_peft.models import BcosModel
+from bcos_peft.lora.tables import _know_experts
 from bcos_peft.nn import BcosLayer
 
 
@@ -27,10 +28,13 @@ _VARIANTS = (
     "kasa_config",
 )
 _LINEAR = (nn.Linear, Conv1D)
-# Methods that are not linear in the input on any layer, by the names of their types: an older peft lacks some.
-_NOT_LINEAR = {
+# Methods that no layer can take, by the names of their types: an older peft lacks some.
+_REFUSED = {
+    "ADAPTION_PROMPT": "attends to prompts of its own, which contribute and belong to no token",
     "BEFT": "adds constants that belong to no token",
     "LILY": "mixes its adapters by weights that depend on the input",
+    "POLY": "mixes its adapters by task_ids, which are no input of the model inside",
+    "SHADOW": "adds what a second network makes of the input, outside the B-cos layers",
     "XLORA": "mixes its adapters by weights that depend on the input, outside the B-cos layers",
 }
 
@@ -49,7 +53,7 @@ def _prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -
 
     Raises:
         ValueError: the adapter would attach outside the non-linearity of a B-cos layer, or add a bias, or mix by the
-            input, or it was trained on another model.
+            input, or its gradient is wrong, or it was trained on another model.
 
     Example:
         >>> import peft
@@ -61,28 +65,57 @@ def _prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -
         Traceback (most recent call last):
         ValueError: LOHA would attach outside the B-cos layer 'bert.encoder.layer.0.intermediate.dense': ...
     """
-    _check_base(config, model)
     if not any(isinstance(module, BcosLayer) for module in model.modules()):
+        _check_base(config, model)
         return config
-    if isinstance(model, BcosModel):
-        config = _with_base(config, model)
-    _fill_targets(tuner, model, config)
+    config = _describe(config, model)
+    bcos = _bcos_inside(model)
+    if bcos is not None:
+        _know_experts(bcos)
+    config = _fill_targets(tuner, model, config)
     targets = _bcos_targets(model, config)
     if config.peft_type == PeftType.LORA:
         _check_lora(config, targets)
         config._register_custom_module({BcosLayer: _make_layer})
-    elif config.peft_type.value in _NOT_LINEAR:
-        raise ValueError(
-            f"{config.peft_type.value} {_NOT_LINEAR[config.peft_type.value]}: contributions would not sum to the "
-            "logit. The model was not changed. Use one LoraConfig, or combine adapters with add_weighted_adapter."
-        )
     elif targets:
         raise ValueError(
             f"{config.peft_type.value} would attach outside the B-cos layer {next(iter(targets))!r}: what it learns "
             "would not enter the cosine, and merging it would change the model. The model was not changed. Use "
             "peft.LoraConfig, which goes inside, or target_modules that stay plain (query, key and value projections)."
         )
+    if bcos is not None and config.peft_type.value == "C3A" and _gradient_of_c3a_is_wrong():
+        raise ValueError(
+            "C3A: the backward pass of this peft gives a wrong gradient with respect to the input, so contributions, "
+            "which are read off it, would not sum to the logit. The model was not changed. Use peft.LoraConfig."
+        )
     return config
+
+
+def _describe(config: PeftConfig, model: nn.Module) -> PeftConfig:
+    """The config of an adapter of any type, with the B-cos model inside `model` that it goes on.
+
+    Raises:
+        ValueError: no B-cos model can have an adapter of this type, or this one is another model's.
+    """
+    _check_base(config, model)
+    kind = getattr(config.peft_type, "value", None)
+    if kind in _REFUSED and _bcos_inside(model) is not None:
+        raise ValueError(
+            f"{kind} {_REFUSED[kind]}: contributions would not sum to the logit. The model was not changed. Use one "
+            "LoraConfig, or combine adapters with add_weighted_adapter."
+        )
+    return _with_base(config, model)
+
+
+def _gradient_of_c3a_is_wrong() -> bool:
+    """Whether it is that of another matrix: a linear map times its input is its gradient times the input."""
+    from peft.tuners.c3a.utils import BlockCircularConvolution
+
+    x = torch.tensor([[1.0, 2.0, 3.0, 5.0]], dtype=torch.float64, requires_grad=True)
+    kernel = torch.tensor([[[1.0, 0.5, 2.0, 0.25]]], dtype=torch.float64)
+    output = BlockCircularConvolution.apply(x, kernel)[0, 1]  # the first comes out right
+    (gradient,) = torch.autograd.grad(output, x)
+    return bool((gradient * x).sum().sub(output).abs() > 1e-6)
 
 
 def _make_layer(target: nn.Module, adapter_name: str, **kwargs) -> BcosLora | None:
@@ -96,13 +129,11 @@ def _make_layer(target: nn.Module, adapter_name: str, **kwargs) -> BcosLora | No
     return BcosLora(target, adapter_name, **kwargs)
 
 
-def _fill_targets(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> None:
-    """peft knows default targets by the stock model type."""
-    if not isinstance(model, BcosModel) or getattr(config, "target_modules", "none needed") is not None:
-        return
-    defaults = getattr(tuner, "target_module_mapping", {}).get(model.bcos_family.model_type)
-    if defaults is not None and not getattr(config, "target_parameters", None):
-        config.target_modules = defaults if isinstance(defaults, str) else set(defaults)
+def _fill_targets(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -> PeftConfig:
+    """peft's default targets, which it would fill in only later, when they cannot be looked at any more."""
+    if _bcos_inside(model) is None or getattr(config, "target_modules", "none needed") is not None:
+        return config
+    return tuner._prepare_adapter_config(config, BaseTuner.get_model_config(model))
 
 
 def _bcos_targets(model: nn.Module, config: PeftConfig) -> dict[str, BcosLayer]:

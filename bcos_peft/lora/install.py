@@ -30,6 +30,7 @@ def install_into_peft() -> None:
     """
     from peft import (
         AutoPeftModel,
+        PeftMixedModel,
         PeftModel,
         PeftModelForQuestionAnswering,
         PeftModelForSequenceClassification,
@@ -41,17 +42,26 @@ def install_into_peft() -> None:
     if hasattr(BaseTuner.inject_adapter, _MARK):
         return
     BaseTuner.inject_adapter = _around(BaseTuner.inject_adapter, "inject_adapter")
-    for cls in (PeftModelForSequenceClassification, PeftModelForTokenClassification, PeftModelForQuestionAnswering):
-        cls.__init__ = _around(cls.__init__, "init_for_task")
+    BaseTuner.__init__ = _around(BaseTuner.__init__, "init_tuner")
+    for cls in (
+        PeftModel,
+        PeftModelForSequenceClassification,
+        PeftModelForTokenClassification,
+        PeftModelForQuestionAnswering,
+    ):
+        cls.__init__ = _around(cls.__init__, "init")
+    for cls in (PeftModel, PeftMixedModel):
+        cls.add_adapter = _around(cls.add_adapter, "add_adapter")
+        cls.from_pretrained = classmethod(_around(cls.from_pretrained.__func__, "from_pretrained"))
+        cls.load_adapter = _around(cls.load_adapter, "load_adapter")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
-    PeftModel.from_pretrained = classmethod(_around(PeftModel.from_pretrained.__func__, "from_pretrained"))
-    PeftModel.load_adapter = _around(PeftModel.load_adapter, "load_adapter")
     PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
     adapter_hooks.append(_Saving())
     auto = AutoPeftModel.__base__  # of the classes for all tasks
     auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))
-    importlib.import_module("bcos_peft.lora.config")  # which registers the type of our adapters
+    importlib.import_module("bcos_peft.lora.config")  # which registers the types of our adapters
+    importlib.import_module("bcos_peft.lora.tables")._copy_tables()
 
 
 class _Saving:

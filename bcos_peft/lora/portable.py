@@ -22,7 +22,7 @@ from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
-from bcos_peft.lora.config import BcosLoraConfig
+from bcos_peft.lora.config import _OnBcos
 from bcos_peft.lora.precision import _cast, _describe_precision, _told, _tolerance
 from bcos_peft.lora.vocabulary import _check_rows, _mark_rows, _resize
 from bcos_peft.models import PREFIX, BcosModel, current_config, find_bcos_model
@@ -47,7 +47,7 @@ def load(
     verify: bool = True,
     **kwargs,
 ) -> PeftModel:
-    """Load a LoRA adapter of a B-cos model, with its base: the plain model is loaded, converted and adapted.
+    """Load an adapter of a B-cos model, with its base: the plain model is loaded, converted and adapted.
 
     Some logits of before saving are stored with the adapter: the model gives them again, or it is refused.
 
@@ -114,7 +114,7 @@ def load(
     return model.train(is_trainable)
 
 
-def _adapter_config(path: str, **options) -> BcosLoraConfig:
+def _adapter_config(path: str, **options) -> _OnBcos:
     folder = Path(path) / (options.get("subfolder") or "")
     if (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise ValueError(
@@ -122,7 +122,7 @@ def _adapter_config(path: str, **options) -> BcosLoraConfig:
             "AutoModelFor….from_pretrained(path)."
         )
     config = PeftConfig.from_pretrained(path, **{key: value for key, value in options.items() if value is not None})
-    if not isinstance(config, BcosLoraConfig) or config.bcos is None:
+    if not isinstance(config, _OnBcos) or config.bcos is None:
         raise ValueError(
             f"{path!r} is an adapter of type {getattr(config.peft_type, 'value', config.peft_type)} that was not "
             "trained on a B-cos model. Load it with peft, or train an adapter on a model from get_bcos_model."
@@ -130,7 +130,7 @@ def _adapter_config(path: str, **options) -> BcosLoraConfig:
     return config
 
 
-def _load_base(config: BcosLoraConfig, base: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _load_base(config: _OnBcos, base: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
     name = base or config.base_model_name_or_path
     if base is None and config.bcos.get("missing"):
         raise ValueError(f"This adapter cannot be loaded alone. {config.bcos['missing']}")
@@ -164,7 +164,7 @@ def _load_base(config: BcosLoraConfig, base: str | None, kwargs: dict[str, Any])
     return model
 
 
-def _conversion(config: BcosLoraConfig, base: PreTrainedModel) -> BcosConfig:
+def _conversion(config: _OnBcos, base: PreTrainedModel) -> BcosConfig:
     architecture = config.bcos["architecture"]
     if type(base).__name__ != architecture:
         raise ValueError(f"base is a {type(base).__name__}, but the adapter was trained on a {architecture}.")
@@ -187,7 +187,7 @@ def _describe_adapters(model: nn.Module) -> None:
     if facts["missing"]:
         _logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
     for name, config in list(model.peft_config.items()):
-        if isinstance(config, BcosLoraConfig):
+        if isinstance(config, _OnBcos):
             if sum(other is config for other in model.peft_config.values()) > 1:
                 # Adapters may share a config, as TRL's reference does with the trained one; not what is said of them.
                 config = model.peft_config[name] = copy.copy(config)
@@ -263,7 +263,7 @@ def _check_probe(model: nn.Module, adapter: str) -> None:
         ValueError: they differ by more than rounding, in the precision of before.
     """
     config = model.peft_config[adapter]
-    expected = config.bcos.get("probe") if isinstance(config, BcosLoraConfig) and config.bcos else None
+    expected = config.bcos.get("probe") if isinstance(config, _OnBcos) and config.bcos else None
     if expected is None:
         return
     bcos = find_bcos_model(model)

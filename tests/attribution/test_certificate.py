@@ -5,6 +5,7 @@ that it is held is for test_functional.py and test_parity.py to show.
 """
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import tiny
 from helpers.certificates import EXPONENTS, assert_unchanged, check, converted, every_family, every_task, outputs_of
 
 from bcos_peft import attribute, explanation_mode
+from bcos_peft.attribution import ResidualWarning, attribute_sequence
 
 
 # These two have attention code of their own, which knows nothing but eager.
@@ -190,3 +192,42 @@ def test_refuses_what_is_not_converted():
         attribute("bert", **tiny.inputs())
     with pytest.raises(ValueError, match="is not a B-cos model"), explanation_mode(tiny.model()):
         pass
+
+
+class Bent(torch.nn.Module):
+    """A layer of the user's own, put in after the conversion."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contributions_that_are_far_from_the_logit_are_a_warning(dtype):
+    model = converted("llama", "CausalLM", dtype)
+    ids = tiny.inputs(family="llama")["input_ids"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribute(model, ids)
+        attribute_sequence(model, ids[0], positions=[1, 2], targets=[[7], [8]])
+    model.model.layers[1].mlp.down_proj = Bent(model.model.layers[1].mlp.down_proj)
+    with pytest.warns(
+        ResidualWarning, match=r"contributions miss the logit by up to .*far more than rounding"
+    ) as found:
+        attribute(model, ids)
+    assert found[0].filename == __file__
+    with pytest.warns(ResidualWarning, match="far more than rounding"):
+        attribute_sequence(model, ids[0], positions=[1, 2], targets=[[7], [8]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_no_warning(dtype):
+    model = converted("llama", "CausalLM", torch.float32).to(dtype)
+    ids = tiny.inputs(family="llama")["input_ids"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResidualWarning)
+        attribute(model, ids)
+        attribute(model, ids, target="all", baseline="average")
