@@ -1,6 +1,6 @@
 """peft on B-cos models: LoRA goes inside the B-cos layers, and what would attach outside of them is refused.
 
-`install` puts the first eight functions around methods of peft and of transformers, which they get as `original`.
+`install` puts functions around methods of peft and of transformers, which they get as `original`.
 Models without B-cos layers pass through untouched.
 """
 
@@ -18,9 +18,11 @@ from torch import nn
 
 from bcos_peft.lora.beside import _load_beside, _save_beside
 from bcos_peft.lora.card import _extend_card
-from bcos_peft.lora.config import _OnBcos
+from bcos_peft.lora.compiled import _forget_compiling, _names_of_compiled
+from bcos_peft.lora.config import _bcos_inside, _check_base, _OnBcos
 from bcos_peft.lora.injection import _describe, _prepare_injection
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
+from bcos_peft.lora.swap import _swapping
 from bcos_peft.lora.trial import _on_trial
 from bcos_peft.models import check_eval_results, upload
 
@@ -90,6 +92,7 @@ def _complete(
     """Write beside adapters of a model, in the folder that they were saved in or folders of it, what they need."""
     for path in (Path(folder) / name for name in folders):
         if (path / "adapter_config.json").exists():
+            _forget_compiling(path)
             _save_beside(model, path, state_dict)
     base = next(iter(model.peft_config.values())).base_model_name_or_path
     _extend_card(folder, repo_id or str(folder), base, eval_results)
@@ -108,18 +111,38 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     """`PeftModel.load_adapter`: checks that the logits are those of before saving, or takes the adapter off again.
 
     Into an adapter that exists, as when a `Trainer` goes back to its best checkpoint, peft loads weights and no
-    config: the logits in memory are those of another save, and the adapter is the user's.
+    config: what was saved with them takes its place in memory, and if they do not fit, the weights of before.
     """
     again = adapter_name in self.peft_config and not _making.get()
+    if _bcos_inside(self) is None:
+        if again:
+            _check_base(_stored_config(model_id, self._split_kwargs(kwargs)[0]), self)
+        return original(self, model_id, adapter_name, *args, **kwargs)
+    names = _names_of_compiled(self)
+    if names and not self.peft_config[next(iter(self.peft_config))].is_prompt_learning:
+        kwargs["key_mapping"] = kwargs.get("key_mapping") or names
+    if again and isinstance(self.peft_config[adapter_name], _OnBcos):
+        config = _stored_config(model_id, self._split_kwargs(kwargs)[0])
+        with _swapping(self, adapter_name, config, (args[0] if args else kwargs.get("is_trainable", False))):
+            result = original(self, model_id, adapter_name, *args, **kwargs)
+            _put_beside(self, adapter_name, model_id, kwargs, again)
+        return result
     result = original(self, model_id, adapter_name, *args, **kwargs)
     if isinstance(self.peft_config[adapter_name], _OnBcos):
         try:
             _put_beside(self, adapter_name, model_id, kwargs, again)
         except ValueError:
-            if not again:
-                _take_off(self, adapter_name)
+            _take_off(self, adapter_name)
             raise
     return result
+
+
+def _stored_config(path, options: dict) -> PeftConfig | None:
+    """The config in a folder or repository; None where weights lie alone, which peft loads all the same."""
+    try:
+        return PeftConfig.from_pretrained(path, **options)
+    except ValueError:
+        return None
 
 
 def _take_off(model: nn.Module, adapter_name: str) -> None:
@@ -133,17 +156,37 @@ def _load_into_transformers(original, self, peft_model_id=None, adapter_name=Non
     """`PreTrainedModel.load_adapter`: checks the same, and takes an adapter that fails off again."""
     name = adapter_name or "default"
     again = name in getattr(self, "peft_config", {})  # swapped in place
+    options = {key: value for key, value in kwargs.items() if value is not None}
+    options |= getattr(kwargs.get("load_config"), "download_kwargs", None) or {}
+    options |= kwargs.get("adapter_kwargs") or {}
+    if again and peft_model_id is not None:
+        hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
+        config = kwargs.get("peft_config") or _stored_config(peft_model_id, hub)
+        _check_base(config, self, but_b=True)
+    if again and peft_model_id is not None and isinstance(self.peft_config[name], _OnBcos):
+        with _swapping(self, name, config):
+            result = original(self, peft_model_id, adapter_name, *args, **kwargs)
+            _put_beside(self, name, peft_model_id, options, again)
+        return result
     result = original(self, peft_model_id, adapter_name, *args, **kwargs)
     if isinstance(self.peft_config[name], _OnBcos) and peft_model_id is not None:
-        options = {key: value for key, value in kwargs.items() if value is not None}
-        options |= getattr(kwargs.get("load_config"), "download_kwargs", None) or {}
         try:
-            _put_beside(self, name, peft_model_id, options | (kwargs.get("adapter_kwargs") or {}), again)
+            _put_beside(self, name, peft_model_id, options, again)
         except ValueError:
-            if not again:
-                self.delete_adapter(name)
-                _take_off_empty_layers(self)
+            self.delete_adapter(name)
+            _take_off_empty_layers(self)
             raise
+    return result
+
+
+def _hotswap_from_state_dict(original, model, state_dict, adapter_name, config, *args, **kwargs):
+    """peft's `hotswap_adapter_from_state_dict`, which `hotswap_adapter` ends in."""
+    if _bcos_inside(model) is None:
+        _check_base(config, model)
+        return original(model, state_dict, adapter_name, config, *args, **kwargs)
+    with _swapping(model, adapter_name, config):
+        result = original(model, state_dict, adapter_name, config, *args, **kwargs)
+        _check_probe(model, adapter_name)
     return result
 
 
@@ -170,11 +213,10 @@ def _push_to_hub(original, self, repo_id, *args, **kwargs):
 
 
 def _put_beside(model, adapter_name: str, path, options: dict, again: bool) -> None:
-    """What was saved beside an adapter. If the logits of a new one are not those of before saving, it goes again."""
+    """What was saved beside an adapter. If the logits are not those of before saving, it goes again."""
     undo = _load_beside(model, adapter_name, str(path), again, **options)
     try:
-        if not again:
-            _check_probe(model, adapter_name)
+        _check_probe(model, adapter_name)
     except ValueError:
         undo()
         raise

@@ -92,6 +92,8 @@ def _with_base(config: PeftConfig, model: nn.Module) -> PeftConfig:
     if getattr(config, "modules_to_save", None) is not None:
         config.modules_to_save = copy.copy(config.modules_to_save)  # peft adds the head of the task to it
     config.__class__ = _class_for(type(config))
+    if config.base_model_name_or_path is None:  # peft asks what is around the model
+        config.base_model_name_or_path = bcos.config._name_or_path or None
     config.bcos = {"config": current_config(bcos).to_dict(), "architecture": bcos.bcos_stock_class.__name__}
     return config
 

@@ -37,6 +37,7 @@ def install_into_peft() -> None:
         PeftModelForTokenClassification,
     )
     from peft.tuners.tuners_utils import BaseTuner
+    from peft.utils import hotswap
     from transformers.integrations.peft import PeftAdapterMixin
 
     if hasattr(BaseTuner.inject_adapter, _MARK):
@@ -57,6 +58,10 @@ def install_into_peft() -> None:
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
     PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
+    # `hotswap_adapter` itself may have been imported by others before: it finds this one.
+    hotswap.hotswap_adapter_from_state_dict = _around(
+        hotswap.hotswap_adapter_from_state_dict, "hotswap_from_state_dict"
+    )
     adapter_hooks.append(_Saving())
     auto = AutoPeftModel.__base__  # of the classes for all tasks
     auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))

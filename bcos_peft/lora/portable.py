@@ -182,7 +182,7 @@ def _describe_adapters(model: nn.Module) -> None:
         "vocabulary": bcos.config.get_text_config().vocab_size,
         "labels": {key: getattr(bcos.config, key, None) for key in kept},
         "quantization": _quantization(bcos),
-        "missing": _missing(bcos),
+        "missing": _missing(bcos) or _around(model, bcos),
     }
     if facts["missing"]:
         _logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
@@ -211,6 +211,18 @@ def _missing(model: BcosModel) -> str | None:
             "whole model, model.merge_and_unload().save_pretrained(folder)."
         )
     return None
+
+
+def _around(model: nn.Module, bcos: BcosModel) -> str | None:
+    """What the adapter needs around the model, if it was put on more than that."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = getattr(base, "_orig_mod", base)  # compiled
+    if base is bcos or not isinstance(model, PeftModel):
+        return None
+    return (
+        f"It was put on a {type(base).__name__}, with the B-cos model in it. Make that first, and load it with "
+        "peft.PeftModel.from_pretrained(that, path)."
+    )
 
 
 def _probe(model: nn.Module, bcos: BcosModel, adapter: str) -> list[float] | None:

@@ -10,7 +10,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.utils import logging
 
 from bcos_peft._utils.arguments import checked_arguments
-from bcos_peft.models import find_bcos_model
+from bcos_peft.models import BcosModel, find_bcos_model
 from bcos_peft.nn import BcosLayer
 
 
@@ -88,9 +88,15 @@ class BcosScheduleCallback(TrainerCallback, ExportableState):
     def _ramp(self, max_steps: int) -> int:
         return max(1, math.ceil(self.share * max_steps))
 
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        """Say of the model that its B is set here: weights of a checkpoint may have had another."""
+        if any(isinstance(module, BcosModel) for module in (model.modules() if model is not None else ())):
+            find_bcos_model(model).bcos_scheduled = True
+
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Find the target, and set B for the first step or for the one at which a training resumes."""
         bcos_model = find_bcos_model(model)
+        bcos_model.bcos_scheduled = True
         _check_follows(bcos_model)
         stored = state.stateful_callbacks.get(type(self).__name__)
         if self.target is not None:
