@@ -9,6 +9,7 @@ import torch
 from helpers import tiny
 from helpers.fake_hub import FakeHub
 from helpers.hub_process import BY_HAND, PREPARE, card_of, converted, run
+from helpers.paths import TESTS
 from huggingface_hub import EvalResult, ModelCard
 from peft import LoraConfig, get_peft_model
 
@@ -202,7 +203,9 @@ def test_a_card_written_by_hand_beside_an_adapter_stays(native, tmp_path):
 
 @pytest.mark.slow
 def test_numbers_that_are_pushed(tmp_path):
-    code = """
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(TESTS / "models")!r})
         from test_measured_numbers import OTHER, accuracy, adapter
         model.push_to_hub("me/model", eval_results=[accuracy()])
         model.push_to_hub("me/model")
