@@ -88,12 +88,13 @@ def certify_adapter(model: BcosModel, adapter: str) -> float:
             residual = _relative_residual(attribute(model, *probe_inputs(model)))
         except Exception as error:
             raise RuntimeError(f"The probe cannot be explained: {error}") from error
-    limit = max(map(_tolerance, (model.dtype, torch.float32)))  # many adapters compute in float32 in any model
+    precision = precision_of(model)
+    limit = max(map(_tolerance, (precision, torch.float32)))  # many adapters compute in float32 in any model
     if residual > limit:
         raise ValueError(
             f"{adapter} is not linear in its input where it was put on this {type(model).__name__}, or has a wrong "
             f"gradient: on a probe, with other numbers in the adapter, contributions miss the logit by {residual:.2g} "
-            f"of their sum (allowed: {limit:.0e} in {model.dtype}). The model was not changed. Use "
+            f"of their sum (allowed: {limit:.0e} in {precision}). The model was not changed. Use "
             "peft.LoraConfig, or other target_modules."
         )
     return residual

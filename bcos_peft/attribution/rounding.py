@@ -7,6 +7,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from bcos_peft.nn import precision_of
+
 
 _FAR = 10  # times what a model is allowed when it is converted
 
@@ -45,13 +47,13 @@ def _warn_of_residual(model: nn.Module, scores: Tensor, logit: Tensor, residual:
             "they are not exact. Something in the model is not linear in its input, such as a layer or an adapter "
             "that was put into it after the conversion. See 'Troubleshooting' in the docs.",
             ResidualWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
 def _precisions(model: nn.Module, device: str) -> set[torch.dtype]:
     """Those that a model computes in, and float32, which its adapters may; quantised weights count as half."""
-    found = {parameter.dtype for parameter in model.parameters()} | {torch.float32}
+    found = {parameter.dtype for parameter in model.parameters()} | {torch.float32, precision_of(model)}
     if torch.is_autocast_enabled(device):
         found.add(torch.get_autocast_dtype(device))
     return found
