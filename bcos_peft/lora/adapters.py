@@ -92,7 +92,8 @@ def _complete(
     """Write beside adapters of a model, in the folder that they were saved in or folders of it, what they need."""
     for path in (Path(folder) / name for name in folders):
         if (path / "adapter_config.json").exists():
-            _forget_compiling(path)
+            if _names_of_compiled(model):
+                _forget_compiling(path)
             _save_beside(model, path, state_dict)
     base = next(iter(model.peft_config.values())).base_model_name_or_path
     _extend_card(folder, repo_id or str(folder), base, eval_results)

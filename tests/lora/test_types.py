@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.adapters import distance, logits
+from packaging import version
 from peft import PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -99,6 +100,8 @@ def test_exact_and_loads_or_refused(kind, family, tmp_path):
     model = get_bcos_model(base(tmp_path / "base", family), BcosConfig(b=1.5))
     if kind == "CPT" and family not in tiny.DECODERS:
         pytest.skip("for causal language models alone")
+    if family == "gpt2" and kind in ("DELORA", "OSF") and version.parse(peft.__version__) < version.parse("0.21"):
+        pytest.skip("an older peft fails on its layers, in a stock model too")
     before = {name: (id(parameter), parameter.requires_grad) for name, parameter in model.named_parameters()}
     adapted, refusal = put_on(model, config_of(kind, family))
     if adapted is None:
