@@ -82,7 +82,8 @@ def _item(item: Any, where: str) -> str | tuple[str, str] | dict:
             return _item(item["text"] if pair is None else (item["text"], pair), where)
         if "input_ids" not in item:
             raise ValueError(f"{where} is a dict without 'input_ids' or 'text'; it has {sorted(map(str, item))}.")
-        return _row({key: plain(value) for key, value in item.items()}, where)
+        values = _row({key: plain(value) for key, value in item.items()}, where)
+        return _with_sequence_ids(values, getattr(item, "encodings", None) or [], 0)
     item = plain(item)
     if isinstance(item, str):
         return _checked(item, where)

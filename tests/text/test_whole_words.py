@@ -203,3 +203,14 @@ def test_unknown_tokens_that_fit_nowhere():
     found = align(many, [span for i in range(40) for span in ((8 * i, 8 * i + 5), (8 * i + 5, 8 * i + 7))],
                   "bb " * 39 + "x", [True, False] * 40)  # fmt: skip
     assert found[0] == many  # and that soon
+
+
+def test_a_pair_in_a_list_keeps_which_text_each_token_is_of():
+    from bcos_peft.text import split_inputs
+
+    tokenizer = tiny.tokenizer("bpe")
+    encoded = tokenizer("a good film", "was it")
+    (alone,), _ = split_inputs(encoded)
+    (listed,), _ = split_inputs([encoded])
+    assert listed["sequence_ids"] == alone["sequence_ids"]
+    assert 1 in listed["sequence_ids"]
