@@ -20,11 +20,7 @@ _WAYS = (
 class Alternatives(tuple):
     """Tokens of which any may come next: as a target their contributions add, as a foil their mean is compared with.
 
-    Args:
-        *tokens (`int` or `str`): vocabulary ids, or texts of one token each.
-
-    Raises:
-        ValueError: there is none.
+    Each is a vocabulary id (`int`) or a text of one token (`str`). Without any it raises `ValueError`.
 
     Example:
         >>> from bcos_peft import Alternatives
