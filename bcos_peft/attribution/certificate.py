@@ -31,7 +31,7 @@ def certify(model: BcosModel) -> float:
         >>> from bcos_peft import BcosConfig, get_bcos_model
         >>> from bcos_peft.attribution import certify
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> certify(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-5
+        >>> certify(get_bcos_model(BertForSequenceClassification(config), BcosConfig())) < 1e-4
         True
 
     Source: completeness, B-cos LM (arXiv 2502.12992), section 3.
@@ -77,7 +77,7 @@ def certify_adapter(model: BcosModel, adapter: str) -> float:
         >>> from bcos_peft import BcosConfig, get_bcos_model
         >>> from bcos_peft.attribution import certify_adapter
         >>> config = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-        >>> certify_adapter(get_bcos_model(BertForSequenceClassification(config), BcosConfig()), "LORA") < 1e-5
+        >>> certify_adapter(get_bcos_model(BertForSequenceClassification(config), BcosConfig()), "LORA") < 1e-4
         True
 
     Source: completeness, B-cos LM (arXiv 2502.12992), section 3.

@@ -24,7 +24,7 @@ class _Head:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> small = LlamaConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> head, hidden = _Head(LlamaForCausalLM(small)), torch.ones(3, 16)
-        >>> float(head.divergence(hidden, hidden)) < 1e-6 < float(head.divergence(hidden, -hidden))
+        >>> float(head.divergence(hidden, hidden)) < 1e-4 < float(head.divergence(hidden, -hidden))
         True
     """
 
