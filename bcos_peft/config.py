@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import InitVar, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from bcos_peft._utils.checks import valid_b, valid_count, valid_modules, valid_regex
+from bcos_peft._utils.checks import valid_b, valid_count, valid_for_peft, valid_modules, valid_regex
 from bcos_peft._utils.config_files import CONFIG_NAME, stored_values
 from bcos_peft._utils.files import write_text
 from bcos_peft._utils.patterns import matches_pattern
 
 
+class _PeftMethod:
+    """Gets peft's `PeftConfig` as a base once peft is imported, so that a `BcosConfig` is a method of peft."""
+
+
 @dataclass
-class BcosConfig:
+class BcosConfig(_PeftMethod):
     r"""How a model is converted into a B-cos model.
 
     Args:
@@ -87,6 +91,9 @@ class BcosConfig:
             `verify=True`. Filled in by `get_bcos_model`.
         bcos_version (`str`, *optional*):
             The version of this package that converted the model. Filled in by `get_bcos_model`.
+        task_type (`str`, *optional*): For `peft.get_peft_model` alone, as the next two; no part of the conversion.
+        modules_to_save (`list[str]`, *optional*): As in peft: modules that are trained and saved whole, such as a head.
+        inference_mode (`bool`, defaults to `False`): As in peft: whether nothing is trained.
 
     Raises:
         ValueError: a value that cannot be used; the message names the field, the value and what is possible.
@@ -120,8 +127,12 @@ class BcosConfig:
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None
     bcos_version: str | None = None
+    task_type: InitVar[str | None] = None
+    modules_to_save: InitVar[list[str] | None] = None
+    inference_mode: InitVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self, task_type=None, modules_to_save=None, inference_mode=False):
+        self.__dict__.update(valid_for_peft(task_type, modules_to_save, inference_mode))
         self.b = valid_b("b", self.b)
         if self.b_pattern is None:
             self.b_pattern = {}

@@ -8,7 +8,9 @@ from numbers import Real
 from typing import Any
 
 
-__all__ = ["valid_b", "valid_count", "valid_modules", "valid_regex"]
+__all__ = ["valid_b", "valid_count", "valid_for_peft", "valid_modules", "valid_regex"]
+
+_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
 def valid_b(name: str, value: Any) -> float:
@@ -51,3 +53,20 @@ def valid_count(name: str, value: Any, least: int = 0) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}.")
     return value
+
+
+def valid_for_peft(task_type: Any, modules_to_save: Any, inference_mode: Any) -> dict[str, Any]:
+    """What peft reads in the config of a method."""
+    if task_type is not None and task_type not in _TASKS:
+        raise ValueError(f"task_type must be one of {', '.join(_TASKS)} or None, got {task_type!r}.")
+    names = isinstance(modules_to_save, (list, tuple, set)) and all(isinstance(one, str) for one in modules_to_save)
+    if modules_to_save is not None and not names:
+        raise TypeError(f"modules_to_save must be a list of module names or None, got {modules_to_save!r}.")
+    if not isinstance(inference_mode, bool):
+        raise TypeError(f"inference_mode must be True or False, got {inference_mode!r}.")
+    saved = sorted(modules_to_save) if isinstance(modules_to_save, set) else modules_to_save
+    return {
+        "task_type": task_type,
+        "modules_to_save": None if saved is None else list(saved),
+        "inference_mode": inference_mode,
+    }

@@ -19,8 +19,9 @@ from torch import nn
 from bcos_peft.lora.beside import _load_beside, _save_beside
 from bcos_peft.lora.card import _extend_card
 from bcos_peft.lora.compiled import _forget_compiling, _names_of_compiled
-from bcos_peft.lora.config import _bcos_inside, _check_base, _OnBcos
+from bcos_peft.lora.config import _DESCRIBED, _bcos_inside, _check_base
 from bcos_peft.lora.injection import _describe, _prepare_injection
+from bcos_peft.lora.method import BcosTuner
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
 from bcos_peft.lora.swap import _swapping
 from bcos_peft.lora.trial import _on_trial
@@ -78,7 +79,7 @@ def _save_pretrained(original, self, save_directory, *args, **kwargs):
 
 
 def _has_ours(model) -> bool:
-    return any(isinstance(config, _OnBcos) for config in model.peft_config.values())
+    return any(isinstance(config, _DESCRIBED) for config in model.peft_config.values())
 
 
 def _complete(
@@ -122,14 +123,14 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     names = _names_of_compiled(self)
     if names and not self.peft_config[next(iter(self.peft_config))].is_prompt_learning:
         kwargs["key_mapping"] = kwargs.get("key_mapping") or names
-    if again and isinstance(self.peft_config[adapter_name], _OnBcos):
+    if again and isinstance(self.peft_config[adapter_name], _DESCRIBED):
         config = _stored_config(model_id, self._split_kwargs(kwargs)[0])
         with _swapping(self, adapter_name, config, (args[0] if args else kwargs.get("is_trainable", False))):
             result = original(self, model_id, adapter_name, *args, **kwargs)
             _put_beside(self, adapter_name, model_id, kwargs, again)
         return result
     result = original(self, model_id, adapter_name, *args, **kwargs)
-    if isinstance(self.peft_config[adapter_name], _OnBcos):
+    if isinstance(self.peft_config[adapter_name], _DESCRIBED):
         try:
             _put_beside(self, adapter_name, model_id, kwargs, again)
         except ValueError:
@@ -149,6 +150,8 @@ def _stored_config(path, options: dict) -> PeftConfig | None:
 def _take_off(model: nn.Module, adapter_name: str) -> None:
     if len(model.peft_config) > 1:
         model.delete_adapter(adapter_name)
+    elif isinstance(model.base_model, BcosTuner):
+        model.base_model.take_off()
     elif not model.peft_config[adapter_name].is_prompt_learning:  # virtual tokens are beside the model, not in it
         model.base_model.unload()
 
@@ -164,13 +167,13 @@ def _load_into_transformers(original, self, peft_model_id=None, adapter_name=Non
         hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
         config = kwargs.get("peft_config") or _stored_config(peft_model_id, hub)
         _check_base(config, self, but_b=True)
-    if again and peft_model_id is not None and isinstance(self.peft_config[name], _OnBcos):
+    if again and peft_model_id is not None and isinstance(self.peft_config[name], _DESCRIBED):
         with _swapping(self, name, config):
             result = original(self, peft_model_id, adapter_name, *args, **kwargs)
             _put_beside(self, name, peft_model_id, options, again)
         return result
     result = original(self, peft_model_id, adapter_name, *args, **kwargs)
-    if isinstance(self.peft_config[name], _OnBcos) and peft_model_id is not None:
+    if isinstance(self.peft_config[name], _DESCRIBED) and peft_model_id is not None:
         try:
             _put_beside(self, name, peft_model_id, options, again)
         except ValueError:
@@ -226,7 +229,7 @@ def _put_beside(model, adapter_name: str, path, options: dict, again: bool) -> N
 def _auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
     """`AutoPeftModelFor….from_pretrained`: converts the base."""
     config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
-    if not isinstance(config, _OnBcos):
+    if not isinstance(config, _DESCRIBED):
         return original(cls, pretrained_model_name_or_path, *args, **kwargs)
     names = ("adapter_name", "is_trainable", "config", "revision")
     kwargs |= dict(zip(names, args, strict=False))

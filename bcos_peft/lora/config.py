@@ -15,13 +15,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from bcos_peft.config import BcosConfig
+from bcos_peft.lora.method import BcosPeftConfig, check_adapter, different_fields
 from bcos_peft.models import BcosModel, check_modules, current_config
 
 
 _PREFIX = "BCOS_"
-# Fields of BcosConfig that tell where a model comes from, not what it computes.
-_ORIGIN = {"base_model_name_or_path", "bcos_version", "probe_residual"}
-_ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_report"}
 
 
 class _OnBcos:
@@ -29,6 +27,10 @@ class _OnBcos:
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"peft_type": _PREFIX + self.peft_type.value}
+
+
+# Configs that have a field `bcos`: of adapters on B-cos models, and of those that make a B-cos model of a stock one.
+_DESCRIBED = (_OnBcos, BcosPeftConfig)
 
 
 @dataclass
@@ -110,6 +112,9 @@ def _check_base(config: PeftConfig, model: nn.Module, *, but_b: bool = False) ->
         ValueError: the model is not converted, or in another way, or its modules are not what its config says; nothing
             was changed.
     """
+    if isinstance(config, BcosPeftConfig):
+        check_adapter(config, model, but_b=but_b)
+        return
     if isinstance(model, BcosModel):
         check_modules(model)
     if not isinstance(config, _OnBcos) or config.bcos is None:
@@ -125,14 +130,12 @@ def _check_base(config: PeftConfig, model: nn.Module, *, but_b: bool = False) ->
             "adapter with bcos_peft.load(path), or convert the model first: get_bcos_model(model, "
             "BcosConfig.from_dict(adapter_config.bcos['config']))."
         )
-    now = current_config(bcos).to_dict()
-    then = BcosConfig.from_dict(stored).to_dict()
-    different = {key: (then[key], now[key]) for key in then.keys() - _ORIGIN if then[key] != now[key]}
+    different = different_fields(BcosConfig.from_dict(stored), current_config(bcos))
     if but_b:
         different.pop("b", None)
     if different:
         listed = ", ".join(f"{key}={old!r} (here {new!r})" for key, (old, new) in sorted(different.items()))
-        way = f"model.set_b({then['b']:g})" if set(different) == {"b"} else "bcos_peft.load(path)"
+        way = f"model.set_b({stored['b']:g})" if set(different) == {"b"} else "bcos_peft.load(path)"
         raise ValueError(
             f"This adapter was trained on a B-cos model{name} with another config: {listed}. The model was not "
             f"changed. Use {way}."

@@ -10,8 +10,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from bcos_peft.config import BcosConfig
 from bcos_peft.lora.config import _bcos_inside, _check_base, _with_base
 from bcos_peft.lora.layer import BcosLora
+from bcos_peft.lora.method import BcosPeftConfig, as_peft_config, check_other_adapter
 from bcos_peft.lora.tables import _know_experts
 from bcos_peft.nn import BcosLayer
 
@@ -66,6 +68,7 @@ def _prepare_injection(tuner: BaseTuner, model: nn.Module, config: PeftConfig) -
         ValueError: LOHA would attach outside the B-cos layer 'bert.encoder.layer.0.intermediate.dense': ...
     """
     if not any(isinstance(module, BcosLayer) for module in model.modules()):
+        check_other_adapter(config, model)
         _check_base(config, model)
         return config
     config = _describe(config, model)
@@ -97,6 +100,10 @@ def _describe(config: PeftConfig, model: nn.Module) -> PeftConfig:
     Raises:
         ValueError: no B-cos model can have an adapter of this type, or this one is another model's.
     """
+    if isinstance(config, BcosConfig):
+        config = as_peft_config(config, model)
+    if not isinstance(config, BcosPeftConfig):
+        check_other_adapter(config, model)
     _check_base(config, model)
     kind = getattr(config.peft_type, "value", None)
     if kind in _REFUSED and _bcos_inside(model) is not None:

@@ -66,6 +66,7 @@ def install_into_peft() -> None:
     auto = AutoPeftModel.__base__  # of the classes for all tasks
     auto.from_pretrained = classmethod(_around(auto.from_pretrained.__func__, "auto_from_pretrained"))
     importlib.import_module("bcos_peft.lora.config")  # which registers the types of our adapters
+    importlib.import_module("bcos_peft.lora.method").register_method()
     importlib.import_module("bcos_peft.lora.tables")._copy_tables()
 
 

@@ -22,7 +22,9 @@ from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
-from bcos_peft.lora.config import _OnBcos
+from bcos_peft.lora.config import _DESCRIBED
+from bcos_peft.lora.method import BcosPeftConfig
+from bcos_peft.lora.missing import _missing, _quantization
 from bcos_peft.lora.precision import _cast, _describe_precision, _told, _tolerance
 from bcos_peft.lora.vocabulary import _check_rows, _mark_rows, _resize
 from bcos_peft.models import PREFIX, BcosModel, current_config, find_bcos_model
@@ -99,7 +101,9 @@ def load(
         added = _resize(base, config.bcos.get("vocabulary"))
     elif kwargs:
         raise ValueError(f"base is a model already, so {', '.join(kwargs)} would have no effect. Leave it out.")
-    converted = not isinstance(base, BcosModel)
+    if isinstance(config, BcosPeftConfig):
+        config.verify = verify  # peft has it converted
+    converted = not isinstance(base, BcosModel) and not isinstance(config, BcosPeftConfig)
     if converted:
         get_bcos_model(base, _conversion(config, base), verify=verify)
     _mark_rows(base, added)
@@ -114,7 +118,7 @@ def load(
     return model.train(is_trainable)
 
 
-def _adapter_config(path: str, **options) -> _OnBcos:
+def _adapter_config(path: str, **options) -> PeftConfig:
     folder = Path(path) / (options.get("subfolder") or "")
     if (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise ValueError(
@@ -122,7 +126,7 @@ def _adapter_config(path: str, **options) -> _OnBcos:
             "AutoModelFor….from_pretrained(path)."
         )
     config = PeftConfig.from_pretrained(path, **{key: value for key, value in options.items() if value is not None})
-    if not isinstance(config, _OnBcos) or config.bcos is None:
+    if not isinstance(config, _DESCRIBED) or config.bcos is None:
         raise ValueError(
             f"{path!r} is an adapter of type {getattr(config.peft_type, 'value', config.peft_type)} that was not "
             "trained on a B-cos model. Load it with peft, or train an adapter on a model from get_bcos_model."
@@ -130,7 +134,7 @@ def _adapter_config(path: str, **options) -> _OnBcos:
     return config
 
 
-def _load_base(config: _OnBcos, base: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _load_base(config: PeftConfig, base: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
     name = base or config.base_model_name_or_path
     if base is None and config.bcos.get("missing"):
         raise ValueError(f"This adapter cannot be loaded alone. {config.bcos['missing']}")
@@ -164,7 +168,7 @@ def _load_base(config: _OnBcos, base: str | None, kwargs: dict[str, Any]) -> Pre
     return model
 
 
-def _conversion(config: _OnBcos, base: PreTrainedModel) -> BcosConfig:
+def _conversion(config: PeftConfig, base: PreTrainedModel) -> BcosConfig:
     architecture = config.bcos["architecture"]
     if type(base).__name__ != architecture:
         raise ValueError(f"base is a {type(base).__name__}, but the adapter was trained on a {architecture}.")
@@ -182,47 +186,16 @@ def _describe_adapters(model: nn.Module) -> None:
         "vocabulary": bcos.config.get_text_config().vocab_size,
         "labels": {key: getattr(bcos.config, key, None) for key in kept},
         "quantization": _quantization(bcos),
-        "missing": _missing(bcos) or _around(model, bcos),
+        "missing": _missing(model, bcos),
     }
     if facts["missing"]:
         _logger.warning("The adapter is saved, but it cannot be loaded alone. %s", facts["missing"])
     for name, config in list(model.peft_config.items()):
-        if isinstance(config, _OnBcos):
+        if isinstance(config, _DESCRIBED):
             if sum(other is config for other in model.peft_config.values()) > 1:
                 # Adapters may share a config, as TRL's reference does with the trained one; not what is said of them.
                 config = model.peft_config[name] = copy.copy(config)
             config.bcos = facts | {"probe": _probe(model, bcos, name)}
-
-
-def _quantization(model: BcosModel) -> dict[str, Any] | None:
-    config = getattr(model.config, "quantization_config", None)
-    return config.to_dict() if hasattr(config, "to_dict") else config
-
-
-def _missing(model: BcosModel) -> str | None:
-    """Why the weights below the adapter cannot be had from the hub, if so."""
-    config = model.bcos_config
-    converted_here = model.config._name_or_path in ("", config.base_model_name_or_path)
-    fitted_weights = config.calibration_report is not None and not _quantization(model)  # else gains, which are saved
-    if fitted_weights and converted_here:
-        return (
-            "Calibration changed the weights of the base, which are not part of the adapter. Save them once, "
-            "model.unload().save_pretrained(folder), and load with bcos_peft.load(path, base=folder); or save the "
-            "whole model, model.merge_and_unload().save_pretrained(folder)."
-        )
-    return None
-
-
-def _around(model: nn.Module, bcos: BcosModel) -> str | None:
-    """What the adapter needs around the model, if it was put on more than that."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    base = getattr(base, "_orig_mod", base)  # compiled
-    if base is bcos or not isinstance(model, PeftModel):
-        return None
-    return (
-        f"It was put on a {type(base).__name__}, with the B-cos model in it. Make that first, and load it with "
-        "peft.PeftModel.from_pretrained(that, path)."
-    )
 
 
 def _probe(model: nn.Module, bcos: BcosModel, adapter: str) -> list[float] | None:
@@ -275,7 +248,7 @@ def _check_probe(model: nn.Module, adapter: str) -> None:
         ValueError: they differ by more than rounding, in the precision of before.
     """
     config = model.peft_config[adapter]
-    expected = config.bcos.get("probe") if isinstance(config, _OnBcos) and config.bcos else None
+    expected = config.bcos.get("probe") if isinstance(config, _DESCRIBED) and config.bcos else None
     if expected is None:
         return
     bcos = find_bcos_model(model)

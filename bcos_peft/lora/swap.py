@@ -12,7 +12,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.lora.config import _bcos_inside, _check_base, _OnBcos
+from bcos_peft.lora.config import _DESCRIBED, _bcos_inside, _check_base
 
 
 _logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def _swapping(model: nn.Module, name: str, config: PeftConfig, trained_on: bool 
     own, b = model.peft_config[name], bcos.bcos_config.b
     described, restore = own.bcos, _remember_weights(model, name)
     try:
-        if isinstance(config, _OnBcos) and config.bcos is not None:
+        if isinstance(config, _DESCRIBED) and config.bcos is not None:
             own.bcos = config.bcos
             _set_b(bcos, BcosConfig.from_dict(config.bcos["config"]).b)
         else:  # an adapter of a stock model: nothing is known of it

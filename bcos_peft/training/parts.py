@@ -9,7 +9,7 @@ from torch import nn
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.models import BcosModel, find_bcos_model
-from bcos_peft.nn import BcosConv1D, BcosLayer, BcosNorm, is_quantized
+from bcos_peft.nn import BcosConv1D, BcosLayer, BcosNorm, Gain, is_quantized
 
 
 @checked_arguments
@@ -76,7 +76,7 @@ def merge_gains(model: nn.Module) -> int:
     """Multiply the rows of weights by their gains, which then go: the same function, to rounding, with stock names.
 
     What cannot take its gain keeps it: quantised weights, weights that are shared with another layer, layers whose
-    rows have unit norm (`normalize_weights=True`), and layers with a LoRA adapter (merge that first).
+    rows have unit norm (`normalize_weights=True`), and layers with an adapter (merge that first).
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): a converted model.
@@ -110,7 +110,8 @@ def merge_gains(model: nn.Module) -> int:
         if gain is None:
             continue
         unit_rows = module.normalize_weights and module.b is not None
-        if unit_rows or is_quantized(module) or owners[id(module.weight)] > 1 or name.endswith(".base_layer"):
+        around = not isinstance(gain, Gain)  # an adapter's copies
+        if around or unit_rows or is_quantized(module) or owners[id(module.weight)] > 1 or name.endswith(".base_layer"):
             left += 1
             continue
         factors = gain.weight if isinstance(module, BcosConv1D) else gain.weight.unsqueeze(-1)

@@ -1,0 +1,41 @@
+"""Tells peft of the method: its type, its classes, and that a `BcosConfig` is a config of a method."""
+
+from __future__ import annotations
+
+from peft import PeftConfig, PeftType
+from peft.utils import register_peft_method
+
+from bcos_peft.config import BcosConfig
+from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.tuner import BcosTuner
+
+
+def register_method() -> None:
+    """Register B-cos with peft as a method of its own, `peft_type="BCOS"`; a second call does nothing.
+
+    From then on a [`BcosConfig`] is a `peft.PeftConfig`, also one that was made before: peft, and trainers that take
+    a `peft_config`, ask for that.
+
+    Example:
+        >>> import peft
+        >>> from bcos_peft import BcosConfig
+        >>> isinstance(BcosConfig(), peft.PeftConfig), BcosConfig().peft_type.value
+        (True, 'BCOS')
+    """
+    if TYPE in PeftType.__members__:
+        return
+    _add_type(TYPE)
+    register_peft_method(name=TYPE.lower(), config_cls=BcosPeftConfig, model_cls=BcosTuner, prefix=BcosTuner.prefix)
+    BcosConfig.__bases__ = (*BcosConfig.__bases__, PeftConfig)
+    BcosConfig.peft_type = PeftType(TYPE)
+
+
+def _add_type(name: str) -> None:
+    """A further member of peft's `PeftType`: `register_peft_method` takes types that are members only."""
+    member = str.__new__(PeftType, name)
+    member._name_ = member._value_ = name
+    member._sort_order_ = len(PeftType)
+    type.__setattr__(PeftType, name, member)  # before it is in the map: an enumeration refuses to set its members
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    PeftType._member_names_.append(name)
