@@ -156,6 +156,21 @@ def _take_off(model: nn.Module, adapter_name: str) -> None:
         model.base_model.unload()
 
 
+def _add_to_transformers(original, self, *args, **kwargs):
+    """`PreTrainedModel.add_adapter`, which says that the model has adapters before it has one."""
+    before = {key: vars(self)[key] for key in ("_hf_peft_config_loaded", "peft_config") if key in vars(self)}
+    config = args[0] if args else kwargs.get("adapter_config")
+    if isinstance(config, PeftConfig):
+        _describe(config, self)
+    try:
+        return original(self, *args, **kwargs)
+    except BaseException:
+        for key in ("_hf_peft_config_loaded", "peft_config"):
+            vars(self).pop(key, None)
+        vars(self).update(before)
+        raise
+
+
 def _load_into_transformers(original, self, peft_model_id=None, adapter_name=None, *args, **kwargs):
     """`PreTrainedModel.load_adapter`: checks the same, and takes an adapter that fails off again."""
     name = adapter_name or "default"

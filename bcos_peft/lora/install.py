@@ -57,6 +57,7 @@ def install_into_peft() -> None:
         cls.load_adapter = _around(cls.load_adapter, "load_adapter")
     PeftModel.save_pretrained = _around(PeftModel.save_pretrained, "save_pretrained")
     PeftModel.push_to_hub = _around(PeftModel.push_to_hub, "push_to_hub")
+    PeftAdapterMixin.add_adapter = _around(PeftAdapterMixin.add_adapter, "add_to_transformers")
     PeftAdapterMixin.load_adapter = _around(PeftAdapterMixin.load_adapter, "load_into_transformers")
     # `hotswap_adapter` itself may have been imported by others before: it finds this one.
     hotswap.hotswap_adapter_from_state_dict = _around(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from bcos_peft.config import BcosConfig
 from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.copies import _Copies
 from bcos_peft.models import BcosModel, check_modules, current_config
 
 
@@ -93,6 +94,11 @@ def _check_stock(config: BcosPeftConfig, model: nn.Module) -> None:
         )
 
 
+def _has_method(model: nn.Module) -> bool:
+    """Whether a model has a B-cos adapter, which transformers may have forgotten about."""
+    return any(isinstance(module, _Copies) for module in model.modules())
+
+
 def check_other_adapter(config: PeftConfig, model: nn.Module) -> None:
     """Refuse an adapter of another method on a model that has a B-cos adapter.
 
@@ -103,8 +109,7 @@ def check_other_adapter(config: PeftConfig, model: nn.Module) -> None:
     Raises:
         ValueError: the model has a B-cos adapter; nothing was changed.
     """
-    around = [model, *(module for module in model.modules() if isinstance(module, PreTrainedModel))]
-    if any(isinstance(one, BcosPeftConfig) for module in around for one in _adapters(module).values()):
+    if _has_method(model):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(
             f"The model has a {TYPE} adapter, and no {kind} adapter can be put beside it. The model was not changed. "

@@ -6,10 +6,8 @@ peft's own rules. The weights of the model below are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
@@ -18,9 +16,10 @@ from torch import nn
 
 from bcos_peft.convert import get_bcos_model
 from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.copies import _add_gain, _Copies, _gainable, _small_parts, _wrappers
 from bcos_peft.lora.method.stock import _Stock
 from bcos_peft.models import BcosModel
-from bcos_peft.nn import BcosLayer, BcosNorm, Gain
+from bcos_peft.nn import BcosLayer
 from bcos_peft.training import merge_gains
 
 
@@ -52,7 +51,7 @@ class BcosTuner(BaseTuner):
                 "model itself changes. The model was not changed. Use peft.get_peft_model or "
                 "PeftModel.from_pretrained, or get_bcos_model, which needs no adapter."
             )
-        if any(isinstance(module, (BcosTuner, ModulesToSaveWrapper)) for module in model.modules()):
+        if any(isinstance(module, (BcosTuner, _Copies)) for module in model.modules()):
             raise ValueError(
                 f"The {type(model).__name__} has an adapter already. It was not changed. Another {TYPE} adapter goes "
                 "beside the first: model.add_adapter(name, config), with the PeftModel as model. Else unload first."
@@ -88,14 +87,14 @@ class BcosTuner(BaseTuner):
             if layer._modules.get("gain") is None:
                 _add_gain(layer)
                 self.gained.append(layer)
-        made: dict[nn.Module, ModulesToSaveWrapper] = {}
+        made: dict[nn.Module, _Copies] = {}
         for parent, key in _small_parts(model):
             part = parent._modules[key]
             if isinstance(part, ModulesToSaveWrapper):
                 part.update(name)
             else:
                 if part not in made:  # a part may have several places
-                    made[part] = ModulesToSaveWrapper(part, name).train(part.training)
+                    made[part] = _Copies(part, name).train(part.training)
                 parent._modules[key] = made[part]
             if active:
                 parent._modules[key].set_adapter(name, inference_mode=config.inference_mode)
@@ -232,54 +231,3 @@ def _check_name(model: nn.Module, adapter_name: str) -> None:
                 f"adapter_name={adapter_name!r} is the name of modules of the {type(model).__name__}, and peft would "
                 "mix them up in the adapter's file. The model was not changed. Use another name."
             )
-
-
-def _wrappers(model: nn.Module, adapter: str | None = None) -> list[ModulesToSaveWrapper]:
-    found = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
-    return [wrapper for wrapper in found if adapter is None or adapter in wrapper.modules_to_save]
-
-
-def _outside_heads(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a model, without those inside of what an adapter trains whole."""
-    waiting, seen = [model], set()
-    while waiting:
-        module = waiting.pop()
-        if module not in seen:
-            seen.add(module)
-            yield module
-            children = (child for child in module._modules.values() if child is not None)
-            waiting += [child for child in children if not isinstance(child, ModulesToSaveWrapper)]
-
-
-def _gainable(model: nn.Module) -> list[BcosLayer]:
-    layers = [module for module in _outside_heads(model) if isinstance(module, BcosLayer)]
-    return [layer for layer in layers if layer.b is not None and layer.outputs is not None]
-
-
-def _small_parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Where gains and norms are: the module that has them, and the name there. Or what is around them already."""
-    return [
-        (module, key)
-        for module in _outside_heads(model)
-        for key, child in module._modules.items()
-        if _is_small(child.original_module if isinstance(child, ModulesToSaveWrapper) else child)
-    ]
-
-
-def _is_small(part: nn.Module | None) -> bool:
-    return isinstance(part, (Gain, BcosNorm)) and any(True for _ in part.parameters())
-
-
-def _add_gain(layer: BcosLayer) -> None:
-    weight = layer.weight
-    if weight.is_meta:
-        raise ValueError(
-            f"The weights of this {type(layer).__name__} are not here (offloaded, or still to come), and its gain "
-            "would not be. The model was put back as it was. Load the model without offloading."
-        )
-    layer.add_gain(weight.device)
-    gain = layer.gain.weight
-    if gain.is_meta:  # peft's low_cpu_mem_usage makes parameters without values; these few have some
-        ones = torch.ones(gain.shape, dtype=gain.dtype, device=weight.device)
-        layer.gain._parameters["weight"] = nn.Parameter(ones)
-    layer.gain.train(layer.training)
