@@ -17,11 +17,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from bcos_peft.lora.beside import _load_beside, _save_beside
-from bcos_peft.lora.card import _extend_card
+from bcos_peft.lora.card import _LORA, _METHOD, _extend_card
 from bcos_peft.lora.compiled import _forget_compiling, _names_of_compiled
 from bcos_peft.lora.config import _DESCRIBED, _bcos_inside, _check_base
 from bcos_peft.lora.injection import _describe, _prepare_injection
-from bcos_peft.lora.method import BcosTuner
+from bcos_peft.lora.method import BcosPeftConfig, BcosTuner
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
 from bcos_peft.lora.swap import _swapping
 from bcos_peft.lora.trial import _on_trial
@@ -96,8 +96,9 @@ def _complete(
             if _names_of_compiled(model):
                 _forget_compiling(path)
             _save_beside(model, path, state_dict)
-    base = next(iter(model.peft_config.values())).base_model_name_or_path
-    _extend_card(folder, repo_id or str(folder), base, eval_results)
+    config = next(iter(model.peft_config.values()))
+    about = _METHOD if isinstance(config, BcosPeftConfig) else _LORA
+    _extend_card(folder, repo_id or str(folder), config.base_model_name_or_path, eval_results, about=about)
 
 
 def _from_pretrained(original, cls, *args, **kwargs):

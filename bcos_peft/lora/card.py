@@ -10,10 +10,18 @@ from bcos_peft.models import put_eval_results
 
 
 _MARK = "bcos_peft.load("
+# The title, and the beginning of the first sentence.
+_LORA = "LoRA adapter\n\nLoRA inside the layers of a B-cos model"
+_METHOD = "adapter\n\nIt makes a B-cos model of the base, with gains of its own for layers and norms"
 
 
 def _extend_card(
-    folder: str | Path, name: str, base: str | None = None, eval_results: list[EvalResult] | None = None
+    folder: str | Path,
+    name: str,
+    base: str | None = None,
+    eval_results: list[EvalResult] | None = None,
+    *,
+    about: str = _LORA,
 ) -> None:
     """Say in the model card that peft wrote, or in a new one, how a B-cos adapter is loaded, and what was measured.
 
@@ -22,6 +30,7 @@ def _extend_card(
         name: what to load the adapter by.
         base: what its base was loaded by.
         eval_results: numbers in place of those on the card, which stay by default.
+        about: what kind of adapter it is.
     """
     path = Path(folder) / "README.md"
     if path.exists():
@@ -35,7 +44,7 @@ def _extend_card(
         return
     if _MARK not in card.text:
         card.text = (
-            "\n# B-cos LoRA adapter\n\nLoRA inside the layers of a B-cos model: every token's contribution to every "
+            f"\n# B-cos {about}: every token's contribution to every "
             'logit is exact. It needs `pip install "bcos-peft[peft]"`.\n\n```python\nimport bcos_peft\n\n'
             f'model = bcos_peft.load("{name}")\n```\n{card.text}'
         )
