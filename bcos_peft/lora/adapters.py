@@ -16,12 +16,13 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from bcos_peft.config import BcosConfig
 from bcos_peft.lora.beside import _load_beside, _save_beside
 from bcos_peft.lora.card import _LORA, _METHOD, _extend_card
 from bcos_peft.lora.compiled import _forget_compiling, _names_of_compiled
 from bcos_peft.lora.config import _DESCRIBED, _bcos_inside, _check_base
 from bcos_peft.lora.injection import _describe, _prepare_injection
-from bcos_peft.lora.method import BcosPeftConfig, BcosTuner
+from bcos_peft.lora.method import BcosPeftConfig, BcosTuner, as_peft_config
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
 from bcos_peft.lora.swap import _swapping
 from bcos_peft.lora.trial import _on_trial
@@ -53,6 +54,13 @@ def _init(original, self, model, peft_config=None, *args, **kwargs):
     if isinstance(peft_config, PeftConfig):
         peft_config = _describe(peft_config, model)
     original(self, model, peft_config, *args, **kwargs)
+
+
+def _add_to_task(original, self, adapter_name, peft_config, *args, **kwargs):
+    """`add_adapter` of the `PeftModelFor…` that save a head: they write its name into the config that they are given."""
+    if isinstance(peft_config, BcosConfig):
+        peft_config = as_peft_config(peft_config, self)
+    return original(self, adapter_name, peft_config, *args, **kwargs)
 
 
 def _add_adapter(original, self, adapter_name, peft_config, *args, **kwargs):
@@ -130,7 +138,12 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
             result = original(self, model_id, adapter_name, *args, **kwargs)
             _put_beside(self, adapter_name, model_id, kwargs, again)
         return result
-    result = original(self, model_id, adapter_name, *args, **kwargs)
+    try:
+        result = original(self, model_id, adapter_name, *args, **kwargs)
+    except BaseException:
+        if isinstance(self.base_model, BcosTuner) and not again and adapter_name in self.peft_config:
+            _take_off(self, adapter_name)
+        raise
     if isinstance(self.peft_config[adapter_name], _DESCRIBED):
         try:
             _put_beside(self, adapter_name, model_id, kwargs, again)

@@ -51,6 +51,8 @@ def install_into_peft() -> None:
         PeftModelForQuestionAnswering,
     ):
         cls.__init__ = _around(cls.__init__, "init")
+        if cls is not PeftModel:
+            cls.add_adapter = _around(cls.add_adapter, "add_to_task")
     for cls in (PeftModel, PeftMixedModel):
         cls.add_adapter = _around(cls.add_adapter, "add_adapter")
         cls.from_pretrained = classmethod(_around(cls.from_pretrained.__func__, "from_pretrained"))

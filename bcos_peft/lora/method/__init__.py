@@ -1,5 +1,6 @@
 """`BcosConfig` as a method of peft: `peft.get_peft_model(model, BcosConfig())` converts, and trains what is small."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bcos_peft._utils.lazy import lazy_names
@@ -21,7 +22,6 @@ __all__ = [
     "register_method",
 ]
 
-# peft is slow to load, and most models have no adapters.
 __getattr__ = lazy_names(
     __name__,
     {
@@ -34,3 +34,6 @@ __getattr__ = lazy_names(
         "register_method": "register",
     },
 )
+
+# Which registers the method: once this is done no module of the folder is half loaded.
+import_module("peft")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch import nn
 
 from bcos_peft.config import BcosConfig
 
 
 TYPE = "BCOS"
-_HEADS = ("classifier", "score", "qa_outputs")  # which peft's models for tasks add, whether they are there or not
 
 
 @dataclass
@@ -82,9 +81,8 @@ def as_peft_config(config: BcosConfig, model: nn.Module) -> BcosPeftConfig:
         ValueError: a name in `modules_to_save` is none of the model's; nothing was changed.
     """
     names = [name for name, _ in model.named_modules()]
-    heads = _HEADS if isinstance(model, PeftModel) else ()
     for wanted in config.modules_to_save or ():
-        if wanted not in heads and not any(name.endswith(wanted) for name in names):
+        if not any(name.endswith(wanted) for name in names):
             endings = sorted({name.rpartition(".")[2] for name in names if name} - {str(i) for i in range(1000)})
             raise ValueError(
                 f"modules_to_save: {wanted!r} is no module of the {type(model).__name__}. The model was not changed. "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _MISSING = object()
 _TABLES = ("_parameters", "_modules", "_buffers")
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_BLOCK = 4096  # bytes
+_PART = 2**16  # numbers at once, which a processor's cache holds
 
 
 class _Stock:
@@ -119,16 +119,18 @@ def _leads(parameter: Tensor, back: list[Tensor]) -> bool:
     return not parameter.is_meta and all(parameter is not one for one in back)
 
 
-def _checksum(parameter: Tensor) -> tuple[int, int]:
-    """Two numbers that change with the values, and are the same on every device. One pass over them."""
-    if parameter.is_meta:
-        return 0, 0
+def _checksum(parameter: Tensor) -> int:
+    """A number that changes with the values and their places, and is the same on every device."""
     values = parameter.data.contiguous().view(-1)
+    if parameter.is_meta or not values.numel():
+        return 0
     size = values.element_size()
     if values.storage_offset() * size % 8:
         values = values.clone()
-    whole = values.numel() * size // _BLOCK * _BLOCK // size
-    blocks = values[:whole].view(torch.int64).view(-1, _BLOCK // 8).sum(1)  # read as whole numbers: no rounding
-    words = torch.cat([blocks, values[whole:].view(_WHOLE[size]).to(torch.int64)])
-    places = torch.arange(1, words.numel() + 1, device=words.device)
-    return int(words.sum()), int((words * places).sum())
+    whole = values.numel() * size // 8 * 8 // size
+    rest = values[whole:].view(_WHOLE[size]).to(torch.int64)
+    places, total = 1 + 2 * torch.arange(_PART, device=values.device), 0
+    for part in (*values[:whole].view(torch.int64).split(_PART), rest):  # read as whole numbers: no rounding
+        mixed = (part >> 32).bitwise_xor_(part)  # so that signs, which are the highest bits, do not cancel each other
+        total = (total * 31 + int(mixed.mul_(places[: len(part)]).sum())) % 2**64
+    return total
