@@ -92,7 +92,7 @@ class BcosConfig(_PeftMethod):
         bcos_version (`str`, *optional*):
             The version of this package that converted the model. Filled in by `get_bcos_model`.
         task_type (`str`, *optional*): For `peft.get_peft_model` alone, as the next two; no part of the conversion.
-        modules_to_save (`list[str]`, *optional*): As in peft: modules that are trained and saved whole, such as a head.
+        modules_to_save (`list[str]`, *optional*): As in peft: modules that are trained whole, such as a head.
         inference_mode (`bool`, defaults to `False`): As in peft: whether nothing is trained.
 
     Raises:

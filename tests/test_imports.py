@@ -19,7 +19,7 @@ PACKAGE = ROOT / "bcos_peft"
 # From the ground up: what stands in a folder imports from the folders before it only, and from its own.
 ORDER = [
     "_utils", "version", "config", "nn", "families", "text", "models", "attribution", "calibration", "convert",
-    "training", "lora", "explanation.views", "explanation", "evaluation.questions", "evaluation.data",
+    "training", "lora.method", "lora", "explanation.views", "explanation", "evaluation.questions", "evaluation.data",
     "evaluation.methods", "evaluation.metrics", "evaluation.results", "evaluation.human", "evaluation", "cli",
     "__main__",
 ]  # fmt: skip

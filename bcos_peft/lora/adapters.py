@@ -57,7 +57,7 @@ def _init(original, self, model, peft_config=None, *args, **kwargs):
 
 
 def _add_to_task(original, self, adapter_name, peft_config, *args, **kwargs):
-    """`add_adapter` of the `PeftModelFor…` that save a head: they write its name into the config that they are given."""
+    """`add_adapter` of the `PeftModelFor…` that save a head, whose name they write into the config that they get."""
     if isinstance(peft_config, BcosConfig):
         peft_config = as_peft_config(peft_config, self)
     return original(self, adapter_name, peft_config, *args, **kwargs)

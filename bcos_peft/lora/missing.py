@@ -29,9 +29,7 @@ def _missing(model: nn.Module, bcos: BcosModel) -> str | None:
             "bcos_peft.load(path, base=folder)"
         )
     else:
-        way = (
-            "Save them once, model.unload().save_pretrained(folder), and load with bcos_peft.load(path, base=folder)"
-        )
+        way = "Save them once, model.unload().save_pretrained(folder), and load with bcos_peft.load(path, base=folder)"
     return (
         f"Calibration changed the weights of the base, which are not part of the adapter. {way}; or save the whole "
         "model, model.merge_and_unload().save_pretrained(folder)."

@@ -110,8 +110,8 @@ def merge_gains(model: nn.Module) -> int:
         if gain is None:
             continue
         unit_rows = module.normalize_weights and module.b is not None
-        around = not isinstance(gain, Gain)  # an adapter's copies
-        if around or unit_rows or is_quantized(module) or owners[id(module.weight)] > 1 or name.endswith(".base_layer"):
+        adapted = not isinstance(gain, Gain) or name.endswith(".base_layer")
+        if adapted or unit_rows or is_quantized(module) or owners[id(module.weight)] > 1:
             left += 1
             continue
         factors = gain.weight if isinstance(module, BcosConv1D) else gain.weight.unsqueeze(-1)

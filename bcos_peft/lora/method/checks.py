@@ -113,6 +113,6 @@ def check_other_adapter(config: PeftConfig, model: nn.Module) -> None:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(
             f"The model has a {TYPE} adapter, and no {kind} adapter can be put beside it. The model was not changed. "
-            "Take model.merge_and_unload() and put the other one on that; or convert with get_bcos_model, put LoRA on, "
-            "and train_only(model, 'lora', 'gain_and_norms')."
+            "Take model.merge_and_unload() and put the other one on that; or convert with get_bcos_model, put LoRA on "
+            "it, and train_only(model, 'lora', 'gain_and_norms')."
         )

@@ -1,4 +1,4 @@
-"""The stock model that a conversion was made of: what differs, so that it can be put back, and whether it is unchanged.
+"""The stock model that was converted: what differs, so that it can be put back, and whether it is unchanged.
 
 Only differences are kept. All else, such as devices, hooks and modes, stays as it is on the way back.
 """

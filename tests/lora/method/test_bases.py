@@ -1,4 +1,4 @@
-"""What a B-cos adapter lies on: models that were converted or calibrated before, quantised ones, others than before."""
+"""What a B-cos adapter lies on: models that were converted or calibrated before, quantised ones, other ones."""
 
 import copy
 
@@ -139,7 +139,7 @@ def test_normalised_rows_keep_their_gains(tmp_path):
 
 def test_modules_in_two_places():
     """A block that is used twice has one norm, and one copy of it."""
-    small = BertConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=32, vocab_size=320)
+    small = BertConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, vocab_size=320)
     torch.manual_seed(0)
     model = BertForSequenceClassification(small).eval()
     model.bert.encoder.layer[1] = model.bert.encoder.layer[0]

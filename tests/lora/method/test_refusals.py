@@ -76,7 +76,7 @@ def test_on_a_model_that_has_an_adapter(make, inside):
 
 def test_added_to_lora():
     model = get_peft_model(stock(), LORA).eval()
-    refused(lambda model: model.add_adapter("two", BcosConfig()), model, ValueError, "Convert first, with get_bcos_model")
+    refused(lambda model: model.add_adapter("two", BcosConfig()), model, ValueError, "Convert first")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_added_to_lora():
     ],
 )
 def test_another_method_beside_it(do):
-    refused(do, made(stock()), ValueError, "has a BCOS adapter, and no .* adapter can be put beside it.*merge_and_unload")
+    refused(do, made(stock()), ValueError, "has a BCOS adapter, and no .* can be put beside it.*merge_and_unload")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,9 @@ def test_other_models():
 
 def test_unload_of_what_was_changed():
     change = {
-        "the values of 'bert.pooler.dense.weight' are others": lambda model: model.bert.pooler.dense.weight.data[0].neg_(),
+        "the values of 'bert.pooler.dense.weight' are others": lambda model: (
+            model.bert.pooler.dense.weight.data.neg_()
+        ),
         "a BcosLinear was taken out of it": lambda model: setattr(model, "classifier", torch.nn.Linear(32, 2)),
         "cast from torch.float32 to torch.float16": lambda model: model.half(),
         "embeddings.weight' are others": lambda model: model.resize_token_embeddings(330),
@@ -156,8 +158,8 @@ def test_on_disk(tmp_path):
     lora = get_peft_model(stock(), LORA).eval()
     refused(lambda model: model.load_adapter(tmp_path, "two"), lora, ValueError, "has LORA adapters")
     other = made(stock(), b=2)
-    two = stock(num_labels=2)
-    refused(lambda model: PeftModel.from_pretrained(model, tmp_path), two, RuntimeError, "size mismatch for .*classifier")
+    two, match = stock(num_labels=2), "size mismatch for .*classifier"
+    refused(lambda model: PeftModel.from_pretrained(model, tmp_path), two, RuntimeError, match)
     refused(lambda model: model.load_adapter(tmp_path, "default"), other, ValueError, "b=1.5.*the model has 2.0")
     refused(lambda model: hotswap_adapter(model, tmp_path, "default"), made(stock()), ValueError, "only supports LORA")
     lora.save_pretrained(tmp_path / "lora")

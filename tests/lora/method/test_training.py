@@ -46,9 +46,8 @@ def test_trainer(tmp_path):
 def test_back_to_the_best_checkpoint_and_on(tmp_path):
     model = adapted(from_disk(tmp_path / "base"))
     often = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    run = trainer(
-        model, tmp_path / "run", eval_data=rows(seed=1), max_steps=6, load_best_model_at_end=True, learning_rate=3e-2, **often
-    )
+    often |= {"load_best_model_at_end": True, "learning_rate": 3e-2}
+    run = trainer(model, tmp_path / "run", eval_data=rows(seed=1), max_steps=6, **often)
     run.train()
     best = bcos_peft.load(run.state.best_model_checkpoint, base=from_disk(tmp_path / "base"))
     assert torch.equal(logits(model.eval(), "bert"), logits(best, "bert"))
