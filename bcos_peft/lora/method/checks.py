@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.config import _TYPE, BcosPeftConfig
 from bcos_peft.lora.method.copies import _Copies
 from bcos_peft.models import BcosModel, check_modules, current_config
 
@@ -52,7 +52,7 @@ def check_adapter(config: BcosPeftConfig, model: nn.Module, *, but_b: bool = Fal
     if strange is not None or (inside is None and any(isinstance(m, BaseTunerLayer) for m in model.modules())):
         kind = getattr(getattr(strange, "peft_type", None), "value", "other")
         raise ValueError(
-            f"The model has {kind} adapters, and a {TYPE} adapter converts the model below them. The model was not "
+            f"The model has {kind} adapters, and a {_TYPE} adapter converts the model below them. The model was not "
             "changed. Convert first, with get_bcos_model(model, BcosConfig(...)), and then put the others on: LoRA "
             "goes inside the B-cos layers, and train_only(model, 'lora', 'gain_and_norms') trains both."
         )
@@ -112,7 +112,7 @@ def check_other_adapter(config: PeftConfig, model: nn.Module) -> None:
     if _has_method(model):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(
-            f"The model has a {TYPE} adapter, and no {kind} adapter can be put beside it. The model was not changed. "
+            f"The model has a {_TYPE} adapter, and no {kind} adapter can be put beside it. The model was not changed. "
             "Take model.merge_and_unload() and put the other one on that; or convert with get_bcos_model, put LoRA on "
             "it, and train_only(model, 'lora', 'gain_and_norms')."
         )

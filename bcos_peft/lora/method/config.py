@@ -11,7 +11,7 @@ from torch import nn
 from bcos_peft.config import BcosConfig
 
 
-TYPE = "BCOS"
+_TYPE = "BCOS"
 
 
 @dataclass
@@ -59,7 +59,7 @@ class BcosPeftConfig(PeftConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As in peft: what `adapter_config.json` has."""
-        values = super().to_dict() | {"peft_type": TYPE}
+        values = super().to_dict() | {"peft_type": _TYPE}
         values.pop("verify")
         return values
 
@@ -67,7 +67,7 @@ class BcosPeftConfig(PeftConfig):
 def _peft_type():
     from peft import PeftType
 
-    return PeftType(TYPE)
+    return PeftType(_TYPE)
 
 
 def as_peft_config(config: BcosConfig, model: nn.Module) -> BcosPeftConfig:

@@ -6,7 +6,7 @@ from peft import PeftConfig, PeftType
 from peft.utils import register_peft_method
 
 from bcos_peft.config import BcosConfig
-from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.config import _TYPE, BcosPeftConfig
 from bcos_peft.lora.method.tuner import BcosTuner
 
 
@@ -22,12 +22,12 @@ def register_method() -> None:
         >>> isinstance(BcosConfig(), peft.PeftConfig), BcosConfig().peft_type.value
         (True, 'BCOS')
     """
-    if TYPE in PeftType.__members__:
+    if _TYPE in PeftType.__members__:
         return
-    _add_type(TYPE)
-    register_peft_method(name=TYPE.lower(), config_cls=BcosPeftConfig, model_cls=BcosTuner, prefix=BcosTuner.prefix)
+    _add_type(_TYPE)
+    register_peft_method(name=_TYPE.lower(), config_cls=BcosPeftConfig, model_cls=BcosTuner, prefix=BcosTuner.prefix)
     BcosConfig.__bases__ = (*BcosConfig.__bases__, PeftConfig)
-    BcosConfig.peft_type = PeftType(TYPE)
+    BcosConfig.peft_type = PeftType(_TYPE)
 
 
 def _add_type(name: str) -> None:

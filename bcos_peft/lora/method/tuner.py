@@ -15,7 +15,7 @@ from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
 from bcos_peft.convert import get_bcos_model
-from bcos_peft.lora.method.config import TYPE, BcosPeftConfig
+from bcos_peft.lora.method.config import _TYPE, BcosPeftConfig
 from bcos_peft.lora.method.copies import _add_gain, _Copies, _gainable, _small_parts, _wrappers
 from bcos_peft.lora.method.stock import _Stock
 from bcos_peft.models import BcosModel
@@ -47,13 +47,13 @@ class BcosTuner(BaseTuner):
     def __init__(self, model: nn.Module, peft_config: dict[str, PeftConfig], adapter_name: str, *args, **kwargs):
         if not isinstance(peft_config, dict):  # which only a PeftModel passes
             raise ValueError(
-                f"A {TYPE} adapter cannot be put into a {type(model).__name__} without a PeftModel around it: the "
+                f"A {_TYPE} adapter cannot be put into a {type(model).__name__} without a PeftModel around it: the "
                 "model itself changes. The model was not changed. Use peft.get_peft_model or "
                 "PeftModel.from_pretrained, or get_bcos_model, which needs no adapter."
             )
         if any(isinstance(module, (BcosTuner, _Copies)) for module in model.modules()):
             raise ValueError(
-                f"The {type(model).__name__} has an adapter already. It was not changed. Another {TYPE} adapter goes "
+                f"The {type(model).__name__} has an adapter already. It was not changed. Another {_TYPE} adapter goes "
                 "beside the first: model.add_adapter(name, config), with the PeftModel as model. Else unload first."
             )
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
@@ -102,7 +102,7 @@ class BcosTuner(BaseTuner):
                 parent._modules[key].set_adapter([])
 
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError(f"{TYPE} puts no layer in the place of another.")
+        raise NotImplementedError(f"{_TYPE} puts no layer in the place of another.")
 
     def disable_adapter_layers(self) -> None:
         """The stock model again, until `enable_adapter_layers`; the B-cos model as it was, if it was one before."""
@@ -126,7 +126,7 @@ class BcosTuner(BaseTuner):
             raise ValueError(f"Adapter {adapter_name} does not exist")
         if len(self.peft_config) == 1:
             raise ValueError(
-                f"{adapter_name!r} is the model's only {TYPE} adapter. Nothing was changed. Use model.unload(), which "
+                f"{adapter_name!r} is the model's only {_TYPE} adapter. Nothing was changed. Use model.unload(), which "
                 "gives the stock model back, or model.merge_and_unload(), which gives the B-cos model."
             )
         self._delete(adapter_name)
@@ -141,7 +141,7 @@ class BcosTuner(BaseTuner):
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Not for this method: the weights below stay as they are."""
-        raise ValueError(f"{TYPE} adapters are not merged in place. Nothing was changed. Use merge_and_unload().")
+        raise ValueError(f"{_TYPE} adapters are not merged in place. Nothing was changed. Use merge_and_unload().")
 
     def unload(self) -> nn.Module:
         """The stock model, as it was: its class, modules, biases and weights.
@@ -187,7 +187,7 @@ class BcosTuner(BaseTuner):
         names = self.active_adapters if adapter_names is None else adapter_names
         if isinstance(names, str) or len(names) != 1 or names[0] not in self.peft_config:
             raise ValueError(
-                f"adapter_names must name one {TYPE} adapter, since gains and norms of several cannot be added; got "
+                f"adapter_names must name one {_TYPE} adapter, since gains and norms of several cannot be added; got "
                 f"{names!r}, and the model has {list(self.peft_config)}. Nothing was changed."
             )
         parts = [(wrapper, wrapper.modules_to_save[names[0]]) for wrapper in _wrappers(self.model, names[0])]
