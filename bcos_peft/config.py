@@ -8,7 +8,7 @@ from dataclasses import InitVar, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bcos_peft._utils.checks import valid_b, valid_count, valid_for_peft, valid_modules, valid_regex
 from bcos_peft._utils.config_files import CONFIG_NAME, stored_values
@@ -16,12 +16,8 @@ from bcos_peft._utils.files import write_text
 from bcos_peft._utils.patterns import matches_pattern
 
 
-class _PeftMethod:
-    """Gets peft's `PeftConfig` as a base once peft is imported, so that a `BcosConfig` is a method of peft."""
-
-
 @dataclass
-class BcosConfig(_PeftMethod):
+class BcosConfig:
     r"""How a model is converted into a B-cos model.
 
     Args:
@@ -130,6 +126,10 @@ class BcosConfig(_PeftMethod):
     task_type: InitVar[str | None] = None
     modules_to_save: InitVar[list[str] | None] = None
     inference_mode: InitVar[bool] = False
+    _method: ClassVar[type | None] = None  # the class for peft, which is also a `PeftConfig`, once peft is there
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls._method or cls if cls is BcosConfig else cls)
 
     def __post_init__(self, task_type=None, modules_to_save=None, inference_mode=False):
         self.__dict__.update(valid_for_peft(task_type, modules_to_save, inference_mode))
@@ -169,6 +169,9 @@ class BcosConfig(_PeftMethod):
                 "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True "
                 "or remove_bias=False. Leave one of them out."
             )
+
+    def __eq__(self, other):
+        return asdict(self) == asdict(other) if isinstance(other, BcosConfig) else NotImplemented
 
     def b_for(self, name: str) -> float:
         """The B of the module called `name`: the first entry of `b_pattern` that matches the end of it, or `b`.

@@ -51,7 +51,7 @@ def _init(original, self, model, peft_config=None, *args, **kwargs):
     And of the `PeftModelFor…` that save a head: they write its name into the config that they were given, some of
     them after the adapter is in, when the config of `inject_adapter` would be another object than theirs.
     """
-    if isinstance(peft_config, PeftConfig):
+    if isinstance(peft_config, (PeftConfig, BcosConfig)):
         peft_config = _describe(peft_config, model)
     original(self, model, peft_config, *args, **kwargs)
 
@@ -174,7 +174,7 @@ def _add_to_transformers(original, self, *args, **kwargs):
     """`PreTrainedModel.add_adapter`, which says that the model has adapters before it has one."""
     before = {key: vars(self)[key] for key in ("_hf_peft_config_loaded", "peft_config") if key in vars(self)}
     config = args[0] if args else kwargs.get("adapter_config")
-    if isinstance(config, PeftConfig):
+    if isinstance(config, (PeftConfig, BcosConfig)):
         _describe(config, self)
     try:
         return original(self, *args, **kwargs)

@@ -13,8 +13,8 @@ from bcos_peft.lora.method.tuner import BcosTuner
 def register_method() -> None:
     """Register B-cos with peft as a method of its own, `peft_type="BCOS"`; a second call does nothing.
 
-    From then on a [`BcosConfig`] is a `peft.PeftConfig`, also one that was made before: peft, and trainers that take
-    a `peft_config`, ask for that.
+    From then on a [`BcosConfig`] that is made is a `peft.PeftConfig`, too: trainers that take a `peft_config` ask for
+    that. peft itself takes those that were made before as well.
 
     Example:
         >>> import peft
@@ -26,8 +26,22 @@ def register_method() -> None:
         return
     _add_type(_TYPE)
     register_peft_method(name=_TYPE.lower(), config_cls=BcosPeftConfig, model_cls=BcosTuner, prefix=BcosTuner.prefix)
-    BcosConfig.__bases__ = (*BcosConfig.__bases__, PeftConfig)
+    for name in ("revision", "is_prompt_learning", "is_adaption_prompt"):  # what peft reads
+        setattr(BcosConfig, name, getattr(BcosPeftConfig(bcos={"config": {}}), name))
     BcosConfig.peft_type = PeftType(_TYPE)
+    BcosConfig._method = _BcosMethod
+
+
+class _BcosMethod(BcosConfig, PeftConfig):
+    """A `BcosConfig` for peft: a subclass, since classes that are derived from `BcosConfig` would get peft's fields."""
+
+    __module__, __qualname__, __doc__ = BcosConfig.__module__, BcosConfig.__qualname__, BcosConfig.__doc__
+
+    def __reduce__(self):  # a pickle is read without peft, too
+        return BcosConfig.__new__, (BcosConfig,), dict(vars(self))
+
+
+_BcosMethod.__name__ = BcosConfig.__name__
 
 
 def _add_type(name: str) -> None:

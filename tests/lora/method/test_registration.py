@@ -40,6 +40,39 @@ def test_the_order_of_imports_makes_no_difference(imports, before):
     assert done.stdout.split()[-2:] == ["BcosTuner", "True"], done.stderr
 
 
+def test_configs_made_before_and_after_are_alike(tmp_path):
+    code = """
+import copy, dataclasses, pickle, sys
+from bcos_peft import BcosConfig
+before = BcosConfig(b=1.5, b_pattern={"x": 1}, task_type="SEQ_CLS")
+assert "peft" not in sys.modules
+stored = pickle.dumps(before)
+import peft
+after = BcosConfig(b=1.5, b_pattern={"x": 1}, task_type="SEQ_CLS")
+assert isinstance(after, peft.PeftConfig) and not isinstance(before, peft.PeftConfig)
+assert before == after == pickle.loads(stored) and before != BcosConfig(b=2) and after != 1
+assert repr(before) == repr(after) and type(after).__name__ == "BcosConfig"
+for made in (copy.copy(after), copy.deepcopy(after), dataclasses.replace(after), pickle.loads(pickle.dumps(after, 2))):
+    assert made == after and made.task_type == "SEQ_CLS" and type(made) is type(after)
+@dataclasses.dataclass
+class Larger(BcosConfig):
+    warmth: int = 3
+assert [field.name for field in dataclasses.fields(Larger)][0] == "b" and Larger(2).b == 2
+assert issubclass(Larger, BcosConfig) and type(Larger()) is Larger
+import pathlib; pathlib.Path("after").write_bytes(pickle.dumps(after))
+print("alike")
+"""
+    done = start(["-c", code], cwd=tmp_path)
+    assert done.stdout.split()[-1:] == ["alike"], done.stderr
+    code = """
+import pickle, sys
+sys.modules["peft"] = None
+print(pickle.load(open("after", "rb")).task_type)
+"""
+    done = start(["-c", code], cwd=tmp_path)
+    assert done.stdout.split()[-1:] == ["SEQ_CLS"], done.stderr
+
+
 def test_a_second_registration_does_nothing():
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
