@@ -33,7 +33,7 @@ def register_method() -> None:
 
 
 class _BcosMethod(BcosConfig, PeftConfig):
-    """A `BcosConfig` for peft: a subclass, since classes that are derived from `BcosConfig` would get peft's fields."""
+    """A `BcosConfig` for peft: a subclass, as classes derived from `BcosConfig` itself would get peft's fields."""
 
     __module__, __qualname__, __doc__ = BcosConfig.__module__, BcosConfig.__qualname__, BcosConfig.__doc__
 

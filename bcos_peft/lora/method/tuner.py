@@ -126,8 +126,8 @@ class BcosTuner(BaseTuner):
             raise ValueError(f"Adapter {adapter_name} does not exist")
         if len(self.peft_config) == 1:
             raise ValueError(
-                f"{adapter_name!r} is the model's only {_TYPE} adapter. Nothing was changed. Use model.unload(), which "
-                "gives the stock model back, or model.merge_and_unload(), which gives the B-cos model."
+                f"{adapter_name!r} is the model's only {_TYPE} adapter. Nothing was changed. Use model.unload(), "
+                "which gives the stock model back, or model.merge_and_unload(), which gives the B-cos model."
             )
         self._delete(adapter_name)
         del self.peft_config[adapter_name]
