@@ -121,3 +121,28 @@ def test_sft(given, tmp_path):
     run.save_model(str(tmp_path / "adapter"))
     loaded = bcos_peft.load(tmp_path / "adapter", base=from_disk(tmp_path / "base", "llama"))
     assert distance(logits(loaded), after) < 1e-6
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("given", ["model", "peft_config"])
+def test_preferences(given, tmp_path):
+    """The reference is the adapter as it was, where TRL keeps a copy of it, or else the stock model."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    model, config = stock("llama"), BcosConfig(b=1.25, task_type="CAUSAL_LM")
+    before = logits(model)
+    made = {"model": get_peft_model(model, config)} if given == "model" else {"model": model, "peft_config": config}
+    pairs = {"prompt": ["A gripping film"] * 8, "chosen": [" good"] * 8, "rejected": [" bad"] * 8}
+    run = DPOTrainer(
+        **made,
+        args=DPOConfig(**options(tmp_path, max_steps=4, learning_rate=1e-2)),
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=tokenizer(),
+    )
+    run.train()
+    first, *_, last = sft_losses(run)
+    assert last < first
+    assert (first == pytest.approx(0.6931, abs=1e-3)) == (given == "model")
+    assert residual(run.model) < 1e-5
+    assert torch.equal(logits(run.model.unload().eval()), before)
