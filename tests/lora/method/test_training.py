@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.adapters import distance, logits, residual
 from helpers.peft_method import from_disk, state, stock
+from helpers.quantised import checkpoint, quantisation
 from helpers.sft_data import dataset, options, tokenizer
 from helpers.sft_data import losses as sft_losses
 from helpers.trainers import CHECKPOINTING, losses, rows, trainer
@@ -121,6 +122,24 @@ def test_sft(given, tmp_path):
     run.save_model(str(tmp_path / "adapter"))
     loaded = bcos_peft.load(tmp_path / "adapter", base=from_disk(tmp_path / "base", "llama"))
     assert distance(logits(loaded), after) < 1e-6
+
+
+@pytest.mark.newest
+def test_a_quantised_base(tmp_path):
+    """A `Trainer` refuses to train a quantised model that has no adapter."""
+    from transformers import AutoModelForCausalLM
+
+    options = {"quantization_config": quantisation("4 bits"), "dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(checkpoint(tmp_path / "base"), **options)
+    model = adapted(model, task_type="CAUSAL_LM")
+    data = rows("CausalLM", family="llama")
+    run = trainer(model, tmp_path / "run", data, loss=None, max_steps=12, learning_rate=3e-2)
+    run.train()
+    first, *_, last = losses(run)
+    assert last < 0.9 * first
+    assert residual(model.eval()) < 1e-4
+    model.save_pretrained(tmp_path / "adapter")
+    assert distance(logits(bcos_peft.load(tmp_path / "adapter")), logits(model)) < 1e-5
 
 
 @pytest.mark.newest
