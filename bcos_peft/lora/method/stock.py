@@ -35,13 +35,17 @@ class _Stock:
             if cls is not type(module) or any(found.values()):
                 orders = {table: list(old) for table, old in state}
                 self.differences.append((module, cls, type(module), found, orders))
-        self.weights = [
-            (module, key, parameter.dtype, _checksum(parameter))
-            for module in model.modules()
-            for key, parameter in module._parameters.items()
-            if parameter is not None
-        ]
         self.is_put_back = False
+        try:
+            self.weights = [
+                (module, key, parameter.dtype, _checksum(parameter))
+                for module in model.modules()
+                for key, parameter in module._parameters.items()
+                if parameter is not None
+            ]
+        except BaseException:
+            self.put_back()
+            raise
 
     def put_back(self) -> None:
         """Make the stock model of it, in place."""

@@ -224,10 +224,8 @@ class BcosTuner(BaseTuner):
 
 def _check_name(model: nn.Module, adapter_name: str) -> None:
     parts = {part for name, _ in model.named_modules() for part in name.split(".")}
-    if adapter_name in parts - {""} | {"gain", "weight", "modules_to_save", "original_module"}:
-        taken = adapter_name not in getattr(model, "peft_config", {})
-        if taken:
-            raise ValueError(
-                f"adapter_name={adapter_name!r} is the name of modules of the {type(model).__name__}, and peft would "
-                "mix them up in the adapter's file. The model was not changed. Use another name."
-            )
+    if adapter_name in parts | {"gain", "weight", "modules_to_save", "original_module"}:
+        raise ValueError(
+            f"adapter_name={adapter_name!r} is the name of modules of the {type(model).__name__}, and peft would mix "
+            "them up in the adapter's file. The model was not changed. Use another name."
+        )

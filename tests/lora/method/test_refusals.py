@@ -126,6 +126,38 @@ def test_of_a_model_that_has_one(do, match):
     refused(do, made(stock()), ValueError, match)
 
 
+@pytest.mark.parametrize("name", ["classifier", "gain", "LayerNorm"])
+def test_a_second_one_with_the_name_of_a_module(name):
+    match = f"adapter_name='{name}' is the name of modules"
+    refused(lambda model: model.add_adapter(name, BcosConfig(b=1.5)), made(stock()), ValueError, match)
+
+
+def test_what_fails_halfway_leaves_the_model_as_it_was(monkeypatch):
+    """Wherever it is interrupted: after the conversion, or when half of the copies are made."""
+    from bcos_peft.lora.method import stock as stock_module
+    from bcos_peft.lora.method import tuner
+
+    def interrupted(function, after):
+        calls = []
+
+        def call(*args, **kwargs):
+            calls.append(args)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    for module, name, after in (
+        (stock_module, "_checksum", 3),
+        (tuner._Copies, "__init__", 5),
+        (tuner, "_add_gain", 2),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, interrupted(getattr(module, name), after))
+            refused(lambda model: get_peft_model(model, BcosConfig()), stock(), KeyboardInterrupt, "")
+
+
 def test_other_models():
     with pytest.raises(TypeError, match="must be a transformers PreTrainedModel, got torch.nn.modules.linear.Linear"):
         get_peft_model(torch.nn.Linear(2, 2), BcosConfig())
