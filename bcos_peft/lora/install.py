@@ -76,6 +76,11 @@ def install_into_peft() -> None:
 class _Saving:
     """What a B-cos model that has adapters of transformers does around saving them."""
 
+    def check(self, model) -> None:
+        from bcos_peft.lora.method import check_saving
+
+        check_saving(model)
+
     def describe(self, model) -> None:
         from bcos_peft.lora.portable import _describe_adapters
 

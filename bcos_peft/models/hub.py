@@ -215,6 +215,8 @@ def _save_with_adapters(
 
     The card of adapters, where there is one that was not generated, is not replaced, but added to.
     """
+    for hook in adapter_hooks:
+        hook.check(model)
     hooks = adapter_hooks if getattr(model, "_hf_peft_config_loaded", False) else []
     for hook in hooks:
         hook.describe(model)

@@ -7,7 +7,7 @@ from bcos_peft._utils.lazy import lazy_names
 
 
 if TYPE_CHECKING:
-    from bcos_peft.lora.method.checks import check_adapter, check_other_adapter, different_fields
+    from bcos_peft.lora.method.checks import check_adapter, check_other_adapter, check_saving, different_fields
     from bcos_peft.lora.method.config import BcosPeftConfig, as_peft_config
     from bcos_peft.lora.method.register import register_method
     from bcos_peft.lora.method.tuner import BcosTuner
@@ -18,6 +18,7 @@ __all__ = [
     "as_peft_config",
     "check_adapter",
     "check_other_adapter",
+    "check_saving",
     "different_fields",
     "register_method",
 ]
@@ -30,6 +31,7 @@ __getattr__ = lazy_names(
         "as_peft_config": "config",
         "check_adapter": "checks",
         "check_other_adapter": "checks",
+        "check_saving": "checks",
         "different_fields": "checks",
         "register_method": "register",
     },

@@ -99,6 +99,23 @@ def _has_method(model: nn.Module) -> bool:
     return any(isinstance(module, _Copies) for module in model.modules())
 
 
+def check_saving(model: nn.Module) -> None:
+    """Refuse to save a model that a B-cos adapter lies in as a whole one: its weights have other names meanwhile.
+
+    Args:
+        model: what is inside of a `PeftModel`.
+
+    Raises:
+        ValueError: it has a B-cos adapter; nothing was written.
+    """
+    if _has_method(model):
+        raise ValueError(
+            f"This {type(model).__name__} has a {_TYPE} adapter in it, and would not load as a whole. Nothing was "
+            "written. Save the PeftModel around it, which writes the adapter; or the whole model, without adapter: "
+            "peft_model.merge_and_unload().save_pretrained(folder)."
+        )
+
+
 def check_other_adapter(config: PeftConfig, model: nn.Module) -> None:
     """Refuse an adapter of another method on a model that has a B-cos adapter.
 

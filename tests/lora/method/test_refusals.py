@@ -120,6 +120,7 @@ def test_a_second_one_of_another_conversion(config, match):
         (lambda model: model.delete_adapter("default"), "the model's only BCOS adapter.*unload"),
         (lambda model: model.delete_adapter("two"), "does not exist"),
         (lambda model: get_bcos_model(model.get_base_model(), BcosConfig()), "is converted already"),
+        (lambda model: model.get_base_model().save_pretrained("nowhere"), "Nothing was written. Save the PeftModel"),
     ],
 )
 def test_of_a_model_that_has_one(do, match):
