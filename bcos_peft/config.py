@@ -80,6 +80,9 @@ class BcosConfig:
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
             original. Filled in by `get_bcos_model`.
+        family (`dict`, *optional*):
+            What was found out about an architecture without a table, so that loading need not look again. Filled in by
+            `get_bcos_model`.
         base_model_name_or_path (`str`, *optional*):
             The model that was converted. Filled in by `get_bcos_model`.
         probe_residual (`float`, *optional*):
@@ -120,6 +123,7 @@ class BcosConfig:
     calibration_replay: int = 16384
     calibration_epochs: int | None = None
     calibration_report: dict[str, Any] | None = None
+    family: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
     probe_residual: float | None = None
     bcos_version: str | None = None
@@ -157,8 +161,9 @@ class BcosConfig:
         valid_count("calibration_replay", self.calibration_replay)
         if self.calibration_epochs is not None:
             valid_count("calibration_epochs", self.calibration_epochs)
-        if not isinstance(self.calibration_report, (dict, type(None))):
-            raise TypeError(f"calibration_report must be a dict or None, got {self.calibration_report!r}.")
+        for name in ("calibration_report", "family"):
+            if not isinstance(getattr(self, name), (dict, type(None))):
+                raise TypeError(f"{name} must be a dict or None, got {getattr(self, name)!r}.")
         for name in ("base_model_name_or_path", "bcos_version"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise TypeError(f"{name} must be a string or None, got {getattr(self, name)!r}.")

@@ -16,6 +16,7 @@ from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution import certify
 from bcos_peft.calibration import Calibration, calibration_rows
 from bcos_peft.config import BcosConfig
+from bcos_peft.discovery import infer_family
 from bcos_peft.families import Family, families, find_family, register_family
 from bcos_peft.models import (
     BcosModel,
@@ -24,6 +25,7 @@ from bcos_peft.models import (
     keep_class,
     plan_conversion,
     refuse_liger,
+    refuse_patched,
     refuse_shards,
     refuse_tensor_parallel,
 )
@@ -92,11 +94,14 @@ def get_bcos_model(
     if not isinstance(config, BcosConfig):
         raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
     config = replace(copy.deepcopy(config))  # which checks its fields, should they have been changed
-    family = _check_model(model, family)
+    _check_model(model, family)
     refuse_tensor_parallel(model)
     refuse_shards(model)
+    refuse_patched(model)
     stock = type(model)
     with _plain_arithmetic(model):
+        given, family = family, family or _family_of(model)
+        config.family = None if given or family is find_family(family.model_type) else family.to_dict()
         plan = plan_conversion(model, stock, config, family)
         config.base_model_name_or_path = model.config._name_or_path or None
         config.bcos_version = __version__
@@ -119,8 +124,8 @@ def get_bcos_model(
             calibration.close()
         keep_class(type(model))
         refuse_liger(model.config.model_type)
-        if not any(known is family for known in families()):
-            register_family(family, exist_ok=True)
+        if given and not any(known is given for known in families()):
+            register_family(given, exist_ok=True)
         return model
 
 
@@ -150,7 +155,7 @@ def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenize
     return Calibration(model, plan, config, family, rows, progress)
 
 
-def _check_model(model, family: Family | None) -> Family:
+def _check_model(model, family: Family | None) -> None:
     if isinstance(model, BcosModel):
         raise ValueError(
             f"This {type(model).__name__} is converted already (B = {model.bcos_config.b:g}). Load the stock model "
@@ -168,8 +173,8 @@ def _check_model(model, family: Family | None) -> Family:
             "gradients, which explanations are, through such tensors. Build or load the model outside of it."
         )
     if family is None:
-        family = find_family(model.config.model_type)
-    elif not isinstance(family, Family):
+        return
+    if not isinstance(family, Family):
         raise TypeError(f"family must be a bcos_peft.families.Family, got {type(family).__name__}.")
     if family.model_type != model.config.model_type:
         raise ValueError(
@@ -178,19 +183,22 @@ def _check_model(model, family: Family | None) -> Family:
     if type(model).__name__ not in family.architectures:
         raise ValueError(
             f"{type(model).__name__} is not an architecture that the {family.model_type!r} family covers: "
-            f"{', '.join(family.architectures)}. A class of your own needs a table of its own: pass family=... "
-            "(guide 'Adding a family')."
-        )
-    if not family.causal and model.config.to_dict().get("is_decoder"):
-        raise ValueError(
-            f"config.is_decoder=True turns this {type(model).__name__} into a decoder with a cache or "
-            f"cross-attention, which the {family.model_type!r} family does not cover. Use is_decoder=False."
+            f"{', '.join(family.architectures)}. Leave family out: what it would say is found out."
         )
     modules = dict(model.base_model.named_modules())
-    if family.embeddings is not None and family.embeddings not in modules:
-        raise ValueError(
-            f"The {family.model_type!r} table says that the input enters at {family.embeddings!r}, but the "
-            f"{type(model.base_model).__name__} has no such module. It has: "
-            f"{', '.join(name for name in modules if name.count('.') < 2 and name)}."
-        )
-    return family
+    for part, path in family.parts.items():
+        if part == "word" and path not in modules:
+            raise ValueError(
+                f"The {family.model_type!r} table says that words enter at {path!r}, but the "
+                f"{type(model.base_model).__name__} has no such module. It has: "
+                f"{', '.join(name for name in modules if name.count('.') < 2 and name)}."
+            )
+
+
+def _family_of(model: PreTrainedModel) -> Family:
+    """The table of a model, if there is one that covers it; else what is found out about it."""
+    table = find_family(model.config.model_type)
+    as_decoder = bool(model.config.to_dict().get("is_decoder"))  # an encoder whose tokens see those before them only
+    if table is None or type(model).__name__ not in table.architectures or (as_decoder and not table.causal):
+        return infer_family(model)
+    return table

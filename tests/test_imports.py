@@ -18,10 +18,10 @@ PACKAGE = ROOT / "bcos_peft"
 
 # From the ground up: what stands in a folder imports from the folders before it only, and from its own.
 ORDER = [
-    "_utils", "version", "config", "nn", "families", "text", "models", "attribution", "calibration", "convert",
-    "training", "lora.method", "lora", "explanation.views", "explanation", "evaluation.questions", "evaluation.data",
-    "evaluation.methods", "evaluation.metrics", "evaluation.results", "evaluation.human", "evaluation", "cli",
-    "__main__",
+    "_utils", "version", "config", "nn", "operations", "families", "discovery", "text", "models", "attribution",
+    "calibration", "convert", "training", "lora.method", "lora", "explanation.views", "explanation",
+    "evaluation.questions", "evaluation.data", "evaluation.methods", "evaluation.metrics", "evaluation.results",
+    "evaluation.human", "evaluation", "cli", "__main__",
 ]  # fmt: skip
 
 # What these folders may import from outside of the package and the standard library.
@@ -29,6 +29,7 @@ OUTSIDE = {
     "_utils": {"accelerate", "huggingface_hub", "numpy", "torch", "transformers"},
     "config": set(),
     "nn": {"torch", "bitsandbytes", "transformers"},
+    "operations": {"torch"},
     "text": {"numpy", "transformers", "torch"},
     "explanation.views": {"jinja2", "numpy", "rich"},
 }

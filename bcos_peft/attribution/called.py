@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bcos_peft.models import find_bcos_model
+from bcos_peft.models import find_model
 
 
 def called_part(model: nn.Module) -> nn.Module:
@@ -30,7 +30,7 @@ def called_part(model: nn.Module) -> nn.Module:
         return called_part(model.module)
     if not any(cls.__module__.startswith("sentence_transformers.") for cls in type(model).__mro__):
         return model
-    inner = find_bcos_model(model)
+    inner = find_model(model)
     # A cross-encoder of one part gives that part's logits, through an activation that no logit needs.
     if len(model) == 1 and type(inner).__name__.endswith("ForSequenceClassification"):
         return inner

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers.utils import TransformersKwargs
 
 from bcos_peft.attribution.linear_map import forward_parameters
+from bcos_peft.discovery import vocabulary_of
+from bcos_peft.models import family_of
 
 
 _PER_TOKEN = ("token_type_ids", "position_ids")
@@ -54,7 +56,7 @@ def _check_inputs(model, input_ids: Tensor, attention_mask: Tensor | None) -> No
         empty = (attention_mask.sum(-1) == 0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"attention_mask leaves no token in row {empty[0]}: there is nothing to explain.")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(model)
     least, most = map(int, input_ids.aminmax())
     if least < 0 or most >= vocabulary:
         wrong = least if least < 0 else most
@@ -97,13 +99,15 @@ def _spread(inputs: dict[str, Any], shape: torch.Size) -> dict[str, Any]:
 
 def max_tokens(model) -> int | None:
     """How many tokens a model has position embeddings for; None when its positions are relative."""
-    path = model.bcos_family.parts.get("position")
+    path = family_of(model).parts.get("position")
     if path is None:
         return None
     try:
         table = model.base_model.get_submodule(path)
     except AttributeError:  # a family's models do not all have one
         return None
+    if not isinstance(table, nn.Embedding) or not hasattr(model.config, "max_position_embeddings"):
+        return table.weight.shape[0]
     # RoBERTa counts positions from behind the padding index; OPT's table is two rows longer than its config says.
     rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return min(rows, model.config.max_position_embeddings)
@@ -117,12 +121,12 @@ def refuses_padding(model) -> bool:
 def _padding_token(model) -> int | None:
     """The config's padding token, if it is one: some have -1, or a token that is yet to be added."""
     token = getattr(model.config, "pad_token_id", None)
-    return token if token in range(model.get_input_embeddings().weight.shape[0]) else None
+    return token if token in range(vocabulary_of(model)) else None
 
 
 def _reads_last_token(model) -> bool:
     """Whether a head reads the last token of a text, which it takes to be the last that is not the padding token."""
-    return model.bcos_family.causal and type(model).__name__.endswith("ForSequenceClassification")
+    return family_of(model).causal and type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _describe(value) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution.called import called_part
@@ -19,9 +21,8 @@ from bcos_peft.attribution.checks import (
     check_baseline,
     refuses_padding,
 )
+from bcos_peft.attribution.leaves import _Leaves, _Read
 from bcos_peft.attribution.linear_map import (
-    _contributions_of,
-    _cut_inputs,
     _keeps_logits,
     _outside_inference_mode,
     _rest_of,
@@ -33,9 +34,12 @@ from bcos_peft.attribution.padding import _arrange, _looks_ahead, _roll
 from bcos_peft.attribution.rounding import _warn_of_residual
 from bcos_peft.attribution.spans import _ANSWER, _AnswerChoice, _check_span, _join, _Together
 from bcos_peft.attribution.target import _Choice, _next_token_position, _read_logits
-from bcos_peft.models import find_bcos_model
+from bcos_peft.discovery import needs_prefix
+from bcos_peft.families import Family
+from bcos_peft.models import BcosModel, family_of, find_model
 
 
+_OWN = ("target", "foil", "position", "span", "among", "split", "baseline", "output", "return_dict")
 _OF_TRAINING = ("labels", "start_positions", "end_positions", "next_sentence_label")
 
 
@@ -48,7 +52,8 @@ class Attribution:
         scores (`torch.Tensor`): `(batch, sequence)`, each token's contribution to the logit, in logit units; 0 for
             padding.
         logit (`torch.Tensor`): `(batch,)`, the target's logit, or target minus foil.
-        residual (`torch.Tensor`): `(batch,)`, `logit − Σ scores − baseline`: zero to rounding.
+        residual (`torch.Tensor`): `(batch,)`, what is left of the logit when all contributions are taken away,
+            `logit − Σ scores − Σ prefix_scores − constants − baseline`: zero to rounding.
         target (`torch.Tensor`): `(batch,)`, the output that was explained.
         foil (`torch.Tensor`, *optional*): `(batch,)`, the output it was contrasted with.
         position (`torch.Tensor`, *optional*): `(batch,)`, the token whose output was explained, for token-level tasks;
@@ -62,6 +67,11 @@ class Attribution:
         span (`torch.Tensor`, *optional*): `(batch, 2)`, of tokens that were explained together the first, and one past
             the last: an answer, or with `span=` an entity.
         best_span (`torch.Tensor`, *optional*): `(batch, 2)`, for an answer: the one that the model gives.
+        prefix_scores (`torch.Tensor`, *optional*): `(batch, prefix)`, of an encoder-decoder: the contribution of each
+            token of `decoder_input_ids`, the answer so far; `scores` are those of the source.
+        constants (`torch.Tensor`, *optional*): `(batch,)`, what belongs to no token: of a stock model its biases, of
+            some architectures learned inputs (global tokens, prompts). None of a converted model without such.
+        constant_parts (`dict[str, torch.Tensor]`, *optional*): the same by name.
 
     Example:
         >>> import torch
@@ -83,6 +93,9 @@ class Attribution:
     baseline: Tensor | None = None
     span: Tensor | None = None
     best_span: Tensor | None = None
+    prefix_scores: Tensor | None = None
+    constants: Tensor | None = None
+    constant_parts: dict[str, Tensor] | None = None
 
 
 @_outside_inference_mode
@@ -99,6 +112,7 @@ def attribute(
     among: Tensor | None = None,
     split: bool = False,
     baseline: str = "zero",
+    output: Callable | None = None,
     **inputs,
 ) -> Attribution:
     r"""Contribution of every input token to a logit of a B-cos model.
@@ -137,8 +151,12 @@ def attribute(
             vocabulary, and gives what that makes in the place of every word as `Attribution.baseline`: `Σ scores +
             baseline = logit`. What any word would get in that place is then no contribution of *this* word. That
             matters where one place gets much for nothing, as the first token of a language model's text does.
-        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all. Labels
-            of a batch for training are not looked at.
+        output (*optional*): a function of the model's output, such as `lambda out: out.last_hidden_state[:, 0] @
+            direction`, that gives the number to explain, `(batch,)`, or several, `(batch, targets)`: for models
+            without a head, probes and concept vectors. It must be linear.
+        **inputs: further inputs of the model, such as `token_type_ids`, `(batch, sequence)` or one row for all; of an
+            encoder-decoder `decoder_input_ids`, `(batch, prefix)`, the answer so far. Labels of a batch for training
+            are not looked at.
 
     Returns:
         [`Attribution`]
@@ -159,21 +177,21 @@ def attribute(
 
     Source: B-cos LM (arXiv 2502.12992), section 3 (explanations); contrastive form: Yin & Neubig (arXiv 2202.10419).
     """
-    bcos_model, called = find_bcos_model(model), called_part(model)
+    inner, called = find_model(model), called_part(model)
     _check_adapters(model)
-    _check_inputs(bcos_model, input_ids, attention_mask)
-    _check_names(
-        bcos_model, inputs, ("target", "foil", "position", "span", "among", "split", "baseline", "return_dict")
-    )
+    _check_inputs(inner, input_ids, attention_mask)
+    _check_names(inner, inputs, _OWN)
     check_baseline(baseline)
     inputs = _spread(inputs, input_ids.shape)
     # Outputs are read by name, and no loss is: with one, stock models also change their config.
     inputs = {name: value for name, value in inputs.items() if name not in ("return_dict", *_OF_TRAINING)}
-    causal = bcos_model.bcos_family.causal
-    answers = type(bcos_model).__name__.endswith("ForQuestionAnswering")
-    per_token = answers or type(bcos_model).__name__.endswith("ForTokenClassification")
-    _check_span(span, target, position, foil, answers, per_token)
-    if causal:
+    family, stock = family_of(inner), not isinstance(inner, BcosModel)
+    causal = family.causal
+    answers = type(inner).__name__.endswith("ForQuestionAnswering")
+    tagged = answers or type(inner).__name__.endswith("ForTokenClassification")
+    _check_span(span, target, position, foil, answers, tagged)
+    _check_prefix(family, inner, inputs, input_ids)
+    if causal or (family.seq2seq and needs_prefix(inner)):
         inputs.setdefault("use_cache", False)
     if inputs.get("past_key_values") is not None:
         raise ValueError(
@@ -181,34 +199,40 @@ def attribute(
             "the whole text as input_ids, and no cache."
         )
     at = None
-    if _keeps_logits(bcos_model):
+    if _keeps_logits(inner) and output is None:
         if inputs.get("logits_to_keep") is not None:
             raise ValueError("logits_to_keep is chosen by attribute itself; say with position=... what to explain.")
         at = _next_token_position(torch.ones_like(input_ids) if attention_mask is None else attention_mask, position)
-    one_way = causal and not _looks_ahead(bcos_model.config)
-    if attention_mask is not None and refuses_padding(bcos_model) and bool((attention_mask == 0).any()):
+    one_way = causal and not _looks_ahead(inner.config)
+    if attention_mask is not None and refuses_padding(inner) and bool((attention_mask == 0).any()):
         raise ValueError(
-            f"{type(bcos_model).__name__} looks for the last token that is not padding, and there is padding but no "
+            f"{type(inner).__name__} looks for the last token that is not padding, and there is padding but no "
             "token for it: set model.config.pad_token_id, or pass each text alone."
         )
-    padding = _padding_token(bcos_model) if _reads_last_token(bcos_model) else None
-    per_token, shift = _arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
+    padding = _padding_token(inner) if _reads_last_token(inner) else None
+    arranged, shift = _arrange({"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, one_way, padding)
     if at is not None:
         # A whole vocabulary for every token of a long prompt would take more memory than all the rest.
         kept, place = (at if shift is None else at - shift).unique(return_inverse=True)
-        per_token["logits_to_keep"] = kept
-    with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        leaves: dict[str, Tensor] = {}
-        references: dict[str, Tensor] | None = {} if baseline == "average" else None
-        with _cut_inputs(bcos_model, split, len(input_ids), leaves, references):
-            output = called(**per_token)
-        logits, probabilities = _read_logits(output, per_token.get("attention_mask"))
+        arranged["logits_to_keep"] = kept
+    ids = {"source": arranged["input_ids"]}
+    if "decoder_input_ids" in arranged:
+        ids["prefix"] = arranged["decoder_input_ids"]
+    leaves = _Leaves(ids, baseline == "average", constants=stock or family.learned)
+    with explanation_mode(model), frozen(model), named_outputs(inner.config):
+        with leaves.cut(inner, family):
+            found = called(**arranged)
+        _check_found(leaves, inner)
+        if output is not None:
+            logits, probabilities = _output_of(output, found, len(input_ids)), None
+        else:
+            logits, probabilities = _read_logits(found, arranged.get("attention_mask"))
         if at is not None:
             logits = logits[torch.arange(len(logits)), place.to(logits.device)]
-        elif shift is not None and logits.dim() == 3:
+        elif shift is not None and logits.dim() == 3 and "prefix" not in ids:
             logits = _roll(logits, shift)
             probabilities = None if probabilities is None else _roll(probabilities, shift)
-        independent = bcos_model.config.problem_type == "multi_label_classification"
+        independent = inner.config.problem_type == "multi_label_classification"
         together = None
         if span is not None or (isinstance(target, str) and target == _ANSWER):
             together = _join(logits, probabilities, attention_mask, span, among, independent)
@@ -217,50 +241,92 @@ def attribute(
         elif together is not None:
             chosen = _Choice(together.logits, None, False, target, foil, None, together.probabilities)
         else:
-            predicts = causal and not per_token  # a language model its next token; labels are of any
-            chosen = _Choice(
-                logits, attention_mask, predicts, target, foil, position, probabilities, independent, at, among
-            )
-        # The last backward pass frees the graph as it goes.
-        values = chosen.values()
-        last = len(values) - 1
-        maps = [
-            torch.autograd.grad(value.sum(), list(leaves.values()), retain_graph=index < last)
-            for index, value in enumerate(values)
-        ]
-    found, averages = zip(*(_contributions_of(leaves, gradients, references or {}) for gradients in maps), strict=True)
-    parts = {name: torch.stack([one[name] for one in found], dim=1) for name in leaves}
-    if shift is not None:
-        parts = {name: _roll(scores, shift[:, None]) for name, scores in parts.items()}
-    average = torch.stack(averages, dim=1) if references else None
-    result = _result(chosen, sum(parts.values()), parts if split else None, average, together)
-    _warn_of_residual(bcos_model, result.scores, result.logit, result.residual)
+            predicts = (causal and not tagged) or "prefix" in ids  # its next token; labels are of any
+            mask = inputs.get("decoder_attention_mask") if "prefix" in ids else attention_mask
+            chosen = _Choice(logits, mask, predicts, target, foil, position, probabilities, independent, at, among)
+        reads = leaves.read_all(chosen.values())
+    result = _result(chosen, reads, split, shift, together)
+    _warn_of_residual(inner, result.scores, result.logit, result.residual)
     return result
 
 
+def _check_prefix(family: Family, model: PreTrainedModel, inputs: dict, input_ids: Tensor) -> None:
+    """Raises `ValueError` where an encoder-decoder lacks the answer so far, or another model is given one."""
+    given = inputs.get("decoder_input_ids")
+    if family.seq2seq and ((given is None and needs_prefix(model)) or "encoder_outputs" in inputs):
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder: pass input_ids, the source, and decoder_input_ids, the "
+            "answer so far, whose next token is explained; encoder_outputs are computed from input_ids."
+        )
+    if given is not None and (not isinstance(given, Tensor) or given.dim() != 2 or len(given) != len(input_ids)):
+        raise ValueError(f"decoder_input_ids must be a tensor, (batch, prefix) with {len(input_ids)} rows.")
+
+
+def _check_found(leaves: _Leaves, model: PreTrainedModel) -> None:
+    """Raises `ValueError` for a model in which nothing was looked up for the token ids."""
+    if not leaves.found:
+        raise ValueError(
+            f"no input of {type(model).__name__} was found: none of the parts that its family names was called, "
+            f"{dict(family_of(model).parts)}."
+        )
+
+
+def _output_of(output: Callable, found, batch: int) -> Tensor:
+    """What `output` gives, as logits."""
+    value = output(found)
+    if not isinstance(value, Tensor) or value.shape[:1] != (batch,) or value.dim() > 2 or not value.requires_grad:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"output must be a function of the model's output that gives a tensor of {batch} numbers, (batch,) or "
+            f"(batch, targets), computed from it; got {got}."
+        )
+    return value.unsqueeze(1) if value.dim() == 1 else value
+
+
 def _result(
-    chosen: _Choice,
-    scores: Tensor,
-    parts: dict[str, Tensor] | None,
-    baseline: Tensor | None,
-    together: _Together | None,
+    chosen: _Choice, reads: list[_Read], split: bool, shift: Tensor | None, together: _Together | None
 ) -> Attribution:
-    logit = torch.stack(chosen.values(), dim=1).detach().to(scores.dtype)
+    def stacked(of_each: list) -> Tensor:
+        value = torch.stack(of_each, dim=1)
+        return value if chosen.all else value[:, 0]
+
+    first = reads[0]
+    parts = {name: torch.stack([read.parts["source"][name] for read in reads], 1) for name in first.parts["source"]}
+    if shift is not None:
+        parts = {name: _roll(scores, shift[:, None]) for name, scores in parts.items()}
+    parts = {name: value if chosen.all else value[:, 0] for name, value in parts.items()}
+    scores = sum(parts.values())
+    logit = stacked([value.detach().to(scores.dtype) for value in chosen.values()])
+    prefix = None
+    if "prefix" in first.parts:
+        prefix = stacked([sum(read.parts["prefix"].values()) for read in reads])
+    names = {name: None for read in reads for name in (*read.constants, *read.others)}
+    nothing = torch.zeros_like(first.parts["source"][next(iter(parts))][:, 0])
+    constant_parts = {
+        name: stacked([read.constants.get(name, nothing) + read.others.get(name, nothing) for read in reads])
+        for name in names
+    }
+    constants = sum(constant_parts.values()).to(scores.dtype) if constant_parts else None
+    baseline = None if first.baseline is None else stacked([read.baseline for read in reads])
+    before = None if prefix is None else prefix.sum(-1)
 
     def select(value: Tensor) -> Tensor:
         return value if chosen.all else value[:, 0]
 
     return Attribution(
-        scores=select(scores),
-        logit=select(logit),
-        residual=select(_rest_of(logit, scores, baseline)),
+        scores=scores,
+        logit=logit,
+        residual=_rest_of(logit, scores, baseline, before, constants),
         target=select(chosen.target),
         probability=select(chosen.probability),
         logits=chosen.logits.detach(),
         foil=chosen.foil,
         position=chosen.position,
-        parts=None if parts is None else {name: select(value) for name, value in parts.items()},
-        baseline=None if baseline is None else select(baseline),
+        parts=parts if split else None,
+        baseline=baseline,
         span=None if together is None else together.span,
         best_span=None if together is None else together.best,
+        prefix_scores=prefix,
+        constants=constants,
+        constant_parts=constant_parts or None,
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from threading import Lock, RLock
+from functools import wraps
+from threading import Lock, RLock, get_ident
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.accelerate_hooks import is_patched, set_wrappers_aside
-from bcos_peft._utils.patterns import matches_pattern
-from bcos_peft.families import hold, share
-from bcos_peft.models import check_modules, find_bcos_model, is_activation
-from bcos_peft.nn import DynamicLinear, few_rows, hold_ratio
+from bcos_peft.attribution.linear_map import _constant_parameters
+from bcos_peft.models import BcosModel, check_modules, find_model
+from bcos_peft.nn import DynamicLinear, few_rows
+from bcos_peft.operations import LinearMode, opened_functions
 
 
 # Beside the models, which are copied and pickled; locks cannot be.
@@ -49,10 +50,10 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft import BcosConfig, explanation_mode, get_bcos_model
+        >>> from bcos_peft import BcosConfig, explanation_mode, get_inner
         >>> tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> stock = BertForSequenceClassification(tiny)
-        >>> model = get_bcos_model(stock, BcosConfig())
+        >>> model = get_inner(stock, BcosConfig())
         >>> with explanation_mode(model):
         ...     model.classifier.explaining
         True
@@ -61,12 +62,12 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     Source: B-cos LM (arXiv 2502.12992), section 3; DESIGN of this package in docs/concepts/maths.md.
     """
-    bcos_model = find_bcos_model(model)
-    with _turn(bcos_model):
-        if bcos_model.__dict__.get("_explaining", False):
+    inner = find_model(model)
+    with _turn(inner):
+        if "_linear_mode" in inner.__dict__:
             yield model
             return
-        with _switched(model, bcos_model):
+        with _switched(model, inner):
             yield model
 
 
@@ -76,11 +77,14 @@ def _turn(model: nn.Module) -> RLock:
 
 
 @contextmanager
-def _switched(model: nn.Module, bcos_model: nn.Module) -> Iterator[None]:
-    modules, named = list(model.modules()), list(bcos_model.named_modules())
+def _switched(model: nn.Module, inner: nn.Module) -> Iterator[None]:
+    modules, named = list(model.modules()), list(inner.named_modules())
     _refuse_patched(named)
     _refuse_flattened(modules)
-    check_modules(bcos_model)
+    hold_gates = False
+    if isinstance(inner, BcosModel):
+        check_modules(inner)
+        hold_gates = inner.bcos_config.gates == "hold"
     with ExitStack() as stack:
         stack.callback(_set_training, [(module, module.training) for module in modules])
         stack.callback(set_wrappers_aside(model))
@@ -89,10 +93,16 @@ def _switched(model: nn.Module, bcos_model: nn.Module) -> Iterator[None]:
         linear = [m for _, m in named if isinstance(m, DynamicLinear) and not m.explaining]
         stack.callback(_explain, linear, False)
         _explain(linear, True)
-        for handle in _hold(bcos_model, named):
-            stack.callback(handle.remove)
-        stack.callback(bcos_model.__dict__.pop, "_explaining")
-        bcos_model.__dict__["_explaining"] = True
+        stack.enter_context(_constant_parameters(model))
+        head = inner.get_output_embeddings()
+        if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
+            stack.callback(head.register_forward_hook(_read_few_rows).remove)
+        stack.enter_context(opened_functions(inner))
+        mode = LinearMode(hold_gates=hold_gates)
+        stack.callback(inner.__dict__.pop, "_linear_mode")
+        inner.__dict__["_linear_mode"] = mode
+        for module in _entered(inner):
+            stack.callback(_read_linearly(inner, module, mode))
         yield
 
 
@@ -139,25 +149,35 @@ def _read_few_rows(head: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tens
     return few_rows(args[0], output, weight) if here and not weight.requires_grad else output
 
 
-def _hold(model, named: list[tuple[str, nn.Module]]) -> Iterator[torch.utils.hooks.RemovableHandle]:
-    """Hooks on the modules without parameters of their own, on projections that stay plain, and on gated MLPs."""
-    family, split = model.bcos_family, model.bcos_config.gates == "split"
-    head = model.get_output_embeddings()
-    if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
-        yield head.register_forward_hook(_read_few_rows)
-    for path, module in named:
-        name = model.bcos_name(path)
-        rule = next((rule for key, rule in family.held.items() if matches_pattern(key, name)), None)
-        if path.endswith(".base_layer"):
-            # It is what comes out of the adapter around it that is held: an adapter may mix a part that is held with
-            # one that is not.
-            rule = None
-        gate = next((act for key, act in family.gates.items() if matches_pattern(key, name)), None)
-        if family.is_gate(name) and not (split and is_activation(module)):
-            rule = hold
-        if rule is not None:
-            yield module.register_forward_hook(lambda m, args, output, rule=rule: rule(model.config, output))
-        elif is_activation(module):
-            yield module.register_forward_hook(lambda m, args, output: hold_ratio(args[0], output))
-        elif split and gate in module._modules and is_activation(module._modules[gate]):
-            yield module.register_forward_hook(lambda m, args, output: share(output))
+def _read_linearly(model: nn.Module, module: nn.Module, mode: LinearMode) -> Callable[[], None]:
+    """Let a module's forward run in a mode, in this thread; returns what puts it back."""
+    forward, thread = module.forward, get_ident()
+    own = module.__dict__.get("forward")
+
+    @wraps(forward)
+    def read(*args, **kwargs):
+        # Another thread only predicts; and of a forward inside a forward the outer one has entered the mode.
+        if get_ident() != thread or model.__dict__.get("_reading", False):
+            return forward(*args, **kwargs)
+        model.__dict__["_reading"] = True
+        try:
+            with mode:
+                return forward(*args, **kwargs)
+        finally:
+            del model.__dict__["_reading"]
+
+    module.__dict__["forward"] = read
+
+    def restore() -> None:
+        if own is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = own
+
+    return restore
+
+
+def _entered(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model that are called from outside: itself, its body, an encoder and a decoder."""
+    found = [model, model.base_model, model.get_encoder(), model.get_decoder()]
+    return list({id(module): module for module in found if isinstance(module, nn.Module)}.values())

@@ -29,7 +29,7 @@ def _arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -
     if shift is not None:
         shape = inputs["input_ids"].shape
         inputs = {
-            name: _roll(value, -shift) if isinstance(value, Tensor) and value.shape == shape else value
+            name: _roll(value, -shift) if _is_per_token(name, value, shape) else value
             for name, value in inputs.items()
         }
     if padding is not None and "attention_mask" in inputs:
@@ -37,6 +37,10 @@ def _arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -
     if causal and "attention_mask" in inputs and _only_trailing_padding(inputs["attention_mask"]):
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     return inputs, shift
+
+
+def _is_per_token(name: str, value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape and not name.startswith("decoder_")
 
 
 def _looks_ahead(config: PretrainedConfig) -> bool:

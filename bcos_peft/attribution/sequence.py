@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
+from bcos_peft.attribution.leaves import _Leaves
 from bcos_peft.attribution.linear_map import (
-    _contributions_of,
     _cut_head,
-    _cut_inputs,
     _keeps_logits,
     _outside_inference_mode,
     _rest_of,
@@ -27,7 +26,7 @@ from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.padding import _looks_ahead
 from bcos_peft.attribution.rounding import _warn_of_residual
 from bcos_peft.attribution.target import _ChosenTokens
-from bcos_peft.models import find_bcos_model
+from bcos_peft.models import BcosModel, family_of, find_model
 
 
 # Tokens that go through one backward pass: more of them cost memory, and on a CPU no longer save time.
@@ -48,6 +47,7 @@ class _SequenceAttribution:
         targets (`list[list[int]]`): what was explained at each place.
         foils (`list[list[int]]`): what it was contrasted with; empty lists for no contrast.
         baseline (`torch.Tensor`, *optional*): `(places,)`, with `baseline="average"`: what average words would give.
+        constants (`torch.Tensor`, *optional*): `(places,)`, of a stock model: what its biases give.
 
     Example:
         >>> import torch
@@ -64,6 +64,7 @@ class _SequenceAttribution:
     targets: list[list[int]]
     foils: list[list[int]]
     baseline: Tensor | None = None
+    constants: Tensor | None = None
 
 
 @checked_arguments
@@ -161,7 +162,13 @@ def attribute_sequences(
         >>> [tuple(one.scores.shape) for one in found]
         [(2, 4), (1, 1)]
     """
-    bcos_model, called = find_bcos_model(model), called_part(model)
+    bcos_model, called = find_model(model), called_part(model)
+    stock = not isinstance(bcos_model, BcosModel)
+    if (stock or family_of(bcos_model).learned) and len(sequences) > 1:  # constants are those of all rows together
+        each = zip(sequences, positions, targets, foils, strict=True)
+        return [
+            one for row in each for one in attribute_sequences(model, *([value] for value in row), at_once, baseline)
+        ]
     _check_adapters(model)
     if not is_causal_lm(bcos_model):
         raise ValueError(f"{type(bcos_model).__name__} is no causal language model: it generates no text.")
@@ -179,11 +186,11 @@ def attribute_sequences(
     rows = places  # of what enters the head, and of the logits
     if _keeps_logits(bcos_model):
         inputs["logits_to_keep"], rows = places.unique(return_inverse=True)
-    leaves: dict[str, Tensor] = {}
-    references: dict[str, Tensor] | None = {} if baseline == "average" else None
+    family = family_of(bcos_model)
+    leaves = _Leaves({"source": input_ids}, baseline == "average", constants=stock or family.learned)
     head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        with _cut_inputs(bcos_model, False, len(input_ids), leaves, references), _cut_head(bcos_model, head):
+        with leaves.cut(bcos_model, family), _cut_head(bcos_model, head):
             logits = called(**inputs).logits
         against = [
             [row] * n if row is None or isinstance(row, str) else row for row, n in zip(foils, counts, strict=True)
@@ -192,9 +199,9 @@ def attribute_sequences(
         chosen = _ChosenTokens(logits[owners, rows], wanted, others)
         (gradient,) = torch.autograd.grad(chosen.values.sum(), head["above"])
         chunk = max(1, min(at_once, _tokens_at_once(gradient.device) // input_ids.shape[1]) // len(input_ids))
-        scores, average = _in_batches(head["below"], leaves, references or {}, gradient, (turns, owners, rows), chunk)
+        scores, average, constants = _in_batches(head["below"], leaves, gradient, (turns, owners, rows), chunk)
     logit = chosen.values.detach().to(scores.dtype)
-    residual = _rest_of(logit, scores, average)
+    residual = _rest_of(logit, scores, average, constants)
     _warn_of_residual(bcos_model, scores, logit, residual)
     found, start = [], 0
     for ids, count in zip(sequences, counts, strict=True):
@@ -209,6 +216,7 @@ def attribute_sequences(
                 targets=chosen.targets[own],
                 foils=chosen.foils[own],
                 baseline=None if average is None else average[own],
+                constants=None if constants is None else constants[own],
             )
         )
         start += count
@@ -217,7 +225,7 @@ def attribute_sequences(
 
 def is_causal_lm(model) -> bool:
     """Whether a converted model predicts the next token of its vocabulary from those before it."""
-    one_way = model.bcos_family.causal and not _looks_ahead(model.config)
+    one_way = family_of(model).causal and not _looks_ahead(model.config)
     return one_way and model.get_output_embeddings() is not None
 
 
@@ -226,35 +234,32 @@ def _tokens_at_once(device: torch.device) -> int:
 
 
 def _in_batches(
-    output: Tensor,
-    leaves: dict[str, Tensor],
-    references: dict[str, Tensor],
-    gradient: Tensor,
-    places: tuple[Tensor, Tensor, Tensor],
-    chunk: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Contributions of the leaves, `(places, sequence)`, and what the references give, `(places,)`.
+    output: Tensor, leaves: _Leaves, gradient: Tensor, places: tuple[Tensor, Tensor, Tensor], chunk: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Contributions of the leaves, `(places, sequence)`, what the references give, and what constants give,
+    `(places,)`.
 
     `gradient`, `(sequences, rows, features)`, holds each place's own in its sequence and row. At each turn every
     sequence has one place: what belongs to different sequences goes through the layers together anyway.
     """
     turns, owners, rows = places
     count = int(turns.max()) + 1
-    found, averages = [], []
+    found, averages, constants = [], [], []
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
         now = (turns >= start) & (turns < start + size)
         each = gradient.new_zeros(size, *gradient.shape)
         each[turns[now] - start, owners[now], rows[now]] = gradient[owners[now], rows[now]]
         # The last backward pass frees the graph as it goes.
-        maps = _backward(output, list(leaves.values()), each, retain_graph=start + chunk < count)
-        parts, average = _contributions_of(leaves, maps, references)
-        found.append(sum(parts.values())[turns[now] - start, owners[now]])
-        averages.append(None if average is None else average[turns[now] - start, owners[now]])
+        read = leaves.read(_backward(output, leaves.tensors, each, retain_graph=start + chunk < count))
+        at = turns[now] - start, owners[now]
+        found.append(sum(read.parts["source"].values())[at])
+        averages.append(None if read.baseline is None else read.baseline[at])
+        constants.append(sum(read.constants.values(), gradient.new_zeros(size))[at[0]] if leaves.constants else None)
     # Chunks hold places of all sequences; back to the order in which they were given.
     order = torch.cat([((turns >= s) & (turns < s + chunk)).nonzero().flatten() for s in range(0, count, chunk)])
     back = order.argsort()
-    return torch.cat(found)[back], torch.cat(averages)[back] if references else None
+    return tuple(None if parts[0] is None else torch.cat(parts)[back] for parts in (found, averages, constants))
 
 
 def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_graph: bool) -> list[Tensor]:
@@ -265,7 +270,11 @@ def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_gr
                 # The attention of some devices goes through its batch one by one: slower, and just as right.
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 return list(
-                    torch.vmap(lambda one: torch.autograd.grad(output, leaves, one, retain_graph=True))(gradients)
+                    torch.vmap(
+                        lambda one: torch.autograd.grad(
+                            output, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                    )(gradients)
                 )
         except RuntimeError as error:
             # A layer whose backward pass is closed to torch.vmap (some kernels of other packages).
@@ -273,7 +282,14 @@ def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_gr
                 raise
     last = len(gradients) - 1
     maps = [
-        torch.autograd.grad(output, leaves, one, retain_graph=retain_graph or index < last)
+        torch.autograd.grad(
+            output,
+            leaves,
+            one,
+            retain_graph=retain_graph or index < last,
+            allow_unused=True,
+            materialize_grads=True,
+        )
         for index, one in enumerate(gradients)
     ]
     return [torch.stack(of_leaf) for of_leaf in zip(*maps, strict=True)]

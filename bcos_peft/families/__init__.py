@@ -1,44 +1,22 @@
-"""One small table per model family. `base` says what a table is; importing this package registers those that come
-with it."""
+"""What is said of the most used architectures, in small tables, and what is found out about all others.
 
-from bcos_peft.families import (  # noqa: F401  (each registers its tables)
-    bert,
-    deberta,
-    distilbert,
-    electra,
-    gemma,
-    gpt2,
-    gpt_neox,
-    llama,
-    modernbert,
-    moe,
-    opt,
-    phi3,
-    roberta,
-)
-from bcos_peft.families.base import (
-    Family,
-    after_registration,
-    families,
-    find_family,
-    hold,
-    hold_query_key,
-    register_family,
-    share,
-)
-from bcos_peft.families.heads import FunctionalActivation
-from bcos_peft.families.moe import BcosExperts
+`base` says what a family is; importing this package registers the tables that come with it."""
+
+from bcos_peft.families import tables  # noqa: F401  (registers them)
+from bcos_peft.families.base import Family, after_registration, families, find_family, register_family
+from bcos_peft.families.experts import BcosExperts, StockExperts
+from bcos_peft.families.heads import HeadWithoutActivation
+from bcos_peft.families.kinds import replacement
 
 
 __all__ = [
     "BcosExperts",
     "Family",
-    "FunctionalActivation",
+    "HeadWithoutActivation",
+    "StockExperts",
     "after_registration",
     "families",
     "find_family",
-    "hold",
-    "hold_query_key",
     "register_family",
-    "share",
+    "replacement",
 ]

@@ -1,68 +1,14 @@
-"""What a family table says, and the list of families.
+"""What is said of an architecture, and the list of tables.
 
-A table names the few modules of an architecture that need a word: where the input of the linear map is, which
-outputs are held constant while explaining, where a gate multiplies, which linear layers stay plain. Everything else
-(linear layers, layer norms, activations) is found by its class.
+What is held constant while explaining is found operation by operation, so a family says only what cannot be seen from
+operations: where the input enters, which linear layers stay plain, what a class is to be replaced by.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig
-
-from bcos_peft._utils.patterns import matches_pattern
-
-
-_Hold = Callable[[PretrainedConfig, Tensor], Tensor]
-
-
-def hold(config: PretrainedConfig, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-    """Hold a module's whole output constant: query and key projections, a router.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.families import hold
-        >>> hold(None, torch.ones(2, requires_grad=True)).requires_grad
-        False
-    """
-    if isinstance(output, tuple):
-        return tuple(tensor.detach() for tensor in output)
-    return output.detach()
-
-
-def hold_query_key(config: PretrainedConfig, output: Tensor) -> Tensor:
-    """Hold the first two thirds of a fused `[q | k | v]` projection constant.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.families import hold_query_key
-        >>> x = torch.ones(1, 6, requires_grad=True)
-        >>> hold_query_key(None, x * 1).sum().backward()
-        >>> x.grad
-        tensor([[0., 0., 0., 0., 1., 1.]])
-    """
-    query, key, value = output.chunk(3, dim=-1)
-    return torch.cat([query.detach(), key.detach(), value], dim=-1)
-
-
-def share(output: Tensor) -> Tensor:
-    """Pass on half of the gradient: the output is a product of two functions of the input, which get half of it each.
-
-    Example:
-        >>> import torch
-        >>> from bcos_peft.families import share
-        >>> x = torch.tensor([3.0], requires_grad=True)
-        >>> share(x * (2 * x)).backward()
-        >>> x.grad * x.detach()  # the product; its derivative alone would count it twice
-        tensor([18.])
-    """
-    return output.detach().lerp(output, 0.5)
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -74,52 +20,70 @@ class Family:
     Args:
         model_type (`str`): the `model_type` of the stock config.
         architectures (`tuple[str, ...]`): names of the model classes that this table covers.
-        embeddings (`str`, *optional*): path, inside the base model, of the module whose output feeds the first block:
-            the input `x` of the linear map `logits = W(x)·x`. `None` where no module gives it: `x` is then the sum of
-            the `parts`.
-        parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are summed into
-            `x`, by the name that `attribute(..., split=True)` gives them. Those that a model lacks are left out.
-        held (`dict[str, Hold]`): modules whose output, or a part of it, is held constant while explaining.
-        gates (`dict[str, str]`): gated MLPs, `down(act(gate(x)) · up(x))`, each with the name of its activation in it;
-            `BcosConfig.gates` says how the product is explained.
-        plain (`tuple[str, ...]`): linear layers that stay plain and lose only their bias.
+        parts (`dict[str, str]`): paths, inside the base model, of the embeddings whose outputs are the input `x` of
+            the linear map `logits = W(x)·x`, by the name that `attribute(..., split=True)` gives them. Those that a
+            model lacks are left out.
+        plain (`tuple[str, ...]`): linear layers that stay plain and lose only their bias: query, key, value, router.
         lm_heads (`tuple[str, ...]`): language-modelling heads; plain unless `BcosConfig.convert_head`.
         pooler_activations (`tuple[str, ...]`): activation modules that `BcosConfig.pooler_activation` decides about.
-        replacements (`dict[type, type]`): classes whose forward calls a function that needs a rule, each with the
-            subclass that takes its place.
+        replacements (`dict[str, str | type]`): names of classes, each with what takes its place: a class, or the name
+            of a kind: `"linear"`, `"layer_norm"`, `"rms_norm"`, `"rms_norm_from_1"` (scaled by `1 + weight`),
+            `"experts"`, `"stock_experts"` (with a formula of their own), `"head"` (calls as a function the activation
+            that `pooler_activation` decides about).
         biases (`tuple[str, ...]`): bias parameters that are not the `bias` of a linear, norm or convolution layer.
+        zeroed (`tuple[str, ...]`): the same, where stock code cannot do without them: they stay, zero and frozen.
         harmless_biases (`tuple[str, ...]`): modules whose bias cannot reach a logit while explaining: query and key.
-        causal (`bool`): a decoder that predicts the next token.
+        copied (`tuple[str, ...]`): layers into whose output stock code writes.
+        positions (`bool`): positions are not embeddings but constants that are added, one for each token.
+        learned (`bool`): there are constants that cannot be zero: inputs of the model's own, which belong to no token.
+        causal (`bool`): no token sees those after it.
+        seq2seq (`bool`): an encoder and a decoder, each with an input of its own.
+        block (`int`): how many tokens are read at once, by models that want whole blocks of them; else 1.
+        note (`str`, *optional*): what a user should know of contributions in this architecture.
 
     Example:
         >>> from bcos_peft.families import find_family
-        >>> find_family("bert").embeddings
-        'embeddings'
+        >>> find_family("bert").parts["word"]
+        'embeddings.word_embeddings'
 
     Source: B-cos LM (arXiv 2502.12992), section 3 and appendix on the conversion.
     """
 
     model_type: str
     architectures: tuple[str, ...]
-    embeddings: str | None
     parts: Mapping[str, str]
-    held: Mapping[str, _Hold]
-    gates: Mapping[str, str] = field(default_factory=dict)
     plain: tuple[str, ...] = ()
     lm_heads: tuple[str, ...] = ()
     pooler_activations: tuple[str, ...] = ()
-    replacements: Mapping[type, type] = field(default_factory=dict)
+    replacements: Mapping[str, str | type] = field(default_factory=dict)
     biases: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
     harmless_biases: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    positions: bool = False
+    learned: bool = False
     causal: bool = False
+    seq2seq: bool = False
+    block: int = 1
+    note: str | None = None
 
-    def is_gate(self, name: str) -> bool:
-        """Whether a module is the activation of a gated MLP, by its name in the model."""
-        return any(matches_pattern(pattern, name) for pattern in self._gate_patterns)
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved of a family that was found; `from_dict` reads it."""
+        default = {name: kind.default for name, kind in self.__dataclass_fields__.items()}
+        values = {name: value for name, value in asdict(self).items() if value not in (default[name], {}, ())}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    @cached_property
-    def _gate_patterns(self) -> tuple[str, ...]:
-        return tuple(rf"{block}\.{re.escape(act)}" for block, act in self.gates.items())
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Family:
+        """The family that `to_dict` gave.
+
+        Raises:
+            ValueError: there is something else in it.
+        """
+        try:
+            return cls(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})
+        except TypeError as error:
+            raise ValueError(f"The family in this config cannot be read: {error}.") from error
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -129,7 +93,7 @@ after_registration: list[Callable[[Family], None]] = []
 
 
 def register_family(family: Family, exist_ok: bool = False) -> Family:
-    """Add a family, so that `get_bcos_model` finds it by `model_type` and saved models of it can be loaded.
+    """Add a table, so that `get_bcos_model` goes by it and saved models of it can be loaded.
 
     Args:
         family ([`Family`]): the table.
@@ -159,25 +123,15 @@ def register_family(family: Family, exist_ok: bool = False) -> Family:
     return family
 
 
-def find_family(model_type: str) -> Family:
-    """The family of a stock `model_type`.
-
-    Raises:
-        ValueError: if there is none; the message lists the known ones and says how to add one.
+def find_family(model_type: str) -> Family | None:
+    """The table of a stock `model_type`, or None: then what it would say is found when a model is converted.
 
     Example:
         >>> from bcos_peft.families import find_family
-        >>> find_family("roberta").model_type
-        'roberta'
+        >>> find_family("roberta").model_type, find_family("mpnet")
+        ('roberta', None)
     """
-    try:
-        return _FAMILIES[model_type]
-    except KeyError:
-        raise ValueError(
-            f"Unknown architecture: no B-cos family for model_type {model_type!r}. Known: "
-            f"{', '.join(sorted(_FAMILIES))}. A family is one small table: write a bcos_peft.families.Family and "
-            "pass it as get_bcos_model(model, config, family=...), as the guide 'Adding a family' shows."
-        ) from None
+    return _FAMILIES.get(model_type)
 
 
 def families() -> tuple[Family, ...]:

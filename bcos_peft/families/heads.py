@@ -1,72 +1,34 @@
-"""Heads whose stock forward calls an activation as a function, where no hook can reach it.
-
-Each class here owns the forward of such a head. `pooler_activation` is set from `BcosConfig` at conversion.
-"""
+"""Heads whose stock forward calls a saturating activation as a function, where no module can be taken out."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from bcos_peft.nn import DynamicLinear, hold_ratio
+
+class _WithoutSaturation(TorchFunctionMode):
+    """Inside, tanh and ReLU give back what they are given."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.tanh, torch.Tensor.tanh, torch.relu, torch.Tensor.relu, nn.functional.relu):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
-class FunctionalActivation(DynamicLinear):
-    """A module that calls activations as functions: the base of classes in `Family.replacements`.
+class HeadWithoutActivation(nn.Module):
+    """A classification head, or pooler, whose forward is the stock one without its tanh or ReLU.
+
+    It takes the place of a stock head with `BcosConfig(pooler_activation="identity")`.
 
     Example:
-        >>> import torch
-        >>> from bcos_peft.families import FunctionalActivation
-        >>> class Squash(FunctionalActivation, torch.nn.Module):
-        ...     def forward(self, x):
-        ...         return self.activate(torch.tanh, x)
-        >>> squash, x = Squash(), torch.tensor([0.5], requires_grad=True)
-        >>> squash.explaining = True
-        >>> y = squash(x)
-        >>> y.backward()
-        >>> bool(torch.allclose(x.grad * x, y))
+        >>> from bcos_peft.families import HeadWithoutActivation
+        >>> issubclass(HeadWithoutActivation, torch.nn.Module)
         True
     """
 
-    pooler_activation: str = "identity"
-
-    def activate(self, function, x: Tensor) -> Tensor:
-        """`function(x)`, explained as `x · (function(x)/x)`; `function(0)` must be 0."""
-        y = function(x)
-        return hold_ratio(x, y) if self.explaining else y
-
-    def activate_pooled(self, function, x: Tensor) -> Tensor:
-        """The same for a pooler's or head's saturating activation, which `BcosConfig.pooler_activation` may drop."""
-        return x if self.pooler_activation == "identity" else self.activate(function, x)
-
-
-class _BcosClassificationHead(FunctionalActivation):
-    """The head of RoBERTa and XLM-R: dense, tanh, projection of the first token."""
-
-    def forward(self, features: Tensor, **kwargs) -> Tensor:
-        x = self.dropout(features[:, 0, :])
-        x = self.activate_pooled(torch.tanh, self.dense(x))
-        return self.out_proj(self.dropout(x))
-
-
-class _BcosLMHead(FunctionalActivation):
-    """The masked-LM head of RoBERTa and XLM-R: dense, GELU, norm, decoder."""
-
-    def forward(self, features: Tensor, **kwargs) -> Tensor:
-        x = self.activate(torch.nn.functional.gelu, self.dense(features))
-        return self.decoder(self.layer_norm(x))
-
-
-def _arguments(stock: Callable, self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a forward was called with, by the names that the stock one gives its arguments."""
-    signature = inspect.signature(stock)
-    found = dict(signature.bind(self, *args, **kwargs).arguments)
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            found |= found.pop(parameter.name, {})
-    found.pop("self")
-    return found
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _WithoutSaturation():
+            return self._bcos_stock_class.forward(self, *args, **kwargs)

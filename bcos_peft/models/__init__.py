@@ -4,12 +4,13 @@ from bcos_peft.models.apply import apply_plan
 from bcos_peft.models.card_results import check_eval_results, put_eval_results
 from bcos_peft.models.consistency import check_modules
 from bcos_peft.models.conversion import change_class
-from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, find_bcos_model, keep_class
+from bcos_peft.models.finding import family_of, find_bcos_model, find_model
+from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, keep_class
 from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin, adapter_hooks, current_config
 from bcos_peft.models.hub_upload import BESIDE, upload
 from bcos_peft.models.labels import Labels
-from bcos_peft.models.plan import Plan, is_activation, plan_conversion, sub_plan
+from bcos_peft.models.plan import Plan, is_activation, plan_conversion, refuse_patched, sub_plan
 from bcos_peft.models.registration import register_all
 from bcos_peft.models.summary import ConversionSummary
 
@@ -28,12 +29,15 @@ __all__ = [
     "check_eval_results",
     "check_modules",
     "current_config",
+    "family_of",
     "find_bcos_model",
+    "find_model",
     "is_activation",
     "keep_class",
     "plan_conversion",
     "put_eval_results",
     "refuse_liger",
+    "refuse_patched",
     "refuse_shards",
     "refuse_tensor_parallel",
     "register_all",

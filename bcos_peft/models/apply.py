@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import forget_parameters, set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import FunctionalActivation
 from bcos_peft.models.initialization import _remember_stock_class
 from bcos_peft.models.plan import Plan
-from bcos_peft.nn import BcosLayer
+from bcos_peft.nn import BcosLayer, BcosNorm
+
+
+_ZEROS = "_bcos_zeros"
 
 
 def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callable[[], None]:
@@ -36,9 +39,10 @@ def apply_plan(model: PreTrainedModel, plan: Plan, config: BcosConfig) -> Callab
         for name in plan.biases:
             undo.append(_drop_parameter(model, name))
         undo.append(forget_parameters(model, plan.biases))
-        if issubclass(plan.swaps.get("", type(model)), FunctionalActivation):
-            undo.append(lambda: model.__dict__.pop("pooler_activation"))
-            model.pooler_activation = config.pooler_activation
+        for name in plan.zeroed:
+            undo.append(_zero_parameter(model, name))
+        for name in plan.copied:
+            model.get_submodule(name).copied = True  # the swap is undone with all that the layer has
     except BaseException:
         restore()
         raise
@@ -51,8 +55,9 @@ def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> 
     _remember_stock_class(module, old_class)
     if isinstance(module, BcosLayer):
         module.b, module.normalize_weights = b, config.normalize_weights
-    if isinstance(module, FunctionalActivation):
-        module.pooler_activation = config.pooler_activation
+    if isinstance(module, BcosNorm):
+        (module.eps,) = [value for value in old_state.values() if isinstance(value, float)]
+        module.normalized_shape = tuple(module.weight.shape)
 
     def restore() -> None:
         module.__class__ = old_class
@@ -68,6 +73,33 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> Callable[[], None]:
     old = parent._modules[child]
     parent._modules[child] = new.train(old.training)
     return lambda: parent._modules.__setitem__(child, old)
+
+
+def _zero_parameter(model: PreTrainedModel, name: str) -> Callable[[], None]:
+    """Put zeros, which are neither trained nor saved, where stock code adds a parameter and cannot do without."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    parameter = name.rpartition(".")[2]
+    old, kept = dict(owner._parameters), set(owner._non_persistent_buffers_set)
+    zeros = torch.zeros_like(owner._parameters.pop(parameter), requires_grad=False)
+    owner.register_buffer(parameter, zeros, persistent=False)
+    known = owner.__dict__.setdefault(_ZEROS, [])
+    known.append(parameter)
+
+    def restore() -> None:
+        known.remove(parameter)
+        del owner._buffers[parameter]
+        owner._non_persistent_buffers_set = kept
+        owner._parameters.clear()
+        owner._parameters.update(old)
+
+    return restore
+
+
+def fill_zeros(model: PreTrainedModel) -> None:
+    """Loading leaves the memory of what is not saved as it finds it."""
+    for module in model.modules():
+        for name in vars(module).get(_ZEROS, ()):
+            module._buffers[name].zero_()
 
 
 def _drop_parameter(model: nn.Module, name: str) -> Callable[[], None]:

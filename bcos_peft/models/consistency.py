@@ -18,14 +18,15 @@ from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.patterns import matches_any
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import Family, FunctionalActivation
+from bcos_peft.families import Family, HeadWithoutActivation
 from bcos_peft.models.initialization import _is_converted
-from bcos_peft.models.plan import _LAYERS, _is_bias, _is_known, _is_target, is_activation
-from bcos_peft.nn import BcosLayer, DynamicLinear, Gain, is_quantized, quantized_class
+from bcos_peft.models.plan import _is_bias, _is_known, _is_target, _replacement_of, is_activation
+from bcos_peft.nn import BcosLayer, DynamicLinear, Gain, is_quantized
 
 
 # What was found right, beside the models, which are copied and pickled.
 _CHECKED: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()
+_LOADED: WeakKeyDictionary[nn.Module, dict[str, type]] = WeakKeyDictionary()
 # What trainers, compilers and adapters put around modules; what is inside is looked at.
 _AROUND = ("peft.", "accelerate.", "deepspeed.", "torch.distributed.", "torch._dynamo.", "torch.nn.utils.")
 # Of what peft puts around a module, the parts that are the model's own.
@@ -59,10 +60,10 @@ def check_modules(model: PreTrainedModel) -> None:
     state = str(model.config.bcos), [_state(path, module) for path, module in modules]
     if _CHECKED.get(model) == state:  # looking takes a tenth of the time of comparing
         return
-    config, family, stock = model.bcos_config, model.bcos_family, model.bcos_stock_class
+    config, family = model.bcos_config, model.bcos_family
     for path, module in modules:
         name = model.bcos_name(path)
-        found = _difference(name, module, config, family, stock) or _bias(name, module, config, family)
+        found = _difference(model, name, module, config, family) or _bias(name, module, config, family)
         if found is not None:
             raise ValueError(f"{name!r} of this {type(model).__name__} {found}")
     _CHECKED[model] = state
@@ -105,7 +106,7 @@ def _state(path: str, module: nn.Module) -> tuple:
     """All that is looked at of a module."""
     own = vars(module)
     parameters = tuple(name for name, parameter in own["_parameters"].items() if parameter is not None)
-    return path, type(module), parameters, own.get("b"), own.get("normalize_weights"), own.get("pooler_activation")
+    return path, type(module), parameters, own.get("b"), own.get("normalize_weights")
 
 
 def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -130,23 +131,32 @@ def _kind(cls: type) -> tuple[bool, bool]:
     return any(home.startswith(_AROUND) for home in homes), any(home.startswith("peft.") for home in homes)
 
 
-def _difference(name: str, module: nn.Module, config: BcosConfig, family: Family, stock: type) -> str | None:
-    replacement = family.replacements.get(type(module)) or _LAYERS.get(type(module)) or quantized_class(module)
+def _loaded_types(model: PreTrainedModel) -> dict[str, type]:
+    """The classes of the modules of a model that is loaded by the same config, by their names in it."""
+    known = _LOADED.get(model)
+    if known is None:
+        with torch.device("meta"):
+            loaded = type(model)(copy.deepcopy(model.config))
+        known = _LOADED[model] = {loaded.bcos_name(path): type(module) for path, module in loaded.named_modules()}
+    return known
+
+
+def _difference(
+    model: PreTrainedModel, name: str, module: nn.Module, config: BcosConfig, family: Family
+) -> str | None:
+    new = _replacement_of(module, family)
     if isinstance(module, BcosLayer):
         return _layer_difference(name, module, _is_target(name, config, family), config)
-    if isinstance(module, FunctionalActivation) and module.pooler_activation != config.pooler_activation:
-        return (
-            f"has pooler_activation={module.pooler_activation!r}, but its config says {config.pooler_activation!r}. "
-            "Nothing was changed. Make them alike: model.config.bcos['pooler_activation'] is what is saved."
-        )
+    if isinstance(module, HeadWithoutActivation) or new is HeadWithoutActivation:
+        return _head_difference(isinstance(module, HeadWithoutActivation), config)
     if isinstance(module, DynamicLinear):
         return None
-    if replacement is not None and issubclass(replacement, BcosLayer):
+    if new is not None and issubclass(new, BcosLayer):
         if _is_target(name, config, family):
             return _is_plain(name, module, config)
-        return None if type(module) is nn.Linear else _not_converted(module, replacement)
-    if replacement is not None:
-        return _not_converted(module, replacement)
+        return None if type(module) is nn.Linear else _not_converted(module, new)
+    if new is not None:
+        return _not_converted(module, new)
     dropped = config.pooler_activation == "identity" and matches_any(family.pooler_activations, name)
     if dropped and is_activation(module):
         return (
@@ -154,14 +164,26 @@ def _difference(name: str, module: nn.Module, config: BcosConfig, family: Family
             "model would lack it. Nothing was changed. If it is meant, say so: "
             "model.config.bcos['pooler_activation'] = 'dynamic'. Else put nn.Identity() there."
         )
-    replaced = type(module) in family.replacements.values() or isinstance(module, Gain)
-    if replaced or _is_known(name, module, family, stock):
+    if (
+        _is_known(module, model.bcos_stock_class)
+        or isinstance(module, Gain)
+        or _loaded_types(model).get(name) is type(module)
+    ):
         return None
     return (
         f"is a {type(module).__module__}.{type(module).__qualname__}, which the conversion has not made and the "
-        "config cannot tell of: it is no linear layer, norm or activation that can be held linear in its input. "
-        "Nothing was changed. Take it out, or convert the stock model with it by a family table (guide 'Adding a "
-        "family')."
+        "config cannot tell of: a model that is loaded would lack it. Nothing was changed. Take it out, or convert a "
+        "stock model whose class builds it."
+    )
+
+
+def _head_difference(unsquashed: bool, config: BcosConfig) -> str | None:
+    if unsquashed == (config.pooler_activation == "identity"):
+        return None
+    return (
+        f"{'lacks' if unsquashed else 'has'} its activation, but its config says pooler_activation="
+        f"{config.pooler_activation!r}: loaded again it would be another one. Nothing was changed. Make them alike: "
+        "model.config.bcos['pooler_activation'] is what is saved."
     )
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import Family
+from bcos_peft.families import Family, find_family
 from bcos_peft.models.generated import _config_class, _model_class
 
 
@@ -23,7 +23,7 @@ def change_class(model: PreTrainedModel, stock: type, bcos_config: BcosConfig, f
     for module in owners:
         module.config = new_config
     _forget_unpacked_file(model)
-    set_class(model, _model_class(stock, family))
+    set_class(model, _model_class(stock, find_family(family.model_type) if bcos_config.family else family))
     model.all_tied_weights_keys = {k: v for k, v in old_tied.items() if not k.endswith("bias")}
 
     def restore() -> None:

@@ -7,19 +7,20 @@ imported, and without the import transformers refuses it instead of loading a si
 
 from __future__ import annotations
 
+import copy
 import re
 from contextvars import ContextVar
 from dataclasses import replace
 
 import torch
-from torch import nn
+import transformers
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import Family
-from bcos_peft.models.apply import apply_plan
+from bcos_peft.families import Family, find_family, replacement
+from bcos_peft.models.apply import apply_plan, fill_zeros
 from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin
 from bcos_peft.models.initialization import _InitializedAsStock
@@ -50,7 +51,7 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
         ('BcosBertForSequenceClassification', 'bcos_bert', True)
     """
 
-    bcos_family: Family
+    bcos_table: Family | None
     bcos_stock_class: type[PreTrainedModel]
 
     def __init__(self, config, *args, **kwargs):
@@ -79,12 +80,25 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
             _quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
         _add_stored_gains(model, stored)
         load = super(BcosModel, type(model))._load_pretrained_model
-        return load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
+        found = load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
+        fill_zeros(model)
+        return found
 
     @property
     def bcos_config(self) -> BcosConfig:
         """The conversion's config, as stored in `model.config.bcos`."""
         return _stored_config(self.config)
+
+    @property
+    def bcos_family(self) -> Family:
+        """What the conversion went by: what it found out, as stored in `model.config.bcos`, or the table."""
+        stored = self.config.bcos.get("family")
+        if stored is None:
+            return self.bcos_table or _refuse_untabled(self)
+        known = self.__dict__.get("_bcos_family")
+        if known is None or known[0] != stored:
+            self.__dict__["_bcos_family"] = known = copy.deepcopy(stored), Family.from_dict(stored)
+        return known[1]
 
     def bcos_name(self, name: str) -> str:
         """What the config calls the module `name`: its name in a model with a head, without adapters and wrappers."""
@@ -197,30 +211,12 @@ def _stored_config(config: PretrainedConfig) -> BcosConfig:
         raise ValueError(f"The 'bcos' entry in the config of {name} cannot be used: {error}") from error
 
 
-def find_bcos_model(model) -> BcosModel:
-    """The converted model inside `model`, which may be wrapped (by peft, by `torch.compile`, for several devices).
-
-    Raises:
-        TypeError: if it is no module.
-        ValueError: if there is no converted model in it, or more than one.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a converted transformers model, got {type(model).__name__}.")
-    if isinstance(model, BcosModel):
-        return model
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, BcosModel)]
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} is not a B-cos model: its contributions would not sum to the logit. "
-            "Convert it first: get_bcos_model(model, BcosConfig())."
-        )
-    if len(found) > 1:
-        names = ", ".join(f"{name!r} ({type(module).__name__})" for name, module in found)
-        raise ValueError(
-            f"{type(model).__name__} holds {len(found)} converted models: {names}. Which of them is meant, and how "
-            f"their outputs go together, cannot be told: pass one of them, such as model.{found[0][0]}."
-        )
-    return found[0][1]
+def _refuse_untabled(model: PreTrainedModel) -> Family:
+    raise ValueError(
+        f"The config of this {type(model).__name__} has no family, and there is no table for "
+        f"{model.config.model_type!r}. If it was converted with family=..., register that table first: "
+        "bcos_peft.register_family(table)."
+    )
 
 
 _classes: dict[str, type] = {}
@@ -239,21 +235,23 @@ def _config_class(stock: type[PretrainedConfig]) -> type[PretrainedConfig]:
             "__module__": "bcos_peft.models",  # where pickle, and files saved with code, look for it
         }
         _classes[name] = type(name, (stock,), body)
+        _convert_checkpoints_alike(stock.model_type, PREFIX + stock.model_type)
     return _classes[name]
 
 
-def _model_class(stock: type[PreTrainedModel], family: Family) -> type[PreTrainedModel]:
-    """The generated class for a stock model class: the kept one, unless that was made from another table."""
+def _model_class(stock: type[PreTrainedModel], family: Family | None) -> type[PreTrainedModel]:
+    """The generated class for a stock model class: the kept one, unless that was made from another table. What is
+    found out about a model is stored in its config, and no table."""
     name = f"Bcos{stock.__name__}"
     kept = _classes.get(name)
-    if kept is not None and kept.bcos_family is family and kept.bcos_stock_class is stock:
+    if kept is not None and kept.bcos_table is family and kept.bcos_stock_class is stock:
         return kept
-    base = family.replacements.get(stock, stock)
+    base = stock if family is None else replacement(family.replacements.get(stock.__name__)) or stock
     body = {
         "__module__": "bcos_peft.models",  # where pickle, and files saved with code, look for it
         "__doc__": f"`{stock.__name__}` as a B-cos model. From `get_bcos_model` or `from_pretrained`.",
         "config_class": _config_class(stock.config_class),
-        "bcos_family": family,
+        "bcos_table": family,
         "bcos_stock_class": stock,
         "_tied_weights_keys": _without_biases(stock._tied_weights_keys),
         # Gains are trained, and loaded, in float32 whatever the precision of the weights.
@@ -280,15 +278,20 @@ def _without_biases(tied):
 
 
 def _class_named(name: str) -> type:
-    """The generated class of a name.
+    """The generated class of a name; of a stock class of transformers it is made when it is first asked for.
 
     Raises:
-        AttributeError: there is none (yet).
+        AttributeError: there is no such stock class.
     """
-    try:
-        return _classes[name]
-    except KeyError:
-        raise AttributeError(f"module 'bcos_peft.models' has no attribute {name!r}") from None
+    if name not in _classes:
+        stock = getattr(transformers, name.removeprefix("Bcos"), None) if name.startswith("Bcos") else None
+        if not isinstance(stock, type) or not issubclass(stock, (PreTrainedModel, PretrainedConfig)):
+            raise AttributeError(f"module 'bcos_peft.models' has no attribute {name!r}")
+        if issubclass(stock, PretrainedConfig):
+            return _config_class(stock)
+        table = find_family(stock.config_class.model_type)
+        keep_class(_model_class(stock, table))
+    return _classes[name]
 
 
 def _convert_checkpoints_alike(stock: str, bcos: str) -> None:

@@ -13,14 +13,16 @@ from transformers.pytorch_utils import Conv1D
 from bcos_peft._utils.accelerate_hooks import is_patched
 from bcos_peft._utils.patterns import matches_any, matches_modules, matches_pattern
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import Family
+from bcos_peft.families import Family, HeadWithoutActivation, replacement
 from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLayerNorm, BcosLinear, quantized_class
 
 
-# Linear in their input as they are, or without a part in the forward pass.
-_LINEAR = (nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+# What has no part in a forward pass, or is linear in any model.
+_PLAIN = (
+    *(nn.Embedding, nn.Dropout, nn.Identity, nn.Conv1d, nn.ModuleList, nn.ModuleDict, nn.Sequential),
+    *(nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss),
+)
 _LAYERS: dict[type, type] = {nn.Linear: BcosLinear, Conv1D: BcosConv1D, nn.LayerNorm: BcosLayerNorm}
-_LOSSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
 _ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Tanh, nn.Mish, nn.Hardswish, nn.Hardtanh)
 _HUB_ACTIVATIONS = tuple(entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values())
 _KNOWN_ACTIVATIONS = frozenset(_ACTIVATIONS + _HUB_ACTIVATIONS)
@@ -34,6 +36,8 @@ class Plan:
     swaps: dict[str, type] = field(default_factory=dict)
     dropped_activations: list[str] = field(default_factory=list)
     biases: list[str] = field(default_factory=list)
+    zeroed: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
 
 
@@ -50,6 +54,8 @@ def sub_plan(plan: Plan, block: str | None, blocks: list[str]) -> Plan:
         swaps={name: cls for name, cls in plan.swaps.items() if mine(name)},
         dropped_activations=[name for name in plan.dropped_activations if mine(name)],
         biases=[name for name in plan.biases if mine(name)],
+        zeroed=[name for name in plan.zeroed if mine(name)],
+        copied=[name for name in plan.copied if mine(name)],
         plain=[name for name in plan.plain if mine(name)],
     )
 
@@ -64,9 +70,6 @@ def is_activation(module: nn.Module) -> bool:
 
 def plan_conversion(model: PreTrainedModel, stock_class: type, config: BcosConfig, family: Family) -> Plan:
     """Decide about every module of a model, without touching it.
-
-    Modules defined beside `stock_class`, or beside a model class that it derives from, are taken as the family's table
-    says; any other must be known to be linear, a norm or an activation.
 
     Raises:
         ValueError: names the first module, parameter or pattern that cannot be handled, and why.
@@ -93,6 +96,8 @@ def _plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, 
         swaps={name[start:]: cls for name, cls in plan.swaps.items()},
         dropped_activations=[name[start:] for name in plan.dropped_activations],
         biases=[name[start:] for name in plan.biases],
+        zeroed=[name[start:] for name in plan.zeroed],
+        copied=[name[start:] for name in plan.copied],
         plain=[name[start:] for name in plan.plain],
     )
 
@@ -107,30 +112,43 @@ def _plan_modules(model: nn.Module, stock_class: type, config: BcosConfig, famil
 
 def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: BcosConfig, family: Family) -> None:
     cls = type(module)
-    _refuse_patched(name, module)
-    replacement = family.replacements.get(cls) or _LAYERS.get(cls) or quantized_class(module)
-    if replacement is not None and issubclass(replacement, BcosLayer):
+    if hasattr(module, "base_layer"):
+        raise ValueError(
+            f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it is a special linear layer; "
+            "convert the model before adapters or quantisation are put on it. The model was not changed."
+        )
+    new = _replacement_of(module, family)
+    if new is not None and issubclass(new, BcosLayer):
         if _is_target(name, config, family):
             plan.bcos[name] = config.b_for(name)
-            plan.swaps[name] = replacement
+            plan.swaps[name] = new
+            if matches_any(family.copied, name):
+                plan.copied.append(name)
         else:
             plan.plain.append(name)
             if cls is not nn.Linear:  # its stock forward needs a bias, or rules of its own
-                plan.swaps[name] = replacement
-    elif replacement is not None:
-        plan.swaps[name] = replacement
+                plan.swaps[name] = new
+    elif new is HeadWithoutActivation:
+        if config.pooler_activation == "identity":
+            plan.swaps[name] = new
+    elif new is not None:
+        plan.swaps[name] = new
     elif matches_any(family.pooler_activations, name) and is_activation(module):
         if config.pooler_activation == "identity":
             plan.dropped_activations.append(name)
-    elif name and not _is_known(name, module, family, stock):
-        raise ValueError(_refusal(name, module))
 
 
-def _is_known(name: str, module: nn.Module, family: Family, stock: type) -> bool:
-    """Whether a module that is no layer or norm is linear in its input, can be held so, or is for the table to say."""
-    if is_activation(module) or (_is_held(name, family) and not any(True for _ in module.parameters())):
+def _replacement_of(module: nn.Module, family: Family) -> type | None:
+    """What takes a module's place: by its class's name in the table, or by what layers and norms always get."""
+    known = replacement(family.replacements.get(type(module).__name__))
+    return known or _LAYERS.get(type(module)) or quantized_class(module)
+
+
+def _is_known(module: nn.Module, stock: type) -> bool:
+    """Whether a module is of a class that any model may have, or of one that is defined beside the model's."""
+    if is_activation(module) or type(module) in _PLAIN or isinstance(module, stock):
         return True
-    return type(module) in _LINEAR + _LOSSES or type(module).__module__ in _homes(stock) or isinstance(module, stock)
+    return type(module).__module__ in _homes(stock)
 
 
 def _refuse_patched(name: str, module: nn.Module) -> None:
@@ -150,6 +168,12 @@ def _refuse_patched(name: str, module: nn.Module) -> None:
         )
 
 
+def refuse_patched(model: nn.Module) -> None:
+    """Refuse a model of which something has replaced the forward of a module, as trainers and kernel libraries do."""
+    for name, module in model.named_modules():
+        _refuse_patched(name, module)
+
+
 def _homes(stock: type) -> set[str]:
     """Where the classes of a model are defined; one of the user's own has modules of the model that it builds on."""
     return {base.__module__ for base in stock.__mro__ if issubclass(base, PreTrainedModel)} - {
@@ -157,25 +181,9 @@ def _homes(stock: type) -> set[str]:
     }
 
 
-def _refusal(name: str, module: nn.Module) -> str:
-    cls = type(module)
-    reason = "is not a linear layer, norm or activation that can be held linear in its input"
-    if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):
-        reason = "is a special linear layer; convert the model before adapters or quantisation are put on it"
-    return (
-        f"Cannot convert module {name!r} ({cls.__module__}.{cls.__qualname__}): it {reason}. The model was not "
-        "changed. If the module is dynamic-linear, say so in a family table (guide 'Adding a family'); else take "
-        "it out of the model."
-    )
-
-
 def _exponent(name: str, config: BcosConfig, family: Family) -> float | None:
     """The B of a linear layer by its name in a model with a head; None if it stays plain."""
     return config.b_for(name) if _is_target(name, config, family) else None
-
-
-def _is_held(name: str, family: Family) -> bool:
-    return matches_any(family.held, name) or family.is_gate(name)
 
 
 def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
@@ -191,22 +199,18 @@ def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
 def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
     for name, module in model.named_modules():
         known = isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) or name in plan.swaps
-        known = known or _is_held(name, family)
         for parameter in module._parameters:
             if module._parameters[parameter] is None:
                 continue
             full_name = f"{name}.{parameter}" if name else parameter
-            if matches_any(family.biases, full_name) or (known and parameter == "bias"):
+            if matches_any(family.zeroed, full_name):
+                plan.zeroed.append(full_name)
+            elif matches_any(family.biases, full_name) or (known and parameter == "bias"):
                 plan.biases.append(full_name)
-            elif not known:
-                raise ValueError(
-                    f"Cannot convert: the parameter {full_name!r} of {type(module).__qualname__} is not the weight "
-                    "of a linear layer, norm or embedding. The model was not changed. If the module is "
-                    "dynamic-linear, give it a replacement in a family table (guide 'Adding a family')."
-                )
     if config.remove_bias:
         return
-    harmful = [name for name in plan.biases if not matches_any(_with_bias(family.harmless_biases), name)]
+    biases = plan.biases + plan.zeroed
+    harmful = [name for name in biases if not matches_any(_with_bias(family.harmless_biases), name)]
     if harmful:
         raise ValueError(
             f"remove_bias=False cannot be exact for this model: {len(harmful)} biases are constants that reach the "
@@ -214,6 +218,7 @@ def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: F
             "remove_bias=True."
         )
     plan.biases.clear()
+    plan.zeroed.clear()
 
 
 def _is_bias(name: str, family: Family, linear: bool, config: BcosConfig) -> bool:

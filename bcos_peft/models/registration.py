@@ -1,18 +1,52 @@
-"""Registration of the generated classes with the Auto classes of transformers."""
+"""Registration of the generated classes with the Auto classes of transformers.
+
+Every architecture of transformers can be converted, and importing the code of all of them takes minutes. So the Auto
+classes get names, as they have them of stock models, and the module in which to look these up: `bcos_peft.models`,
+which makes a class when it is asked for.
+"""
 
 from __future__ import annotations
 
+import sys
+
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto import tokenization_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import (
+    CONFIG_MAPPING,
+    CONFIG_MAPPING_NAMES,
+    model_type_to_module_name,
+)
 
-from bcos_peft.families import Family, after_registration, families
+from bcos_peft.families import Family, after_registration
 from bcos_peft.models.generated import PREFIX, _config_class, _convert_checkpoints_alike, _model_class, keep_class
 from bcos_peft.models.stub import _auto_model_classes
 
 
+def _register_names() -> None:
+    """Make the Auto classes know, by name, what every architecture of transformers becomes."""
+    stock_names = {name: config for name, config in CONFIG_MAPPING_NAMES.items() if not name.startswith(PREFIX)}
+    mappings = [auto._model_mapping for auto in _auto_model_classes()]
+    made = sys.modules["bcos_peft.models"]
+    for model_type, config in stock_names.items():
+        bcos_type, bcos_config = PREFIX + model_type, _named(config)
+        module = model_type_to_module_name(bcos_type)
+        CONFIG_MAPPING._mapping.setdefault(bcos_type, bcos_config)
+        CONFIG_MAPPING._modules[module] = made
+        _register_tokenizer(model_type, bcos_type)
+        for mapping in mappings:
+            # The first type with a config class is the one that it says itself.
+            mapping._reverse_config_mapping.setdefault(bcos_config, PREFIX + mapping._reverse_config_mapping[config])
+            mapping._modules[module] = made
+            if model_type in mapping._model_mapping:
+                mapping._model_mapping.setdefault(bcos_type, _named(mapping._model_mapping[model_type]))
+
+
+def _named(stock: str | tuple[str, ...] | list[str]) -> str | tuple[str, ...]:
+    return f"Bcos{stock}" if isinstance(stock, str) else tuple(map(_named, stock))
+
+
 def _register(family: Family) -> None:
-    """Make the Auto classes know the B-cos models of a family, if they know its stock models."""
+    """Make the Auto classes know the B-cos models of a table that a user brings, if they know its stock models."""
     if family.model_type not in CONFIG_MAPPING:
         return
     stock_config = CONFIG_MAPPING[family.model_type]
@@ -23,7 +57,6 @@ def _register(family: Family) -> None:
     _convert_checkpoints_alike(family.model_type, bcos_type)
     for auto_class in _auto_model_classes():
         stock = auto_class._model_mapping.get(stock_config, None)
-        # Models without a head cannot be converted, for they have no logits, but they are loaded from converted ones.
         if isinstance(stock, type) and (stock.__name__ in family.architectures or auto_class is AutoModel):
             generated = keep_class(_model_class(stock, family))
             auto_class.register(generated_config, generated, exist_ok=True)
@@ -42,7 +75,6 @@ def _register_tokenizer(model_type: str, bcos_type: str) -> None:
 
 
 def register_all() -> None:
-    """Register every known family, and each that comes later; done once, when `bcos_peft` is imported."""
-    for family in families():
-        _register(family)
+    """Register what comes with transformers, and each table that comes later; done once, on `import bcos_peft`."""
+    _register_names()
     after_registration.append(_register)

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft._utils.patterns import matches_any
 from bcos_peft.models.plan import is_activation
 from bcos_peft.nn import BcosLayer, BcosNorm, count_of
 
@@ -26,11 +25,10 @@ class ConversionSummary:
         plain_layers (`int`): linear layers that stay plain: query, key, value, language-modelling heads.
         norms (`int`): norms whose statistics are held constant while explaining.
         activations (`int`): activations whose slopes are held constant.
-        held (`int`): modules whose outputs are held constant: query and key projections, and gates
-            with `BcosConfig(gates="hold")`.
         biases (`int`): bias tensors that the model still has.
         parameters (`int`): numbers in the weights; those of tied weights count once.
         trainable_parameters (`int`): of these, how many are trained.
+        found (`dict`, *optional*): what was found out about an architecture without a table: `Family.to_dict()`.
         calibration (`dict`, *optional*): `BcosConfig.calibration_report`; `None` without calibration.
         probe_residual (`float`, *optional*): the certificate: the largest `|logit − Σ contributions|` on the probe of
             the conversion, as a share of `Σ |contributions|`; `None` if the conversion did not verify.
@@ -44,7 +42,7 @@ class ConversionSummary:
         BcosBertForSequenceClassification
           B-cos layers  4 with B = 1.25, 1 with B = 2
           plain layers  3
-          held linear   3 norms, 1 activation, 2 projections or gates
+          held linear   3 norms, 1 activation, and every operation that needs it
           biases        none
           parameters    498,960, of which 498,960 are trained (100 %)
           residual      ... of the contributions, on a probe
@@ -56,12 +54,12 @@ class ConversionSummary:
     plain_layers: int
     norms: int
     activations: int
-    held: int
     biases: int
     parameters: int
     trainable_parameters: int
     probe_residual: float | None
     calibration: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         by_b = ", ".join(f"{count} with B = {b:g}" for b, count in sorted(self.bcos_layers.items()))
@@ -73,12 +71,14 @@ class ConversionSummary:
         lines = {
             "B-cos layers": by_b or "none",
             "plain layers": str(self.plain_layers),
-            "held linear": f"{_count(self.norms, 'norm')}, {_count(self.activations, 'activation')}, "
-            + ("1 projection or gate" if self.held == 1 else f"{self.held} projections or gates"),
+            "held linear": f"{_count(self.norms, 'norm')}, {_count(self.activations, 'activation')}, and every "
+            "operation that needs it",
             "biases": str(self.biases) if self.biases else "none",
             "parameters": f"{self.parameters:,}, of which {self.trainable_parameters:,} are trained ({share:.3g} %)",
             "residual": residual,
         }
+        if self.found is not None:
+            lines["found"] = _found(self.found)
         if self.calibration is not None:
             lines["calibration"] = _told(self.calibration)
         base = f", converted from {self.base_model}" if self.base_model else ""
@@ -95,12 +95,10 @@ def _summarize(model: PreTrainedModel) -> ConversionSummary:
         [`ConversionSummary`]
     """
     layers: Counter[float] = Counter()
-    plain = norms = activations = held = 0
-    gates_held = model.bcos_config.gates == "hold"
+    plain = norms = activations = 0
     for name, module in model.named_modules():
         if ".lora_" in name or ".modules_to_save" in name:
             continue  # an adapter's own matrices are layers of no model, and its copy of a head is the head again
-        held += matches_any(model.bcos_family.held, name) or (gates_held and model.bcos_family.is_gate(name))
         if isinstance(module, BcosLayer) and module.b is not None:
             layers[module.b] += 1
         elif isinstance(module, (nn.Linear, Conv1D, BcosLayer)):
@@ -118,13 +116,20 @@ def _summarize(model: PreTrainedModel) -> ConversionSummary:
         plain_layers=plain,
         norms=norms,
         activations=activations,
-        held=held,
         biases=sum(name.endswith("bias") for name in parameters),
         parameters=sum(map(count_of, parameters.values())),
         trainable_parameters=sum(count_of(p) for p in parameters.values() if p.requires_grad),
         probe_residual=config.probe_residual,
         calibration=config.calibration_report,
+        found=config.family,
     )
+
+
+def _found(family: dict[str, Any]) -> str:
+    """What was found out, in a line: the parts of the input, and how many names of layers stay plain."""
+    parts = f"input {', '.join(sorted(family['parts']))}; {_count(len(family.get('plain', ())), 'plain name')}"
+    more = {"zeroed": "constants set to zero", "replacements": "classes replaced", "note": "experimental"}
+    return "; ".join([parts, *(text for name, text in more.items() if family.get(name))])
 
 
 def _told(report: dict[str, Any]) -> str:

@@ -6,7 +6,16 @@ from bcos_peft._utils.lazy import lazy_names
 from bcos_peft.nn.conv1d import BcosConv1D
 from bcos_peft.nn.dynamic_linear import few_rows, hold_ratio, layer_norm, rms_norm
 from bcos_peft.nn.functional import bcos_linear, bcos_scale
-from bcos_peft.nn.layers import BcosLayer, BcosLayerNorm, BcosLinear, BcosNorm, BcosRMSNorm, DynamicLinear, Gain
+from bcos_peft.nn.layers import (
+    BcosLayer,
+    BcosLayerNorm,
+    BcosLinear,
+    BcosNorm,
+    BcosRMSNorm,
+    BcosShiftedRMSNorm,
+    DynamicLinear,
+    Gain,
+)
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
 from bcos_peft.nn.norm_cache import SteadyGeneration, steady_weights
 from bcos_peft.nn.numerics import widest
@@ -25,6 +34,7 @@ __all__ = [
     "BcosLinear8bit",
     "BcosNorm",
     "BcosRMSNorm",
+    "BcosShiftedRMSNorm",
     "DynamicLinear",
     "Gain",
     "LowRank",

@@ -45,6 +45,8 @@ class BcosLayer(DynamicLinear):
 
     b: float | None
     normalize_weights: bool
+    # Stock code writes into what the layer gives, which the backward pass would need as it was.
+    copied: bool = False
     # Norms of the rows of weights that keep still, by the weight's name, with what they were taken of (`steady`).
     steady: dict[str, tuple[tuple, Tensor]] | None = None
 
@@ -93,7 +95,9 @@ class BcosLayer(DynamicLinear):
     def gained(self, y: Tensor) -> Tensor:
         """Outputs, `(..., out_features)`, times the gain, if there is one."""
         gain = self._modules.get("gain")
-        return y if gain is None else gain(y)
+        if gain is not None:
+            return gain(y)
+        return y.clone() if self.copied else y
 
 
 class Gain(nn.Module):
@@ -163,6 +167,7 @@ class BcosNorm(DynamicLinear):
     """
 
     weight: nn.Parameter
+    eps: float  # what is added to the mean square or variance; a conversion takes it from the stock norm
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> None:
@@ -189,8 +194,8 @@ class BcosLayerNorm(BcosNorm, nn.LayerNorm):
 class BcosRMSNorm(BcosNorm, nn.Module):
     """The RMSNorm of Llama and its relatives, linear in its input while explaining (1/rms is held constant).
 
-    It takes the place of a stock norm, whose `weight` and `variance_epsilon` it finds. It does not inherit from
-    it: hub kernels would look for their name on the class and replace the forward.
+    It takes the place of a stock norm, with its `weight`. It does not inherit from it: hub kernels would look for
+    their name on the class and replace the forward.
 
     Example:
         >>> from bcos_peft.nn import BcosRMSNorm, DynamicLinear
@@ -198,10 +203,26 @@ class BcosRMSNorm(BcosNorm, nn.Module):
         True
     """
 
-    variance_epsilon: float
-
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.variance_epsilon, hold_scale=self.explaining)
+        return rms_norm(x, self.weight, self.eps, hold_scale=self.explaining)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+class BcosShiftedRMSNorm(BcosRMSNorm):
+    """The RMSNorm of Gemma, scaled by `1 + weight`, before the result is rounded to the input's precision.
+
+    Example:
+        >>> from bcos_peft.nn import BcosRMSNorm, BcosShiftedRMSNorm
+        >>> issubclass(BcosShiftedRMSNorm, BcosRMSNorm)
+        True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return rms_norm(wide, 1.0 + self.weight.to(wide.dtype), self.eps, hold_scale=self.explaining).to(x.dtype)
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        self.weight.copy_(factor * (1.0 + self.weight) - 1.0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.certificates import EXPONENTS, assert_unchanged, check, converted, every_family, every_task, outputs_of
+from torch import nn
 
 from bcos_peft import attribute, explanation_mode
 from bcos_peft.attribution import ResidualWarning, attribute_sequence
@@ -50,7 +51,8 @@ def test_the_logit_is_that_of_the_model(family, task):
             explained = model(**inputs)
         again = model(**inputs)
     for key, value in expected.items():
-        torch.testing.assert_close(explained[key], value, rtol=1e-9, atol=1e-9)
+        # Where stock code rounds to float32, what is explained stays in float64.
+        torch.testing.assert_close(explained[key], value, rtol=1e-6, atol=1e-7)
         assert torch.equal(again[key], value)
     result = attribute(model, **inputs, target=1)
     if task == "QuestionAnswering":
@@ -59,8 +61,8 @@ def test_the_logit_is_that_of_the_model(family, task):
         logits = expected.logits
     if logits.dim() == 3:
         logits = logits[torch.arange(3), result.position]
-    torch.testing.assert_close(result.logits, logits, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(result.logit, logits[:, 1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(result.logits, logits, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(result.logit, logits[:, 1], rtol=1e-6, atol=1e-7)
 
 
 @every_family
@@ -185,13 +187,25 @@ def test_refuses_ids_that_are_no_tensor_of_integers(ids):
         attribute(converted(), ids)
 
 
-def test_refuses_what_is_not_converted():
-    with pytest.raises(ValueError, match="is not a B-cos model"):
-        attribute(tiny.model(), **tiny.inputs())
+def test_refuses_what_is_no_model():
     with pytest.raises(TypeError, match="must be a converted transformers model"):
         attribute("bert", **tiny.inputs())
-    with pytest.raises(ValueError, match="is not a B-cos model"), explanation_mode(tiny.model()):
+    with pytest.raises(ValueError, match="Linear holds no transformers models"), explanation_mode(nn.Linear(2, 2)):
         pass
+
+
+class Opaque(torch.autograd.Function):
+    """A tanh with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (1 - torch.tanh(x) ** 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -202,8 +216,8 @@ def test_contributions_that_are_far_from_the_logit_are_a_warning(dtype):
         warnings.simplefilter("error")
         attribute(model, ids)
         attribute_sequence(model, ids[0], positions=[1, 2], targets=[[7], [8]])
-    # A hook of the user's own: no module tells of it.
-    model.model.layers[1].mlp.down_proj.register_forward_hook(lambda layer, args, output: torch.tanh(output))
+    # A hook of the user's own, whose operations cannot be seen.
+    model.model.layers[1].mlp.down_proj.register_forward_hook(lambda layer, args, output: Opaque.apply(output))
     with pytest.warns(
         ResidualWarning, match=r"contributions miss the logit by up to .*far more than rounding"
     ) as found:

@@ -112,10 +112,9 @@ def test_explanation_mode_nests_and_survives_exceptions():
     before = hooks(model)
     with explanation_mode(model) as entered:
         assert entered is model
-        inside = hooks(model)
-        assert inside != before
+        assert {"forward"} <= vars(model).keys() & vars(model.bert).keys()
         with explanation_mode(model):
-            assert hooks(model) == inside
+            assert hooks(model) == before
         assert model.classifier.explaining, "leaving the inner block changes nothing"
         assert not model.training
         attribute(model, **tiny.inputs())

@@ -9,26 +9,17 @@ from helpers import tiny
 from helpers.launching import start
 from helpers.paths import TESTS
 from transformers import AutoModelForSequenceClassification, MPNetConfig, MPNetForSequenceClassification
-from transformers.models.mpnet import modeling_mpnet
 
 from bcos_peft import BcosConfig, Family, attribute, get_bcos_model
-from bcos_peft.families import FunctionalActivation, families, find_family, hold
-
-
-class Head(FunctionalActivation, modeling_mpnet.MPNetClassificationHead):
-    def forward(self, features, **kwargs):
-        x = self.activate_pooled(torch.tanh, self.dense(self.dropout(features[:, 0])))
-        return self.out_proj(self.dropout(x))
+from bcos_peft.families import families, find_family
 
 
 FAMILY = Family(
     model_type="mpnet",
     architectures=("MPNetForSequenceClassification",),
-    embeddings="embeddings",
     parts={"word": "embeddings.word_embeddings", "position": "embeddings.position_embeddings"},
-    held={r"attn\.[qk]": hold},
     plain=(r"attn\.[qkv]",),
-    replacements={modeling_mpnet.MPNetClassificationHead: Head},
+    replacements={"MPNetClassificationHead": "head"},
 )
 
 
@@ -56,15 +47,15 @@ def other_tests_do_not_know_it(monkeypatch):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"replacements": {}}, {"held": {}}, {"embeddings": "embeddings.word_embeddings"}],
-    ids=["a tanh in the head", "query and key not held", "positions missed"],
+    [{"parts": {"word": "embeddings.word_embeddings"}}],
+    ids=["positions missed"],
 )
 def test_what_a_table_lacks_is_seen_and_can_be_mended(wrong):
     """The last table counts: not the first that was tried for a class."""
     before = {family.model_type for family in families()}
     model = stock()
     expected = model(**tiny.inputs()).logits
-    with pytest.raises(ValueError, match="not linear in its input.*'mpnet' table"):
+    with pytest.raises(ValueError, match="not linear in its input"):
         get_bcos_model(model, BcosConfig(), family=replace(FAMILY, **wrong))
     assert type(model) is MPNetForSequenceClassification
     assert {family.model_type for family in families()} == before
@@ -83,14 +74,14 @@ def test_an_average_word_needs_the_word_embedding():
     parts = {"token": FAMILY.parts["word"], "position": FAMILY.parts["position"]}
     model = get_bcos_model(stock(), BcosConfig(), family=replace(FAMILY, parts=parts))
     assert attribute(model, **tiny.inputs()).residual.abs().max() < 1e-4
-    with pytest.raises(ValueError, match="baseline='average' needs the word embedding, and the table of 'mpnet'"):
+    with pytest.raises(ValueError, match="baseline='average' needs the word embedding, and the family of 'mpnet'"):
         attribute(model, **tiny.inputs(), baseline="average")
 
 
 def test_a_failed_table_leaves_converted_models_alone(tmp_path):
     model = get_bcos_model(stock(), BcosConfig(b=1.5), family=FAMILY)
     with pytest.raises(ValueError, match="not linear"):
-        get_bcos_model(stock(), BcosConfig(), family=replace(FAMILY, held={}))
+        get_bcos_model(stock(), BcosConfig(), family=replace(FAMILY, parts={"word": "embeddings.word_embeddings"}))
     ids = tiny.inputs(family="roberta")
     expected = model(**ids).logits
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(**ids).logits, expected)
@@ -105,8 +96,8 @@ def test_a_failed_table_leaves_converted_models_alone(tmp_path):
     [
         ({"model_type": "bert"}, "family is for model_type 'bert'; this model's is 'mpnet'"),
         (
-            {"embeddings": "embed"},
-            "input enters at 'embed', but the MPNetModel has no such module. It has: embeddings,",
+            {"parts": {"word": "embed"}},
+            "words enter at 'embed', but the MPNetModel has no such module. It has: embeddings,",
         ),
         ({"architectures": ("MPNetForMaskedLM",)}, "not an architecture that the 'mpnet' family covers"),
     ],

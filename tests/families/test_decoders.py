@@ -186,25 +186,25 @@ def test_logits_are_made_where_they_are_explained_only(family):
     given = attribute(model, **inputs, position=torch.tensor([4, 8, 7]), target=3)
     hook.remove()
     assert seen == [3, 3]  # the last tokens are at three places, once padding is on the right
-    assert torch.allclose(result.logits, torch.stack([logits[-1] for logits in full]), atol=1e-10)
+    # Where stock code rounds to float32, what is explained stays in float64.
+    assert torch.allclose(result.logits, torch.stack([logits[-1] for logits in full]), atol=1e-6)
     assert result.position.tolist() == [8, 8, 8]
     expected = [logits[place - 9, 3] for logits, place in zip(full, [4, 8, 7], strict=True)]
-    assert torch.allclose(given.logit, torch.stack(expected), atol=1e-10)
+    assert torch.allclose(given.logit, torch.stack(expected), atol=1e-6)
     assert given.residual.abs().max() < 1e-10
     with pytest.raises(ValueError, match="logits_to_keep is chosen by attribute"):
         attribute(model, **inputs, logits_to_keep=1)
 
 
-def test_a_head_that_is_trained_gets_its_gradient_while_explaining():
-    """The short backward pass through a head is for frozen ones."""
+def test_parameters_are_constants_while_explaining():
     model = get_bcos_model(tiny.model("llama", "CausalLM", tie_word_embeddings=False), BcosConfig())
+    model.model.norm.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
     ids = tiny.inputs(1, 5, "right", "llama")["input_ids"]
-    gradients = []
-    for trained in (True, False):
-        model.lm_head.requires_grad_(trained)
-        model.zero_grad()
-        with explanation_mode(model):
-            model(input_ids=ids).logits[0, -1, 3].backward()
-        gradients.append(model.model.layers[0].self_attn.v_proj.weight.grad)
-        assert (model.lm_head.weight.grad is not None) == trained
-    torch.testing.assert_close(gradients[1], gradients[0])
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+    with explanation_mode(model):
+        logit = model(inputs_embeds=inputs).logits[0, -1, 3]
+        logit.backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+    torch.testing.assert_close((inputs.grad * inputs).sum(), logit)

@@ -45,7 +45,7 @@ CHANGES = {
         lambda m: setattr(m.bert.pooler, "activation", nn.Tanh()),
         "'bert.pooler.activation' .*'dynamic'",
     ),
-    "a sigmoid": (lambda m: in_block(m, "dropout", nn.Sigmoid()), r"torch.nn.*Sigmoid.*family table"),
+    "a sigmoid": (lambda m: in_block(m, "dropout", nn.Sigmoid()), r"torch.nn.*Sigmoid.*would lack it"),
     "a B-cos query": (
         lambda m: setattr(m.bert.encoder.layer[0].attention.self, "query", BcosLinear(32, 32, b=2)),
         "query' .*B-cos layer with B = 2.* stays plain",

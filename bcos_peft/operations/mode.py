@@ -1,0 +1,115 @@
+"""The mode that makes any computation linear in its input, operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from bcos_peft.operations.affine import Constants, _reshaped
+from bcos_peft.operations.elementwise import _hold, _ratio
+from bcos_peft.operations.live import _any_live, is_live
+from bcos_peft.operations.table import CASTS, LINEAR, RULES, SHAPES, Rule, cast, in_place_of
+from bcos_peft.operations.unknown import _try_unknown
+
+
+class LinearMode(TorchFunctionMode):
+    """Inside, what torch computes is linear in the tensors that need a gradient.
+
+    Each function has one of six rules: linear ones pass; elementwise ones that are 0 at 0 hold their ratio; other
+    factors (softmax, sigmoid, statistics) are held; a product of two tensors that depend on the input is shared
+    between them, or its left matrix held; fused attention is linear in its values only; constants that are added are
+    found. Values stay what they are; gradients are those of the linear map. What has no rule is tried by numbers.
+
+    Parameters must be frozen: a tensor that needs a gradient is one that depends on the input.
+
+    Args:
+        hold_gates (`bool`, defaults to `False`): in products of an activation and another tensor hold the activation.
+        constants ([`Constants`], *optional*): collects the constants that are added.
+        structure (`bool`, defaults to `False`): let every ratio be 1, so that a gradient is zero only where nothing
+            is read at all; such gradients show what depends on what, and are no contributions.
+        on_activation (*optional*): called with the name of each elementwise function that has a ratio.
+
+    Example:
+        >>> import torch
+        >>> from bcos_peft.operations import LinearMode
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> with LinearMode():
+        ...     y = (torch.nn.functional.gelu(x) * x.softmax(-1)).sum()
+        >>> y.backward()
+        >>> bool(torch.isclose(x.grad @ x.detach(), y))
+        True
+
+    Source: dynamic linearity, B-cos LM (arXiv 2502.12992), section 3; products, AttnLRP (arXiv 2402.05602), section 3.
+    """
+
+    def __init__(
+        self,
+        hold_gates: bool = False,
+        constants: Constants | None = None,
+        structure: bool = False,
+        on_activation: Callable[[str], None] | None = None,
+    ):
+        super().__init__()
+        self.structure = structure
+        self.on_activation = on_activation
+        self.hold_gates = hold_gates
+        self.constants = constants
+        self.linear_by_trial: set[str] = set()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
+        kwargs = kwargs or {}
+        name = func.__name__
+        if name in LINEAR or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if name in SHAPES:
+            return _reshaped(func, func(*args, **kwargs), args, kwargs)
+        if name in CASTS:
+            return cast(self, func, args, kwargs)
+        if not (_any_live(args) or _any_live(kwargs.values())):
+            return func(*args, **kwargs)
+        rule = RULES.get(name)
+        if rule is not None:
+            if kwargs.get("inplace"):
+                kwargs = {**kwargs, "inplace": False}
+            return rule(self, func, args, kwargs)
+        plain = in_place_of(name)
+        if plain is None:
+            return _try_unknown(self, func, args, kwargs)
+        return self._in_place(getattr(Tensor, plain, None) or getattr(torch, plain), plain, func, args, kwargs)
+
+    def _in_place(self, plain: Callable, name: str, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """`x.mul_(y)` by the rule of `x.mul(y)`: what that keeps for the backward pass is not what is written over."""
+        x, *others = args
+        if not is_live(x) and name in ("add", "sub", "mul", "div"):
+            return func(*args, **kwargs)
+        y = RULES[name](self, plain, (x.clone(), *others), kwargs)
+        return x.copy_(y)
+
+
+def add_rule(name: str, rule: str) -> None:
+    """Give an operation that has none a rule.
+
+    Args:
+        name (`str`): the function's `__name__`, as the refusal gives it.
+        rule (`"hold"`, `"ratio"` or `"linear"`): hold its output constant; explain it as `x·(f(x)/x)`, for an
+            elementwise function that is 0 at 0; or let it pass.
+
+    Raises:
+        ValueError: the operation has a rule already, or there is no such rule.
+
+    Example:
+        >>> from bcos_peft.operations import add_rule
+        >>> add_rule("gelu", "hold")
+        Traceback (most recent call last):
+        ValueError: name='gelu' has a rule already.
+    """
+    rules: dict[str, Rule] = {"hold": _hold, "ratio": _ratio, "linear": lambda mode, func, args, kw: func(*args, **kw)}
+    if rule not in rules:
+        raise ValueError(f"rule must be 'hold', 'ratio' or 'linear', got {rule!r}.")
+    if name in RULES or name in LINEAR or name in SHAPES or name in CASTS:
+        raise ValueError(f"name={name!r} has a rule already.")
+    RULES[name] = rules[rule]
