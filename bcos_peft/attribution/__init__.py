@@ -1,5 +1,6 @@
 """Contributions as tensors: the mode in which a model is linear, and reading the linear map off."""
 
+from bcos_peft.attribution.answers import attribute_answer, writes_answers
 from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.certificate import certify, certify_adapter, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
@@ -15,6 +16,7 @@ __all__ = [
     "Attribution",
     "ResidualWarning",
     "attribute",
+    "attribute_answer",
     "attribute_sequence",
     "attribute_sequences",
     "average_embedding",
@@ -30,4 +32,5 @@ __all__ = [
     "named_outputs",
     "probe_inputs",
     "refuses_padding",
+    "writes_answers",
 ]

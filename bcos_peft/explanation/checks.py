@@ -65,6 +65,9 @@ def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["baseline"] is not None:
         fields["baseline"] = _checked_number("baseline", given["baseline"])
         total += fields["baseline"]
+    if given["constants"] is not None:
+        fields["constants"] = _checked_number("constants", given["constants"])
+        total += fields["constants"]
     residual = fields["logit"] - total if given["residual"] is None else given["residual"]
     fields["residual"] = _checked_number("residual", residual)
     if given["probability"] is not None:
@@ -165,6 +168,9 @@ def _checked_generation(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["baselines"] is not None:
         fields["baselines"] = _checked_row("baselines", given["baselines"], generated)
         totals = totals + fields["baselines"]
+    if given["constants"] is not None:
+        fields["constants"] = _checked_row("constants", given["constants"], generated)
+        totals = totals + fields["constants"]
     residuals = fields["logits"] - totals if given["residuals"] is None else given["residuals"]
     fields["residuals"] = _checked_row("residuals", residuals, generated)
 

@@ -95,6 +95,7 @@ class _Readings:
     word_ids: list[int | None] | None
     segments: dict[str, tuple[int, int]] | None
     baseline: float | None
+    constants: float | None
     positions: list[int] | None
 
     @property
@@ -104,8 +105,8 @@ class _Readings:
 
     @property
     def total(self) -> float:
-        """Sum of all contributions and the baseline, in logit units; `total + residual` is the logit."""
-        return float(self.scores.sum()) + (self.baseline or 0.0)
+        """Sum of all contributions, baseline and constants, in logit units; `total + residual` is the logit."""
+        return float(self.scores.sum()) + (self.baseline or 0.0) + (self.constants or 0.0)
 
     @property
     def special_score(self) -> float:
@@ -205,8 +206,8 @@ class _Readings:
                 By name, a character span of `text` or a substring that occurs once. Default: the messages of a chat.
 
         Returns:
-            `dict[str, float]`: In the order given, then `"rest"`, which holds every other token, and `"baseline"`, if
-            there is one. The values sum to `total`, which is the logit less `residual`.
+            `dict[str, float]`: In the order given, then `"rest"`, which holds every other token, and `"baseline"` and
+            `"constants"`, if there are any. The values sum to `total`, which is the logit less `residual`.
 
         Raises:
             TypeError: If `segments` is no dict from names to spans or substrings.
@@ -217,7 +218,9 @@ class _Readings:
         if not isinstance(self.text, str):
             raise ValueError("by_segment needs one text, and this is a pair; spans(..., sequence_id=1) reads a pair.")
         places = known_segments(segments, self.segments)
-        sums = sum_segments(self.text, self.offsets, self.scores, places, baseline=self.baseline)
+        sums = sum_segments(
+            self.text, self.offsets, self.scores, places, baseline=self.baseline, constants=self.constants
+        )
         return {name: float(value) for name, value in sums.items()}
 
     def merge(self, indices: Sequence[int], index: int) -> Contribution:

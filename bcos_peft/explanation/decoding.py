@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bcos_peft.attribution import max_tokens
+from bcos_peft.attribution import max_tokens, writes_answers
 from bcos_peft.explanation.prompts import _Prompt
 from bcos_peft.text import plain
 
@@ -27,6 +27,8 @@ def _continuations(model, tokenizer, prompts: list[_Prompt], options: dict[str, 
     Raises:
         ValueError: the model generated no token, or more than it has positions for.
     """
+    if writes_answers(model):
+        return _answers(model, tokenizer, prompts, options)
     device, options = model.device, _with_padding(options, model, tokenizer)
     length = max(len(one.encoding.input_ids) for one in prompts)
     pad = _setting(options, model, "pad_token_id")
@@ -40,6 +42,39 @@ def _continuations(model, tokenizer, prompts: list[_Prompt], options: dict[str, 
             **options,
         )
     sequences = getattr(output, "sequences", output)[:, length:].tolist()
+    each = len(sequences) // len(prompts)
+    found = [_without_padding(row, options, model) for row in sequences]
+    if not all(found):
+        raise ValueError("The model generated no token; give a larger max_new_tokens.")
+    return [found[start : start + each] for start in range(0, len(found), each)]
+
+
+def _start_of_answers(model) -> int:
+    """The token that an encoder-decoder's answers start with."""
+    own = (getattr(source, "decoder_start_token_id", None) for source in (model.generation_config, model.config))
+    start = next((token for token in own if token is not None), None)
+    if start is None:
+        raise ValueError(
+            f"{type(model).__name__} does not say which token starts an answer: set "
+            "model.generation_config.decoder_start_token_id."
+        )
+    return start[0] if isinstance(start, list) else start
+
+
+def _answers(model, tokenizer, prompts: list[_Prompt], options: dict[str, Any]) -> list[list[list[int]]]:
+    """What an encoder-decoder writes of each source, padded on the right; without the token that starts an answer."""
+    options = _with_padding(options, model, tokenizer)
+    sources = [one.encoding.input_ids[: one.source] for one in prompts]
+    length, pad = max(map(len, sources)), _setting(options, model, "pad_token_id")
+    rows = [ids + [pad] * (length - len(ids)) for ids in sources]
+    mask = [[1] * len(ids) + [0] * (length - len(ids)) for ids in sources]
+    with _evaluating(model), _within_positions(model, length):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            **options,
+        )
+    sequences = getattr(output, "sequences", output)[:, 1:].tolist()
     each = len(sequences) // len(prompts)
     found = [_without_padding(row, options, model) for row in sequences]
     if not all(found):

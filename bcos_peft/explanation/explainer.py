@@ -25,7 +25,7 @@ from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_explainer import _GenerationExplainer
 from bcos_peft.explanation.places import _check_choices, _named, _one_each, _padded, _Places
 from bcos_peft.explanation.targets import Alternatives, _before
-from bcos_peft.models import Labels, find_bcos_model
+from bcos_peft.models import Labels, family_of, find_model
 from bcos_peft.text import Encoding, encode, split_inputs
 
 
@@ -75,7 +75,7 @@ class BcosExplainer(_GenerationExplainer):
         progress: bool | None = None,
         baseline: str = "zero",
     ):
-        self.bcos_model = find_bcos_model(model)
+        self.bcos_model = find_model(model)
         called_part(model)  # which may refuse it
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
@@ -219,7 +219,7 @@ class BcosExplainer(_GenerationExplainer):
     def _before(self, encoding: Encoding, position: int | None) -> tuple[list[int], str] | None:
         if not self.labels.of_tokens:
             return None
-        return _before(encoding, position, self.bcos_model.bcos_family.causal, self.tokenizer)
+        return _before(encoding, position, family_of(self.bcos_model).causal, self.tokenizer)
 
     def _progress(self, batches: list) -> Iterable:
         shown = len(batches) > 4 if self.progress is None else self.progress
@@ -259,7 +259,7 @@ class BcosExplainer(_GenerationExplainer):
         parts = {name: part[at][:count].cpu().double().numpy() for name, part in (result.parts or {}).items()}
         position = None if result.position is None or result.position.dim() > 1 else int(result.position[row])
         after = self._before(encoding, position)
-        after = None if after is None or not self.bcos_model.bcos_family.causal else after[0]
+        after = None if after is None or not family_of(self.bcos_model).causal else after[0]
         regression = self.bcos_model.config.problem_type == "regression"
         return Explanation(
             tokens=self.tokenizer.convert_ids_to_tokens(encoding.input_ids),
@@ -277,5 +277,6 @@ class BcosExplainer(_GenerationExplainer):
             foil_label=None if foil is None else self.labels.name(foil, after),
             parts=parts or None,
             baseline=None if result.baseline is None else float(result.baseline[at]),
+            constants=None if result.constants is None else float(result.constants[at]),
             **_named(self.labels, encoding, result, at, target, predicted, after),
         )

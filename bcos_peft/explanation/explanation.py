@@ -26,7 +26,8 @@ class Explanation(_Readings, _Kept):
     """The contribution of every token of one text to one logit.
 
     The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`, with a `baseline`
-    where words were compared with an average one: `sum(scores) + baseline + residual == logit`. For a converted model
+    where words were compared with an average one: `sum(scores) + baseline + residual == logit`, and `constants` of a
+    model that was not converted: `sum(scores) + constants + residual == logit`. For a converted model
     the residual is rounding error (B-cos networks, arXiv 2205.10268, section 3; B-cos LM, arXiv 2502.12992,
     section 3).
 
@@ -56,6 +57,8 @@ class Explanation(_Readings, _Kept):
         foil_ids (`list[int]`, *optional*): All foils, where there are several: their mean is subtracted.
         baseline (`float`, *optional*): What average words would give in the place of all these, in logit units; `None`
             where scores are not relative to them.
+        constants (`float`, *optional*): What belongs to no token, in logit units: of a stock model its biases; `None`
+            of a converted one.
         positions (`list[int]`, *optional*): The tokens whose outputs are explained together, where there are several:
             those of an entity, or start and end of an answer (with `target_ids` 0 and 1, and the texts of the answers
             as labels).
@@ -106,6 +109,7 @@ class Explanation(_Readings, _Kept):
     foil_ids: list[int] | None = None
     baseline: float | None = None
     positions: list[int] | None = None
+    constants: float | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -124,7 +128,7 @@ class Explanation(_Readings, _Kept):
         values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
         if self.segments is not None:
             values["segments"] = {name: list(span) for name, span in self.segments.items()}
-        optional = ("segments", "target_ids", "foil_ids", "baseline", "positions")
+        optional = ("segments", "target_ids", "foil_ids", "baseline", "positions", "constants")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     # ---- showing ----------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class GenerationExplanation(_GenerationReadings, _Kept):
         residuals (`np.ndarray`, *optional*): `logits - scores.sum(1)`, less the baselines; computed when not given.
         segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of `text`: the prompt or the messages of a
             chat, and `"answer"`, the generated text.
+        constants (`np.ndarray`, *optional*): `(generated,)`, what belongs to no token: of a stock model its biases.
         baselines (`np.ndarray`, *optional*): `(generated,)`, what average words would give in the place of all before,
             in logit units; `None` where scores are not relative to them.
 
@@ -92,6 +93,7 @@ class GenerationExplanation(_GenerationReadings, _Kept):
     residuals: np.ndarray | None = None
     segments: dict[str, tuple[int, int]] | None = None
     baselines: np.ndarray | None = None
+    constants: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -164,6 +166,7 @@ class GenerationExplanation(_GenerationReadings, _Kept):
             target_ids=None if single else targets,
             foil_ids=None if single or self.foils is None else self.foils[first:last],
             baseline=None if self.baselines is None else float(self.baselines[first:last].sum()),
+            constants=None if self.constants is None else float(self.constants[first:last].sum()),
         )
 
     def _label(self, first: int, last: int) -> str:
@@ -188,10 +191,10 @@ class GenerationExplanation(_GenerationReadings, _Kept):
         values["labels"] = {str(number): label for number, label in self.labels.items()}
         if self.segments is not None:
             values["segments"] = {name: list(place) for name, place in self.segments.items()}
-        if self.baselines is None:
-            del values["baselines"]
-        else:
-            values["baselines"] = self.baselines.tolist()
+        for name in ("baselines", "constants"):
+            given = values.pop(name)
+            if given is not None:
+                values[name] = given.tolist()
         return values
 
     # ---- showing ----------------------------------------------------------------------------------------------------

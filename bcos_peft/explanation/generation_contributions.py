@@ -28,6 +28,7 @@ class _GenerationReadings:
     residuals: np.ndarray | None
     segments: dict[str, tuple[int, int]] | None
     baselines: np.ndarray | None
+    constants: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.tokens) - self.prompt_length
@@ -93,5 +94,7 @@ class _GenerationReadings:
         ```
         """
         places = known_segments(segments, self.segments)
-        sums = sum_segments(self.text, self.offsets, self.scores, places, self.prompt_end, self.baselines)
+        sums = sum_segments(
+            self.text, self.offsets, self.scores, places, self.prompt_end, self.baselines, self.constants
+        )
         return {name: float(values.sum()) if whole else values for name, values in sums.items()}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from bcos_peft._utils.arguments import checked_arguments
-from bcos_peft.attribution import attribute_sequences, is_causal_lm
-from bcos_peft.explanation.decoding import _continuations
+from bcos_peft.attribution import attribute_answer, attribute_sequences, is_causal_lm, writes_answers
+from bcos_peft.explanation.decoding import _continuations, _start_of_answers
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import GenerationExplanation
-from bcos_peft.explanation.prompts import _Prompt, _read_prompts
+from bcos_peft.explanation.prompts import _as_source, _Prompt, _read_prompts
 from bcos_peft.explanation.sequences import _batches_of, _explained, _Task
 from bcos_peft.explanation.targets import (
     _RUNNER_UP,
@@ -235,20 +235,28 @@ class _GenerationExplainer:
     # ---- prompts ----------------------------------------------------------------------------------------------------
 
     def _check_causal(self, method: str) -> None:
-        if not is_causal_lm(self.bcos_model):
+        if not is_causal_lm(self.bcos_model) and not writes_answers(self.bcos_model):
             raise ValueError(
-                f"{method} needs a causal language model, and {type(self.bcos_model).__name__} is none. Call the "
-                "explainer itself to explain what this model predicts."
+                f"{method} needs a causal language model, or an encoder-decoder that writes, and "
+                f"{type(self.bcos_model).__name__} is neither. Call the explainer itself to explain what this model "
+                "predicts."
             )
 
     def _prompts(self, prompt: Any, messages: Any, template: Mapping | None) -> tuple[list[_Prompt], bool]:
-        return _read_prompts(prompt, messages, self.tokenizer, self._max_length(), template)
+        prompts, single = _read_prompts(prompt, messages, self.tokenizer, self._max_length(), template)
+        if writes_answers(self.bcos_model):
+            prompts = [_as_source(one, _start_of_answers(self.bcos_model)) for one in prompts]
+        return prompts, single
 
     # ---- explaining -------------------------------------------------------------------------------------------------
 
     def _explain(self, tasks: list[_Task], together: bool = True, shown: bool = True) -> list:
         """Explanations of tasks, which share batches; those of whole answers have one each, for all of its tokens."""
         found: list = [None] * len(tasks)
+        if writes_answers(self.bcos_model):
+            for i in self._progress(list(range(len(tasks)))) if shown else range(len(tasks)):
+                found[i] = _explained(tasks[i], self._attribute_answer(tasks[i]), self.tokenizer, self.labels)
+            return found
         batches = _batches_of(tasks, self.batch_size if together else 1, self.bcos_model.device)
         for batch in self._progress(batches) if shown else batches:
             some = [tasks[i] for i in batch]
@@ -264,3 +272,8 @@ class _GenerationExplainer:
             for i, task, result in zip(batch, some, results, strict=True):
                 found[i] = _explained(task, result, self.tokenizer, self.labels)
         return found
+
+    def _attribute_answer(self, task: _Task):
+        ids = torch.tensor(task.ids, device=self.bcos_model.device)
+        source, prefix = ids[: task.prompt.source], ids[task.prompt.source :]
+        return attribute_answer(self.model, source, prefix, task.wanted, task.foils, self.baseline)

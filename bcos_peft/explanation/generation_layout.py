@@ -9,6 +9,7 @@ import numpy as np
 from bcos_peft.explanation.generation_contributions import _GenerationReadings
 from bcos_peft.explanation.text_layout import (
     _AVERAGE_WORDS,
+    _CONSTANTS,
     _is_exact,
     _passage_of,
     _share_a_character,
@@ -16,7 +17,7 @@ from bcos_peft.explanation.text_layout import (
     _strength_of,
 )
 from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, visible
-from bcos_peft.text import BASELINE, REST, Span, group_tokens, strip_span
+from bcos_peft.text import BASELINE, CONSTANTS, REST, Span, group_tokens, strip_span
 
 
 def _layout_generation(
@@ -189,6 +190,8 @@ class _Steps:
             rows.append(together("special tokens", float(scores[special].sum()), "special"))
         if self.found.baselines is not None:
             rows.append(together(_AVERAGE_WORDS, float(self.found.baselines[first:last].sum()), "rest"))
+        if self.found.constants is not None:
+            rows.append(together(_CONSTANTS, float(self.found.constants[first:last].sum()), "rest"))
         return rows
 
     def _passages(self, first: int, last: int) -> list[Row]:
@@ -199,6 +202,8 @@ class _Steps:
         labels = {name: (label_text(name), "passage") for name in values} | {REST: (REST, "rest")}
         if self.found.baselines is not None:
             labels[BASELINE] = (_AVERAGE_WORDS, "rest")
+        if self.found.constants is not None:
+            labels[CONSTANTS] = (_CONSTANTS, "rest")
         return [
             Row(labels[name][0], value, _strength_of(value, scale), labels[name][1]) for name, value in values.items()
         ]

@@ -9,7 +9,7 @@ from typing import Any
 from bcos_peft.attribution import Attribution
 from bcos_peft.explanation.checks import _checked_span
 from bcos_peft.explanation.targets import Alternatives
-from bcos_peft.models import Labels
+from bcos_peft.models import Labels, family_of
 from bcos_peft.text import Encoding, Span, plain, special_ids, strip_span
 
 
@@ -25,7 +25,7 @@ class _Places:
         self.labels, self.tokenizer = labels, tokenizer
         self.of_answers = labels.of_answers
         self.per_token = self.of_answers or type(labels.model).__name__.endswith("ForTokenClassification")
-        self.of_blanks = labels.of_tokens and not labels.model.bcos_family.causal
+        self.of_blanks = labels.of_tokens and not family_of(labels.model).causal
 
     def positions(self, value: Any, encodings: list[Encoding], names: list[str]) -> list[int | None]:
         """For each text a token, as given, or None; of a masked language model's the mask.

@@ -26,6 +26,8 @@ class _Prompt:
 
     encoding: Encoding
     segments: dict[str, Span]
+    # Of an encoder-decoder: how many of the tokens are the source, before the one that starts an answer.
+    source: int | None = None
 
     @property
     def text(self) -> str:
@@ -67,6 +69,16 @@ def _read_prompts(
         raise ValueError("messages is empty: there is nothing to explain.")
     names = ["messages" if single else f"messages[{i}]" for i in range(len(chats))]
     return [_chat(*row, tokenizer, max_length, template or {}) for row in zip(chats, names, strict=True)], single
+
+
+def _as_source(prompt: _Prompt, start: int) -> _Prompt:
+    """A prompt as the source of an answer, which a token of the model's begins on a line of its own."""
+    one = prompt.encoding
+    encoding = Encoding(
+        [*one.input_ids, start], one.text + "\n", [*one.offsets, None], [*one.sequence_ids, None], [*one.special, True]
+    )
+    segments = {"source" if name == "prompt" else name: span for name, span in prompt.segments.items()}
+    return _Prompt(encoding, segments, len(one.input_ids))
 
 
 def _plain(item: Any, where: str, tokenizer, max_length: int | None) -> _Prompt:

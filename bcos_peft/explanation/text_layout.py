@@ -23,6 +23,7 @@ _NARROW = 0.6  # of a Latin letter: those of connected scripts
 _VIRAMA = 9  # the combining class of marks that join a letter to the next one
 _WEAK = 0.15  # strengths below this get no number below them
 _AVERAGE_WORDS = "average words"  # the label of what scores are relative to
+_CONSTANTS = "constants"  # and of what belongs to no token
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
@@ -60,6 +61,8 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
         rows.append(Row(label, explanation.special_score, strength(explanation.special_score), "special"))
     if explanation.baseline is not None:
         rows.append(Row(_AVERAGE_WORDS, explanation.baseline, strength(explanation.baseline), "rest"))
+    if explanation.constants is not None:
+        rows.append(Row(_CONSTANTS, explanation.constants, strength(explanation.constants), "rest"))
     parts = [
         Row(printable(name.replace("_", " ")), float(part.sum()), strength(float(part.sum())), "part")
         for name, part in (explanation.parts or {}).items()

@@ -6,6 +6,7 @@ from bcos_peft.text.inputs import is_frame, plain, split_inputs
 from bcos_peft.text.messages import fit_messages, message_spans, message_texts
 from bcos_peft.text.segments import (
     BASELINE,
+    CONSTANTS,
     REST,
     known_segments,
     occurrences,
@@ -21,6 +22,7 @@ from bcos_peft.text.words import Span, group_tokens, hold_marks, strip_span
 
 __all__ = [
     "BASELINE",
+    "CONSTANTS",
     "Encoding",
     "REST",
     "Span",

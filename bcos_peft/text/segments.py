@@ -11,6 +11,7 @@ from bcos_peft.text.words import Span, strip_span
 
 REST = "rest"  # the name of whatever lies in no segment
 BASELINE = "baseline"  # and of what average words would give, where scores are relative to it
+CONSTANTS = "constants"  # and of what belongs to no token
 
 _SHOWN = 5  # places that an error lists
 
@@ -118,6 +119,7 @@ def sum_segments(
     segments: Mapping[str, Span | str],
     first: int | None = None,
     baseline: np.ndarray | float | None = None,
+    constants: np.ndarray | float | None = None,
 ) -> dict[str, np.ndarray]:
     """Contributions summed by segment, and the rest.
 
@@ -128,10 +130,11 @@ def sum_segments(
         segments (`Mapping[str, tuple[int, int] | str]`): As in `place_segments`.
         first (`int`, *optional*): As in `place_segments`.
         baseline (`np.ndarray` or `float`, *optional*): What the scores are relative to, `(...)`.
+        constants (`np.ndarray` or `float`, *optional*): What belongs to no token, `(...)`.
 
     Returns:
         `dict[str, np.ndarray]`: Arrays of shape `(...)`, in the order of the segments, then `"rest"`: all tokens that
-        lie in none of them, and `"baseline"`, if there is one. Together they are the sum of all contributions.
+        lie in none of them, and `"baseline"` and `"constants"`, if there are any. Together they are the sum of all.
 
     Raises:
         ValueError: As `place_segments`; or there is a baseline, and a segment of that name.
@@ -149,15 +152,14 @@ def sum_segments(
     ```
     """
     places = place_segments(text, segments, first)
-    if baseline is not None and BASELINE in places:
-        raise ValueError(
-            f"segments has the name {BASELINE!r}, which stands for what scores are relative to; rename it."
-        )
+    more = {BASELINE: baseline, CONSTANTS: constants}
+    more = {name: np.asarray(value) for name, value in more.items() if value is not None}
+    if taken := [name for name in more if name in places]:
+        raise ValueError(f"segments has the name {taken[0]!r}, which stands for what is no token's; rename it.")
     weights = shares(text, offsets, list(places.values()))
     sums = scores @ weights.T
     rest = scores @ (1.0 - weights.sum(axis=0))
-    found = {**{name: sums[..., i] for i, name in enumerate(places)}, REST: rest}
-    return found if baseline is None else {**found, BASELINE: np.asarray(baseline)}
+    return {**{name: sums[..., i] for i, name in enumerate(places)}, REST: rest, **more}
 
 
 def known_segments(given: Mapping | None, known: Mapping[str, Span] | None) -> Mapping[str, Span | str]:
