@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bcos_peft._utils.staging import settle
+
 
 __all__ = ["CONFIG_NAME", "stored_values"]
 
@@ -25,6 +27,7 @@ def stored_values(where: str, hub_kwargs: dict[str, Any]) -> Any:
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    settle(where)
     unreachable = None
     for file_name in (CONFIG_NAME, "config.json"):
         try:

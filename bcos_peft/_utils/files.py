@@ -1,14 +1,20 @@
-"""Writing files whole or not at all."""
+"""Writing a file whole or not at all, and keeping others from what is being written."""
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 
 def check_target(path: str | os.PathLike) -> Path:
@@ -25,75 +31,79 @@ def check_target(path: str | os.PathLike) -> Path:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file through a neighbour that then takes its place, so a failure leaves the old file as it was."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """`write_text` for what is no text. What a process that was killed has left beside the file is removed."""
     target = check_target(path)
-    data = text.encode("utf-8")
     neighbour = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(neighbour, "xb") as file:
+        with open(neighbour, "xb") as file, held(neighbour):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(neighbour, target)
+            if os.name == "posix":  # others let it be as long as it is held; elsewhere open files cannot be moved
+                os.replace(neighbour, target)
+        if os.name != "posix":
+            os.replace(neighbour, target)
     except BaseException:
         neighbour.unlink(missing_ok=True)
         raise
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with held(left, seconds=0) as dead:
+            if dead:
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
-def staged(directory: Path, stale: Callable[[list[str], list[str]], list[str]]) -> Iterator[Path]:
-    """An empty folder to write files into; at the end they take their places in `directory`, all of them or none.
-
-    The folder lies inside `directory`: only there is it sure to be on the same file system, since the directory may be
-    a mount point, and to be writable.
+def held(path: Path, seconds: float = 5.0) -> Iterator[bool]:
+    """Keep others who ask from a file or folder. The system ends it with the process, however that ends.
 
     Args:
-        directory: made if it does not exist.
-        stale: given the names of the new and of the present files, which of the present ones to remove.
+        path: of what is there.
+        seconds: how long to wait for one who has it.
+
+    Yields:
+        `False` if another still has it. `True` also where the system or the file system has no such locks.
     """
-    is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(dir=directory, prefix=".saving-"))
+    descriptor = _opened(path)
     try:
-        new, old = workplace / "new", workplace / "old"
-        new.mkdir()
-        old.mkdir()
-        yield new
-        present = [path.name for path in directory.iterdir() if path != workplace]
-        names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == "config.json", name))
-        _take_places(new, old, directory, names, stale(names, present))
-    except BaseException:
-        shutil.rmtree(workplace, ignore_errors=True)
-        if is_new:
-            directory.rmdir()
-        raise
-    shutil.rmtree(workplace, ignore_errors=True)
+        yield descriptor is None or _lock(descriptor, time.monotonic() + seconds)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _take_places(new: Path, old: Path, directory: Path, names: list[str], stale: list[str]) -> None:
-    done = []
+def _opened(path: Path) -> int | None:
+    with suppress(OSError):
+        return None if fcntl is None else os.open(path, os.O_RDONLY)
+    return None
+
+
+def _lock(descriptor: int, end: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        except OSError:
+            return True
+        else:
+            return True
+
+
+def flush(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, reach the disk before what comes after."""
+    folder = path.is_dir()
     try:
-        for name in [*names, *stale]:
-            target = directory / name
-            if target.is_dir():
-                raise IsADirectoryError(f"{str(target)!r} is a directory, where a file of that name is to be written.")
-            if target.exists():
-                _keep(target, old / name)
-            done.append(name)
-            if name in stale:
-                target.unlink(missing_ok=True)
-            else:
-                os.replace(new / name, target)
-    except BaseException:
-        for name in done:
-            if (old / name).exists():
-                os.replace(old / name, directory / name)
-            else:
-                (directory / name).unlink(missing_ok=True)
-        raise
-
-
-def _keep(file: Path, place: Path) -> None:
-    try:
-        os.link(file, place)  # so that readers find the file at every moment
-    except OSError:  # not on every file system
-        os.replace(file, place)
+        descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not folder:  # which cannot be opened everywhere
+            raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bcos_peft._utils.staging import staged
 from bcos_peft.cli.config_options import _with_config
 from bcos_peft.cli.errors import _clean_errors
 from bcos_peft.cli.inputs import _read_texts
@@ -49,15 +51,19 @@ def _convert(
             raise ValueError("--text-column is for the file of --calibrate, which is not given.")
         texts = None if calibrate is None else _read_texts(calibrate, text_column)
         from bcos_peft import get_bcos_model
+        from bcos_peft.models import GATES, stale_weights
 
         stock = _load_stock(model, task, num_labels, revision)
         tokenizer = (_find_tokenizer if texts is None else _load_tokenizer)(model, revision)
         converted = get_bcos_model(stock, config, verify=verify, calibration_data=texts, tokenizer=tokenizer)
-        converted.save_pretrained(output)
+        with staged(output, GATES, stale_weights) as new:  # the model and its tokenizer, or what was there
+            if (card := output / "README.md").exists():
+                shutil.copyfile(card, new / "README.md")
+            converted.save_pretrained(new, repo_id=output.resolve().name)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
         if tokenizer is None:
             typer.echo(f"Note: {model} has no tokenizer that loads; save one in {output} beside the model.", err=True)
-        else:
-            tokenizer.save_pretrained(output)
         if texts is None:
             typer.echo("Note: it predicts something else than before. Fine-tune it, or give --calibrate.", err=True)
     typer.echo(converted.bcos_summary())

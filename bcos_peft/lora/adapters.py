@@ -6,6 +6,9 @@ Models without B-cos layers pass through untouched.
 
 from __future__ import annotations
 
+import inspect
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -16,6 +19,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from bcos_peft._utils.staging import settle, staged
 from bcos_peft.config import BcosConfig
 from bcos_peft.lora.beside import _load_beside, _save_beside
 from bcos_peft.lora.card import _LORA, _METHOD, _extend_card
@@ -26,7 +30,7 @@ from bcos_peft.lora.method import BcosPeftConfig, BcosTuner, as_peft_config
 from bcos_peft.lora.portable import _check_probe, _describe_adapters, load
 from bcos_peft.lora.swap import _swapping
 from bcos_peft.lora.trial import _on_trial
-from bcos_peft.models import check_eval_results, upload
+from bcos_peft.models import GATES, check_eval_results, stale_weights, upload
 
 
 # Whether `PeftModel.from_pretrained` is at work, which names an adapter first and then loads it.
@@ -77,12 +81,17 @@ def _save_pretrained(original, self, save_directory, *args, **kwargs):
     if not _has_ours(self):
         return original(self, save_directory, *args, **kwargs)
     eval_results = check_eval_results(kwargs.pop("eval_results", None))
+    given = inspect.signature(original).bind(self, save_directory, *args, **kwargs).arguments
     _describe_adapters(self)
-    result = original(self, save_directory, *args, **kwargs)
-    if kwargs.get("is_main_process", True):
-        selected = (args[1] if len(args) > 1 else kwargs.get("selected_adapters")) or self.peft_config
-        folders = ["" if name == "default" else name for name in selected]
-        _complete(self, save_directory, kwargs.get("repo_id"), kwargs.get("state_dict"), folders, eval_results)
+    if os.path.isfile(save_directory) or not given.get("is_main_process", True):  # refused, or written by another
+        return original(self, save_directory, *args, **kwargs)
+    folders = ["" if name == "default" else name for name in given.get("selected_adapters") or self.peft_config]
+    repo_id = kwargs.get("repo_id") or str(save_directory)
+    with staged(Path(save_directory), GATES, stale_weights) as folder:
+        if (card := Path(save_directory) / "README.md").exists():  # which is added to
+            shutil.copyfile(card, folder / "README.md")
+        result = original(self, str(folder), *args, **kwargs)
+        _complete(self, folder, repo_id, kwargs.get("state_dict"), folders, eval_results)
     return result
 
 
@@ -111,6 +120,7 @@ def _complete(
 
 def _from_pretrained(original, cls, *args, **kwargs):
     """`PeftModel.from_pretrained`: what it loads is a new adapter, though the model has its name already."""
+    settle(kwargs["model_id"] if "model_id" in kwargs else args[1], kwargs.get("subfolder"))
     making = _making.set(True)
     try:
         return original(cls, *args, **kwargs)
@@ -124,6 +134,7 @@ def _load_adapter(original, self, model_id, adapter_name, *args, **kwargs):
     Into an adapter that exists, as when a `Trainer` goes back to its best checkpoint, peft loads weights and no
     config: what was saved with them takes its place in memory, and if they do not fit, the weights of before.
     """
+    settle(model_id, kwargs.get("subfolder"))
     again = adapter_name in self.peft_config and not _making.get()
     if _bcos_inside(self) is None:
         if again:
@@ -192,6 +203,8 @@ def _load_into_transformers(original, self, peft_model_id=None, adapter_name=Non
     options = {key: value for key, value in kwargs.items() if value is not None}
     options |= getattr(kwargs.get("load_config"), "download_kwargs", None) or {}
     options |= kwargs.get("adapter_kwargs") or {}
+    if peft_model_id is not None:
+        settle(peft_model_id, options.get("subfolder"))
     if again and peft_model_id is not None:
         hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
         config = kwargs.get("peft_config") or _stored_config(peft_model_id, hub)
@@ -257,6 +270,7 @@ def _put_beside(model, adapter_name: str, path, options: dict, again: bool) -> N
 
 def _auto_from_pretrained(original, cls, pretrained_model_name_or_path, *args, **kwargs):
     """`AutoPeftModelFor….from_pretrained`: converts the base."""
+    settle(pretrained_model_name_or_path, kwargs.get("subfolder"))
     config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if not isinstance(config, _DESCRIBED):
         return original(cls, pretrained_model_name_or_path, *args, **kwargs)

@@ -19,6 +19,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from bcos_peft import models
 from bcos_peft._utils.accelerate_hooks import set_wrappers_aside
 from bcos_peft._utils.arguments import checked_arguments
+from bcos_peft._utils.staging import settle
 from bcos_peft.attribution import probe_inputs
 from bcos_peft.config import BcosConfig
 from bcos_peft.convert import get_bcos_model
@@ -119,6 +120,7 @@ def load(
 
 
 def _adapter_config(path: str, **options) -> PeftConfig:
+    settle(path, options.get("subfolder"))
     folder = Path(path) / (options.get("subfolder") or "")
     if (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise ValueError(

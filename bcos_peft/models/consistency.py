@@ -7,7 +7,9 @@ may not be linear in its input. Nothing here looks at what the stock config says
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft._utils.patterns import matches_any
+from bcos_peft._utils.patterns import matches_any, matches_pattern
 from bcos_peft.config import BcosConfig
 from bcos_peft.families import Family, HeadWithoutActivation
 from bcos_peft.models.initialization import _is_converted
@@ -95,6 +97,28 @@ def _check_loading(model: PreTrainedModel) -> None:
                 f"but a model that is loaded has {what} there. Nothing was changed. Put one of that kind there, or "
                 "change the config (num_labels, sizes) with it."
             )
+
+
+def current_config(model) -> BcosConfig:
+    """The model's config with the B that its layers have now, should somebody have set it on the layers.
+
+    Raises:
+        ValueError: the modules of the model are not those that the config says (`check_modules`).
+    """
+    check_modules(model)
+    _check_loading(model)
+    config = model.bcos_config
+    layers = {model.bcos_name(name): module for name, module in model.named_modules() if isinstance(module, BcosLayer)}
+    now = {name: module.b for name, module in layers.items() if module.b is not None}
+    if all(b == config.b_for(name) for name, b in now.items()):
+        return config
+    if not config.align:
+        config = replace(config, align=True, b=1.0, b_pattern={})
+    free = {b for name, b in now.items() if not any(matches_pattern(key, name) for key in config.b_pattern)}
+    if len(free) == 1:
+        config = replace(config, b=free.pop())
+    single = {rf"\A{re.escape(name)}": b for name, b in now.items() if b != config.b_for(name)}
+    return replace(config, b_pattern=single | config.b_pattern)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...] | None:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, EvalResult
 
-from bcos_peft._utils.files import staged
-from bcos_peft._utils.patterns import matches_pattern
-from bcos_peft.config import BcosConfig
+from bcos_peft._utils.staging import settle, staged
 from bcos_peft.models.card import _CARD_NAME, _base_licence, _last_part, _render_card
 from bcos_peft.models.card_results import _stored_results, check_eval_results, put_eval_results
-from bcos_peft.models.consistency import _check_loading, check_modules
-from bcos_peft.models.hub_upload import _is_written_by_hand, _stale_weights, _with_additions, upload
-from bcos_peft.models.stub import _STUB, _add_stub, _auto_classes_of
-from bcos_peft.nn import BcosLayer
+from bcos_peft.models.consistency import check_modules, current_config
+from bcos_peft.models.hub_upload import _is_written_by_hand, _with_additions, stale_weights, upload
+from bcos_peft.models.stub import _STUB, GATES, _add_stub, _auto_classes_of
 
 
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
@@ -59,9 +54,9 @@ class BcosHubMixin:
         """Save the model: `AutoModelFor….from_pretrained(save_directory)` after `import bcos_peft` gives it back.
 
         As in transformers, with a model card. The files are written aside and then take their places, all of them or
-        none: if saving fails, what was in the directory is still there. Weights of an earlier save that would be stale
-        (shards, or the whole file if there are shards now) are removed. The card, `README.md`, is replaced only
-        if this method wrote it. The B that the layers have at this moment is saved.
+        none: if saving fails, or the process is killed, what was in the directory is loaded from it. Weights of an
+        earlier save that would be stale (shards, or the whole file if there are shards now) are removed. The card,
+        `README.md`, is replaced only if this method wrote it. The B that the layers have at this moment is saved.
 
         Args:
             save_directory (`str` or `os.PathLike`): made if it does not exist.
@@ -79,7 +74,7 @@ class BcosHubMixin:
                 Measured numbers for the card, in place of those that it has; also into the metadata of a card written
                 by hand. Default: those on the card in the directory stay. `[]` takes them off, which is due when the
                 weights are not those that were measured.
-            **kwargs: as in transformers, and the arguments of `push_to_hub`.
+            **kwargs: as in transformers, and the arguments of `push_to_hub`. The card calls the model `repo_id`.
 
         Raises:
             TypeError: `eval_results` is no list of [`~huggingface_hub.EvalResult`]; nothing was written.
@@ -108,7 +103,7 @@ class BcosHubMixin:
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"save_directory must be a directory, but {str(directory)!r} is a file.")
         push = {name: kwargs.pop(name) for name in _PUSH_ARGUMENTS if name in kwargs} if push_to_hub else {}
-        repo_id = push.pop("repo_id", None) or directory.resolve().name
+        repo_id = push.pop("repo_id", None) or kwargs.pop("repo_id", None) or directory.resolve().name
         kwargs |= {"state_dict": state_dict, "max_shard_size": max_shard_size, "variant": variant}
         if kwargs.get("distributed_checkpoint"):  # every process writes its part of the same files
             super().save_pretrained(directory, is_main_process=is_main_process, **kwargs)
@@ -117,7 +112,7 @@ class BcosHubMixin:
             with tempfile.TemporaryDirectory() as nowhere:
                 super().save_pretrained(nowhere, is_main_process=False, **kwargs)
             return
-        with _prepared_config(self, push_to_hub or remote_code), staged(directory, _stale_weights) as staging:
+        with _prepared_config(self, push_to_hub or remote_code), staged(directory, GATES, stale_weights) as staging:
             card = directory / _CARD_NAME
             _save_with_adapters(self, super().save_pretrained, staging, repo_id, kwargs, eval_results, card)
             if (staging / "config.json").exists():  # else only an adapter was saved
@@ -131,6 +126,13 @@ class BcosHubMixin:
         if push_to_hub:
             unchanged = [_CARD_NAME] if card.exists() and _CARD_NAME not in written else []
             upload(directory, written + unchanged, repo_id, token=token, eval_results=eval_results, **push)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers. A save into the folder that was killed is undone first."""
+        if pretrained_model_name_or_path is not None:
+            settle(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def push_to_hub(
         self,
@@ -256,28 +258,6 @@ def _prepare_config(model, remote_code: bool | None) -> None:
         config.auto_map |= {auto: f"{_STUB}.{type(model).__name__}" for auto in _auto_classes_of(model)}
     else:
         config.__dict__.pop("auto_map", None)
-
-
-def current_config(model) -> BcosConfig:
-    """The model's config with the B that its layers have now, should somebody have set it on the layers.
-
-    Raises:
-        ValueError: the modules of the model are not those that the config says (`check_modules`).
-    """
-    check_modules(model)
-    _check_loading(model)
-    config = model.bcos_config
-    layers = {model.bcos_name(name): module for name, module in model.named_modules() if isinstance(module, BcosLayer)}
-    now = {name: module.b for name, module in layers.items() if module.b is not None}
-    if all(b == config.b_for(name) for name, b in now.items()):
-        return config
-    if not config.align:
-        config = replace(config, align=True, b=1.0, b_pattern={})
-    free = {b for name, b in now.items() if not any(matches_pattern(key, name) for key in config.b_pattern)}
-    if len(free) == 1:
-        config = replace(config, b=free.pop())
-    single = {rf"\A{re.escape(name)}": b for name, b in now.items() if b != config.b_for(name)}
-    return replace(config, b_pattern=single | config.b_pattern)
 
 
 def _add_card(

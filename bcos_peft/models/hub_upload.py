@@ -52,7 +52,7 @@ def _with_numbers_of(theirs: Path, ours: Path, repo_id: str) -> bytes | Path:
     return str(card).encode()
 
 
-def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
+def stale_weights(written: list[str], existing: list[str]) -> list[str]:
     """Which of the existing files hold, or list, weights that the written ones replace."""
     stale = set()
     for name in written:
@@ -62,7 +62,8 @@ def _stale_weights(written: list[str], existing: list[str]) -> list[str]:
             index = ".".join([head, "safetensors.index", *variant, "json"])
             stale |= {other for other in existing if other == index or _SHARD.sub("", other) == whole}
         if name.rpartition("/")[2] == _ADAPTER:  # what lies beside it was another's
-            stale |= {name.removesuffix(_ADAPTER) + BESIDE}.intersection(existing)
+            beside = (BESIDE, "adapter_model.safetensors", "adapter_model.bin")
+            stale |= {name.removesuffix(_ADAPTER) + other for other in beside}.intersection(existing)
     return sorted(stale - set(written))
 
 
@@ -96,7 +97,7 @@ def upload(
         elif _CARD_NAME in content and eval_results is None:
             content[_CARD_NAME] = _with_numbers_of(theirs, directory / _CARD_NAME, repo_id)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=value) for name, value in content.items()]
-    operations += [CommitOperationDelete(path_in_repo=name) for name in _stale_weights(names, existing)]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in stale_weights(names, existing)]
     return api.create_commit(
         repo_id,
         operations,

@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import (
 
 from bcos_peft.families import Family, after_registration
 from bcos_peft.models.generated import PREFIX, _config_class, _convert_checkpoints_alike, _model_class, keep_class
-from bcos_peft.models.stub import _auto_model_classes
+from bcos_peft.models.stub import _auto_model_classes, _UnfinishedConfig
 
 
 def _register_names() -> None:
@@ -77,4 +77,5 @@ def _register_tokenizer(model_type: str, bcos_type: str) -> None:
 def register_all() -> None:
     """Register what comes with transformers, and each table that comes later; done once, on `import bcos_peft`."""
     _register_names()
+    AutoConfig.register(_UnfinishedConfig.model_type, _UnfinishedConfig, exist_ok=True)
     after_registration.append(_register)

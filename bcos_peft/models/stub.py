@@ -1,12 +1,17 @@
-"""`modeling_bcos.py`, the stub for `trust_remote_code`, and the Auto classes that load a model."""
+"""What a folder says to transformers: the stub for `trust_remote_code`, the Auto classes that load a model, and what
+stands there while its files are being changed.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+from bcos_peft._utils.staging import settle
 
 
 _STUB = "modeling_bcos"
@@ -41,3 +46,24 @@ def _add_stub(model, directory: Path) -> None:
         names = sorted({reference.rpartition(".")[2] for reference in model.config.auto_map.values()})
         text = _STUB_TEXT.format(names=", ".join(names), quoted=json.dumps(names))
         (directory / f"{_STUB}.py").write_text(text, encoding="utf-8")
+
+
+class _UnfinishedConfig(PretrainedConfig):
+    """Of a folder whose files were being changed when the process was killed: asks for it again when they are back."""
+
+    model_type = "bcos_unfinished_save"
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        path = kwargs.pop("name_or_path", None) or config_dict.get("_name_or_path")
+        if path is None or not settle(path):
+            raise OSError(
+                f"A save into {path!r} was interrupted. Load the model with its class of bcos_peft.models, which puts "
+                "back what was there, or save it again."
+            )
+        kwargs.pop("_from_auto", None)
+        return AutoConfig.from_pretrained(path, **kwargs)
+
+
+# Files without which nobody reads the others, and what they say while those are being changed.
+GATES = {"adapter_config.json": None, "config.json": json.dumps({"model_type": _UnfinishedConfig.model_type})}

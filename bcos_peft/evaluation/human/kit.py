@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bcos_peft._utils.files import write_text
+from bcos_peft._utils.staging import settle, staged
 from bcos_peft.evaluation.human.page import _render_page, _shown
 from bcos_peft.explanation import Explanation
 
@@ -159,13 +160,14 @@ class HumanKit:
         page, key = folder / "page.html", folder / "key.json"
         if not self.page:
             raise ValueError("This kit was loaded from its key, which has no page; build it again to save it.")
+        settle(folder)
         if key.exists() and HumanKit.load(key).kit != self.kit:
             raise ValueError(
                 f"{str(folder)!r} has another kit already; its answers need that key. Choose a new folder."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(page, self.page)
-        write_text(key, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        with staged(folder, gates={"page.html": None}) as new:
+            write_text(new / "page.html", self.page)
+            write_text(new / "key.json", json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
         return page, key
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,6 +192,7 @@ class HumanKit:
             ValueError: the file is no key.
         """
         path = Path(path) / "key.json" if Path(path).is_dir() else Path(path)
+        settle(path.parent)
         values = _read_json(path, _FORMAT, _VERSION)
         try:
             pairs = [HumanPair(**pair) for pair in values["pairs"]]

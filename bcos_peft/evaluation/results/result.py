@@ -13,6 +13,7 @@ from typing import Any
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
+from bcos_peft._utils.staging import settle, staged
 from bcos_peft.evaluation.methods import add_costs
 from bcos_peft.evaluation.metrics import Value
 from bcos_peft.evaluation.results.io import _plain, _stored
@@ -118,17 +119,19 @@ class EvaluationResult(_Measurements):
     def save(self, folder: str | os.PathLike, plot: bool = False) -> None:
         """Writes `results.json` (all of it), `results.md` (the tables) and `examples.csv` (each example's numbers).
 
+        They take the places of earlier ones together, and an earlier picture goes. If saving fails or is killed,
+        `load` finds what was there.
+
         Args:
             folder (`str` or `os.PathLike`): made if it does not exist.
             plot (`bool`, defaults to `False`): also `results.png`, which needs matplotlib.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "results.json", json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
-        write_text(folder / "results.md", self.markdown())
-        write_text(folder / "examples.csv", self.csv())
-        if plot:
-            self.plot(folder / "results.png")
+        with staged(Path(folder), gates={"results.json": None}, stale=_old_picture) as new:
+            write_text(new / "results.json", json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+            write_text(new / "results.md", self.markdown())
+            write_text(new / "examples.csv", self.csv())
+            if plot:
+                self.plot(new / "results.png")
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> EvaluationResult:
@@ -142,6 +145,7 @@ class EvaluationResult(_Measurements):
         """
         path = Path(folder)
         path = path / "results.json" if path.is_dir() else path
+        settle(path.parent)
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
@@ -285,3 +289,7 @@ class EvaluationResult(_Measurements):
             f"EvaluationResult({len(self.rows)} rows, {len(self.values)} values, "
             f"{len({record.example for record in self.records})} examples)\n{self.table(intervals=False)}"
         )
+
+
+def _old_picture(written: list[str], present: list[str]) -> list[str]:
+    return sorted({"results.png"}.intersection(present) - set(written))
