@@ -100,7 +100,8 @@ def strip_span(text: str, span: Span) -> Span:
 def hold_marks(
     texts: Sequence[str], offsets: Sequence[Span | None], sequence_ids: Sequence[int | None]
 ) -> list[Span | None]:
-    """Gives characters that a tokenizer dropped to the token before, where they are marks on its last character.
+    """Gives characters that a tokenizer dropped to the token before, where they are marks on its last character, or
+    are written as one with it.
 
     Tokenizers that strip accents know nothing of what stands above and below a letter, and others drop what makes a
     sign an emoji; a reader sees one character.
@@ -131,7 +132,7 @@ def hold_marks(
         covered = {place for i in members for place in range(*offsets[i])}
         for i in members:
             start, end = offsets[i]
-            while start < end < len(text) and end not in covered and _kind(text[end]) is None:
+            while start < end < len(text) and end not in covered and _is_held(text[start:end], text[end]):
                 end += 1
             held[i] = (start, end)
     return held
@@ -227,6 +228,13 @@ def _kind(character: str) -> str | None:
     if any(low <= code <= high for low, high in _UNSPACED) and category[0] in "LN":
         return _SINGLE
     return _WORD if category[0] in "LN" or character == "_" else _OTHER
+
+
+def _is_held(before: str, character: str) -> bool:
+    """Whether a character is a mark, or part of the sign before: the vowel of a Korean syllable written in parts."""
+    if _kind(character) is None:
+        return True
+    return len(unicodedata.normalize("NFC", before + character)) == len(unicodedata.normalize("NFC", before))
 
 
 def _joins_neighbours(text: str, i: int) -> bool:

@@ -145,6 +145,16 @@ def test_marks_that_are_tokens_stay_with_them():
     assert shared == [(0, 2), (0, 2), (2, 3)]  # bytes of one character
 
 
+def test_korean_written_in_parts_is_whole():
+    """Tokenizers compose syllables, and place what they have composed at the first of its parts."""
+    syllable = "\u1112\u1161\u11ab"
+    assert hold_marks([f"{syllable} a"], [(0, 1), (4, 5)], [0, 0]) == [(0, 3), (4, 5)]
+    assert hold_marks([syllable * 2], [(0, 1), (3, 4)], [0, 0]) == [(0, 3), (3, 6)]
+    assert hold_marks(["ab"], [(0, 1)], [0]) == [(0, 1)]
+    found = encode(f"film {syllable}  film", tiny.tokenizer("sentencepiece"), None, False)
+    assert words(found) == ["film", syllable, "film"]
+
+
 def test_generations_have_whole_words():
     text = "cafe\N{COMBINING ACUTE ACCENT} noir"
     found = GenerationExplanation(
