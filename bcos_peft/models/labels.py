@@ -109,7 +109,7 @@ class Labels:
         """
         if not value:
             raise ValueError(f"{argument} is an empty text; there is nothing to explain.")
-        written = self.tokenizer.get_vocab().get(value)
+        written = self._written(value)
         try:
             ids = ids_after(*after, value, self.tokenizer, argument)
         except ValueError:
@@ -127,14 +127,26 @@ class Labels:
         ids = self.tokenizer(value, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) == 1 and (ids[0] != unknown or value == self.tokenizer.unk_token):
             return ids[0]
-        vocabulary = self.tokenizer.get_vocab()
-        if value in vocabulary:
-            return vocabulary[value]
+        written = self._written(value)
+        if written is not None:
+            return written
         if len(ids) == 1:
             raise ValueError(
                 f"{argument}={value!r} is not in the tokenizer's vocabulary; a target is one token of it."
             )
         return self._refuse(value, argument, ids)
+
+    def _written(self, value: str) -> int | None:
+        """The token that the tokenizer writes so. Byte-level ones write a byte as the letter of its number: no letter."""
+        token = self.tokenizer.get_vocab().get(value)
+        if (
+            token is not None
+            and len(value) == 1
+            and not value.isascii()
+            and "\ufffd" in self.tokenizer.decode([token])
+        ):
+            return None
+        return token
 
     def _refuse(self, value: str, argument: str, ids: list[int]) -> int:
         raise ValueError(

@@ -237,3 +237,17 @@ def test_generated_tokens_have_names_with_their_space_and_on_one_line(kind):
     if kind != "bpe":
         assert steps[-1].label == "↵"
         assert all("↵↵" not in row.label for step in steps for row in step.sources)
+
+
+def test_a_letter_is_not_the_byte_of_its_number():
+    """Byte-level vocabularies write the byte 0xBD, which spells nothing, as the letter of that number."""
+    known = tiny.tokenizer("bpe")
+    model = get_bcos_model(tiny.model("llama", "CausalLM"), BcosConfig(), verify=False)
+    explainer = BcosExplainer(model, known)
+    ids = known("½", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2
+    found = explainer.explain("a film", target="½")
+    assert found.target_ids == ids
+    assert found.target_label == "½"
+    with pytest.raises(ValueError, match="is 2 tokens"):
+        explainer("a film", target="½")
