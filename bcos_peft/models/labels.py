@@ -137,16 +137,11 @@ class Labels:
         return self._refuse(value, argument, ids)
 
     def _written(self, value: str) -> int | None:
-        """The token that the tokenizer writes so. Byte-level ones write a byte as the letter of its number: no letter."""
+        """The token that the tokenizer writes so. Byte-level ones write a byte as the letter of its number."""
         token = self.tokenizer.get_vocab().get(value)
-        if (
-            token is not None
-            and len(value) == 1
-            and not value.isascii()
-            and "\ufffd" in self.tokenizer.decode([token])
-        ):
-            return None
-        return token
+        if token is None or len(value) > 1 or value.isascii():
+            return token
+        return None if "\ufffd" in self.tokenizer.decode([token]) else token
 
     def _refuse(self, value: str, argument: str, ids: list[int]) -> int:
         raise ValueError(

@@ -107,7 +107,7 @@ def passed_as(draw, known, items: list):
         return {name: [row[name] for row in rows] for name in rows[0]}, True
     encoded = [known(*([one] if isinstance(one, str) else one)) for one in items]
     if form == "ids":
-        return [list(one["input_ids"]) for one in encoded], None if isinstance(items[0], tuple) else False
+        return [list(one["input_ids"]) for one in encoded], None if "token_type_ids" in encoded[0] else False
     if form == "encoding":
         return encoded, False
     pairs = [one if isinstance(one, tuple) else (one, None) for one in items]
