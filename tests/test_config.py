@@ -32,6 +32,7 @@ FULL = {
     "calibration_replay": 0,
     "calibration_epochs": 2,
     "calibration_report": {"texts": 8},
+    "family": {"model_type": "mpnet", "architectures": ["MPNetModel"], "parts": {"word": "embeddings"}},
     "base_model_name_or_path": "some/model",
     "probe_residual": 1e-7,
     "bcos_version": "0.1.0",

@@ -144,13 +144,9 @@ def test_low_folders_import_little(module):
     assert outside(MODULES[module]) <= OUTSIDE[folder(module)]
 
 
-def test_a_family_imports_no_other_family():
-    shared = {"families.base", "families.heads", "families.tables"}
-    tables = {module for module in MODULES if folder(module) == "families" and module != "families"} - shared
-    assert len(tables) >= 6
-    for module in shared | tables:
-        siblings = {other for other in inside(MODULES[module]) if folder(other) == "families"} - {module, "families"}
-        assert siblings <= shared, f"{module} imports {sorted(siblings - shared)}"
+def test_tables_are_data():
+    assert inside(MODULES["families.tables"]) == {"families.base"}
+    assert outside(MODULES["families.tables"]) == outside(MODULES["families.base"]) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

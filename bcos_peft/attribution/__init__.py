@@ -4,10 +4,11 @@ from bcos_peft.attribution.answers import attribute_answer, writes_answers
 from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.certificate import certify, certify_adapter, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
-from bcos_peft.attribution.contributions import Attribution, attribute
+from bcos_peft.attribution.contributions import attribute
 from bcos_peft.attribution.leaves import average_embedding
 from bcos_peft.attribution.linear_map import forward_parameters, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode
+from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning
 from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequences, is_causal_lm
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from bcos_peft.attribution.checks import _padding_token, max_tokens
-from bcos_peft.attribution.contributions import Attribution, attribute
+from bcos_peft.attribution.contributions import attribute
+from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning, _tolerance
 from bcos_peft.discovery import needs_prefix, ordinary_ids, outputs_of, vocabulary_of
 from bcos_peft.models import BcosModel, family_of

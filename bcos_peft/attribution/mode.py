@@ -50,10 +50,10 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> from bcos_peft import BcosConfig, explanation_mode, get_inner
+        >>> from bcos_peft import BcosConfig, explanation_mode, get_bcos_model
         >>> tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
         >>> stock = BertForSequenceClassification(tiny)
-        >>> model = get_inner(stock, BcosConfig())
+        >>> model = get_bcos_model(stock, BcosConfig())
         >>> with explanation_mode(model):
         ...     model.classifier.explaining
         True

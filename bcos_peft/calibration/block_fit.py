@@ -76,7 +76,7 @@ class _BlockFit:
         for i, members in enumerate(self._batches):
             with _Capture(outputs=linears, inputs=set(streams.values())) as capture:
                 stock.hidden[i] = _run_block(block, *stock.call(name, i))
-            tokens = int(self._passes.mask(members).sum())
+            tokens = int(self._passes.mask(members, like=stock.hidden[i]).sum())
             for path, values in list(outputs.items()):
                 value = capture.outputs.get(path)
                 if path in streams:
@@ -139,7 +139,7 @@ class _BlockFit:
             return
         batches = []
         for i, members in enumerate(self._batches):
-            mask = self._passes.mask(members)
+            mask = self._passes.mask(members, like=stock.hidden[i])
             chooses = torch.tensor([member in self._texts.chooses for member in members], device=mask.device)[:, None]
             batches.append(_Batch(mine.call(name, i), stock.hidden[i], mask & ~chooses, mask & chooses))
         self.refined.append(_refine(self._blocks[name], names, batches, self._epochs, self._dtype))

@@ -36,12 +36,25 @@ def _find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
         ['encoder.layer.0', 'encoder.layer.1']
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
+    blocks = blocks or _listed(model)
     if not blocks:
         raise ValueError(
             f"Calibration goes block by block, and {type(model).__name__} has no blocks (modules that derive from "
-            "transformers' GradientCheckpointingLayer). Convert it without calibration_data."
+            "transformers' GradientCheckpointingLayer, or lists of modules of one class). Convert it without "
+            "calibration_data."
         )
     return blocks
+
+
+def _listed(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The entries of the outermost lists of modules of one class that have layers in them."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(block + ".") for block in found)
+        if isinstance(module, nn.ModuleList) and not inside and len({type(entry) for entry in module}) == 1:
+            if any(isinstance(part, nn.Linear) for part in module[0].modules()):
+                found |= {f"{name}.{i}": entry for i, entry in enumerate(module)}
+    return found
 
 
 def _layers_outside(model: PreTrainedModel, plan: Plan, blocks: dict[str, nn.Module], family: Family) -> list[str]:

@@ -20,7 +20,7 @@ from bcos_peft.calibration.distill import _Distillation
 from bcos_peft.calibration.fit import _is_trained, _LayerFits, _Weights
 from bcos_peft.calibration.passes import _Passes
 from bcos_peft.calibration.report import _predictions, _report
-from bcos_peft.calibration.running import _Capture, _is_language_model, _modes
+from bcos_peft.calibration.running import _Capture, _is_language_model, _modes, _without_cache
 from bcos_peft.calibration.scale import _PredictionScale
 from bcos_peft.calibration.texts import _gather
 from bcos_peft.config import BcosConfig
@@ -96,7 +96,7 @@ class Calibration:
         undo.append(restore_modes)
         try:
             self.model.eval()
-            with torch.no_grad(), named_outputs(self.model.config):
+            with torch.no_grad(), named_outputs(self.model.config), _without_cache(self.model.config):
                 read = self._told_predictions
                 self.before = self.scale.record(read) if self.scale else read()
                 stock = self._run_all(self.distillation)
@@ -108,6 +108,8 @@ class Calibration:
                 for name in self._progress(self.blocks):
                     if name in stock.entering:
                         stock.hidden = stock.entering.pop(name)
+                        if self.family.seq2seq:  # what a decoder reads of the encoder is another thing by now
+                            mine = self._run_all()
                         mine.hidden = [self.passes.input_of(self.blocks[name], members) for members in self.batches]
                     undo.append(self.block_fit.convert(name, stock, mine))
         except BaseException:
@@ -122,7 +124,7 @@ class Calibration:
         restore_modes = _modes(self.model)
         try:
             self.model.eval()
-            with torch.no_grad(), named_outputs(self.model.config):
+            with torch.no_grad(), named_outputs(self.model.config), _without_cache(self.model.config):
                 self._fit_outside([name for name in self.outside if name not in self.layers.found])
                 if self.distillation:
                     modules = map(self.model.get_submodule, self.layers.found)

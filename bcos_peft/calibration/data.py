@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from bcos_peft.calibration.answers import _prefix, _reads_answers, _with_answers
 from bcos_peft.calibration.running import _is_language_model
+from bcos_peft.models import family_of
 from bcos_peft.text import is_frame, split_inputs
 
 
@@ -19,6 +21,7 @@ _MAX_LENGTH = 512  # tokens of one text that are used
 _MIN_ROWS = 8  # fewer cannot be parted into rows to fit on, to choose by and to report on
 _BATCH = 1024  # tokens, with padding
 _REPLAY_LENGTH = 128
+_OF_ANSWERS = ("decoder_input_ids", "labels")
 _TEXT_COLUMNS = ("text", "sentence", "content", "messages", "prompt")
 
 
@@ -26,8 +29,9 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
     """Token ids, and what else the model reads, of each text: in the order of the data, up to `max_tokens` in all.
 
     Args:
-        data: an iterable of texts, of pairs of texts, of token ids, of chats, of dicts with `input_ids` or `text`; of
-            batches, as a data loader gives them; or a `datasets.Dataset`. What has no text is skipped.
+        data: an iterable of texts, of pairs of texts (of an encoder-decoder a source and an answer), of token ids, of
+            chats, of dicts with `input_ids` or `text`; of batches, as a data loader gives them; or a
+            `datasets.Dataset`. What has no text is skipped.
         tokenizer: needed for texts.
         model: of its config comes the length that it reads.
         max_tokens (`int`): where to stop reading.
@@ -49,9 +53,10 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
     if padding:  # models that count positions from the padding id on read fewer tokens than they have positions
         limit = min(limit, (getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH) - padding - 1)
     least = 2 if _is_language_model(model) else 1  # what comes after a token is predicted
+    answers = _reads_answers(model, family_of(model))
     rows, tokens = [], 0
     for item in _items(data):
-        row = _encode(item, tokenizer, limit)
+        row = _encode(item, tokenizer, limit, model, answers)
         if len(row["input_ids"]) < least:
             continue
         _check_ids(row["input_ids"], model)
@@ -64,7 +69,7 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
             f"calibration_data has {len(rows)} texts; at least {_MIN_ROWS} are needed, and a few hundred are better. "
             "Cut long texts into pieces."
         )
-    return rows
+    return _with_answers(rows, model) if answers else rows
 
 
 def _check_ids(ids: list[int], model: PreTrainedModel) -> None:
@@ -126,6 +131,8 @@ def _split(item: Any) -> list:
     if _is_chat(item):
         return [item]
     if isinstance(item, Mapping) and "input_ids" in item:
+        if any(key in item for key in _OF_ANSWERS) and not hasattr(item["input_ids"][0], "__len__"):
+            return [dict(item)]  # a row of an encoder-decoder
         item = {key: item[key] for key in item if key in ("input_ids", "attention_mask", "token_type_ids")}
     elif isinstance(item, Mapping) and "text" not in item:
         raise ValueError(
@@ -141,9 +148,16 @@ def _is_chat(item: Any) -> bool:
     return isinstance(item, list) and bool(item) and all(isinstance(turn, Mapping) and "role" in turn for turn in item)
 
 
-def _encode(item: Any, tokenizer, limit: int) -> dict[str, list]:
+def _encode(item: Any, tokenizer, limit: int, model: PreTrainedModel, answers: bool) -> dict[str, list]:
     if isinstance(item, dict):
         mask = item.get("attention_mask") or [1] * len(item["input_ids"])
+        given = next((list(item[key]) for key in _OF_ANSWERS if item.get(key) is not None), None)
+        if given is not None and answers:
+            prefix = given if "decoder_input_ids" in item else _prefix([i for i in given if i >= 0], model)
+            item = {"input_ids": item["input_ids"]}
+            return {**_encode(item | {"attention_mask": mask}, tokenizer, limit, model, answers)} | {
+                "decoder_input_ids": prefix[:limit]
+            }
         return {
             key: [value for value, kept in zip(values, mask, strict=True) if kept][:limit]
             for key, values in item.items()
@@ -156,6 +170,10 @@ def _encode(item: Any, tokenizer, limit: int) -> dict[str, list]:
             raise ValueError("calibration_data has chats, and the tokenizer has no chat template. Pass texts instead.")
         return {"input_ids": list(tokenizer.apply_chat_template(item, return_dict=False))[:limit]}
     first, second = item if isinstance(item, tuple) else (item, None)
+    if answers and second is not None:
+        source = tokenizer(first, truncation=True, max_length=limit)["input_ids"]
+        answer = tokenizer(text_target=second, truncation=True, max_length=limit)["input_ids"]
+        return {"input_ids": list(source), "decoder_input_ids": _prefix(list(answer), model)}
     encoded = tokenizer(first, second, truncation=True, max_length=limit)
     return {key: list(encoded[key]) for key in ("input_ids", "token_type_ids") if key in encoded}
 
@@ -211,7 +229,17 @@ def _collate(rows: list[dict[str, list]], padding: int, device: torch.device) ->
     batch = {
         key: torch.tensor([row[key] + [fill[key]] * (length - len(row[key])) for row in rows], device=device)
         for key in rows[0]
+        if key in fill
     }
+    if "decoder_input_ids" in rows[0]:
+        answers = [row["decoder_input_ids"] for row in rows]
+        # Another length than that of the sources: by it one tells which of them something belongs to.
+        longest = max(map(len, answers))
+        longest += longest == length
+        padded = [ids + [padding] * (longest - len(ids)) for ids in answers]
+        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in answers]
+        batch["decoder_input_ids"] = torch.tensor(padded, device=device)
+        batch["decoder_attention_mask"] = torch.tensor(mask, device=device)
     batch["attention_mask"] = torch.tensor(
         [[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows], device=device
     )

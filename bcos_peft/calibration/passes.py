@@ -34,15 +34,21 @@ class _Passes:
 
     def forward(self, batch: dict[str, Tensor]):
         """A pass without cache; of a language model without its head: no layer waits for its large logits."""
-        return self._body(**batch, **({"use_cache": False} if self.family.causal else {}))
+        cached = self.family.causal or "decoder_input_ids" in batch
+        return self._body(**batch, **({"use_cache": False} if cached else {}))
 
     def input_of(self, module: nn.Module, members: list[int]) -> Tensor:
         """What a module reads first."""
         return _wait_for(self.forward, module, set(), (self.collate(members),), {})[0]
 
-    def mask(self, members: list[int], pooled: bool = False) -> Tensor:
-        """`(texts, length)`, where there are tokens; `pooled`: those that the model's head reads."""
-        mask = self.collate(members)["attention_mask"].bool()
+    def mask(self, members: list[int], pooled: bool = False, like: Tensor | None = None) -> Tensor:
+        """`(texts, length)`, where there are tokens; `pooled`: those that the model's head reads. Of an
+        encoder-decoder those of the answer, if what it is `like`, `(texts, length, ...)`, has as many places."""
+        batch = self.collate(members)
+        answers = batch.get("decoder_attention_mask")
+        if like is not None and answers is not None and like.shape[:2] == answers.shape:
+            return answers.bool()
+        mask = batch["attention_mask"].bool()
         if pooled and self._last:
             final = mask.sum(1, keepdim=True) - 1
             return torch.arange(mask.shape[1], device=mask.device) == final
@@ -50,7 +56,7 @@ class _Passes:
 
     def flat(self, members: list[int], value: Tensor, pooled: bool = False) -> Tensor:
         """`(tokens, width)` without padding; of values that are one for each text, `(texts, width)`."""
-        mask = self.mask(members, pooled)
+        mask = self.mask(members, pooled, like=value)
         if value.dim() == 3 and value.shape[:2] == mask.shape:
             return value[mask.to(value.device)]
         if value.dim() == 2 and value.shape[0] == mask.numel() and mask.shape[1] > 1:
@@ -68,7 +74,10 @@ class _Passes:
         flags: list[Tensor] = []
         for batch, count in zip(batches, counts, strict=True):
             wanted = torch.tensor([i in members for i in batch])
-            mask = self.mask(batch).cpu()
-            tokens = wanted[:, None].expand_as(mask)[mask]
-            flags.append(tokens if len(tokens) == count else wanted)
+            found = self.collate(batch)
+            masks = (
+                found[name].bool().cpu() for name in ("attention_mask", "decoder_attention_mask") if name in found
+            )
+            tokens = (wanted[:, None].expand_as(mask)[mask] for mask in masks)
+            flags.append(next((flag for flag in tokens if len(flag) == count), wanted))
         return torch.cat(flags)

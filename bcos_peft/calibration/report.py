@@ -20,8 +20,8 @@ def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], c
     language = _is_language_model(model)
     choices, values, loss, count = [], [], 0.0, 0
     for batch in batches:
-        output = model(**batch, **({"use_cache": False} if causal else {}))
-        mask = batch["attention_mask"].bool()
+        output = model(**batch, **({"use_cache": False} if causal or "decoder_input_ids" in batch else {}))
+        mask = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
         if language:
             logits, following, kept = output.logits[:, :-1].float(), batch["input_ids"][:, 1:], mask[:, 1:]
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
@@ -30,6 +30,9 @@ def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], c
         elif "start_logits" in output:
             found = [x.masked_fill(~mask, float("-inf")).argmax(-1) for x in (output.start_logits, output.end_logits)]
             choices.append(torch.cat(found))
+        elif "logits" not in output:  # without a head: hidden states
+            states = output[0].float()
+            values.append((states[mask] if states.shape[:2] == mask.shape else states).flatten())
         elif output.logits.shape[-1] == 1:
             values.append(output.logits.float().flatten())
         else:

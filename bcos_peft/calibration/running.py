@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 __all__ = []
@@ -25,6 +26,20 @@ def _modes(model: nn.Module) -> Callable[[], None]:
             module.training = training.get(name, module.training)  # a gain may be new
 
     return restore
+
+
+@contextmanager
+def _without_cache(config: PretrainedConfig) -> Iterator[None]:
+    """A block that is run again is not to find what it kept the first time."""
+    kept = vars(config).get("use_cache")
+    if kept is None:
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = kept
 
 
 class _Capture:

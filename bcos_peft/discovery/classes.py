@@ -13,14 +13,13 @@ from bcos_peft.families import BcosExperts
 from bcos_peft.nn import layer_norm, quantized_class, rms_norm
 
 
-def replacements_of(model: PreTrainedModel) -> dict[str, str]:
+def _replacements_of(model: PreTrainedModel) -> dict[str, str]:
     """Names of classes whose modules all give what a norm or linear layer of this package gives, with its kind.
 
     Example:
         >>> from transformers import T5Config, T5EncoderModel
-        >>> from bcos_peft.discovery.classes import replacements_of
         >>> small = T5Config(num_layers=1, d_model=16, d_kv=8, d_ff=32, num_heads=2)
-        >>> replacements_of(T5EncoderModel(small))
+        >>> _replacements_of(T5EncoderModel(small))
         {'T5LayerNorm': 'rms_norm'}
     """
     found: dict[str, set[str | None]] = {}

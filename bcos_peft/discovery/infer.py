@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bcos_peft.discovery.classes import replacements_of
-from bcos_peft.discovery.inputs import _LENGTHS, outputs_of, run_somehow, takes
-from bcos_peft.discovery.watch import Watch, is_layer
+from bcos_peft.discovery.classes import _replacements_of
+from bcos_peft.discovery.inputs import _LENGTHS, _run_somehow, _takes, outputs_of
+from bcos_peft.discovery.watch import _is_layer, _Watch
 from bcos_peft.families import Family
 
 
@@ -45,7 +45,7 @@ def infer_family(model: PreTrainedModel) -> Family:
         >>> infer_family(MPNetForSequenceClassification(small)).parts["word"]
         'embeddings.word_embeddings'
     """
-    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False)) and takes(model, "decoder_input_ids")
+    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False)) and _takes(model, "decoder_input_ids")
     modes = [(module, module.training) for module in model.modules()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     named = model.config.return_dict
@@ -66,9 +66,9 @@ def infer_family(model: PreTrainedModel) -> Family:
 
 def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
     with torch.no_grad():
-        inputs, _ = run_somehow(model, seq2seq)
+        inputs, _ = _run_somehow(model, seq2seq)
     lengths = frozenset(inputs[name].shape[1] for name in ("input_ids", "decoder_input_ids") if name in inputs)
-    with Watch(model, lengths) as watch:
+    with _Watch(model, lengths) as watch:
         output = model(**inputs)
     outputs = [y for y in outputs_of(output) if y.requires_grad]
     if not outputs:
@@ -81,7 +81,7 @@ def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
     plain, held = _plain(model, watch, gradients)
     head = model.get_output_embeddings()
     heads = [name for name, module in model.named_modules() if module is head]
-    replacements = replacements_of(model)
+    replacements = _replacements_of(model)
     pooled = _pooled(model, watch, replacements)
     biases = [f"{name}.bias" for name in held]
     live = [(name, leaf) for name, leaf in watch.constants.leaves if id(leaf) in gradients]
@@ -128,7 +128,7 @@ class _Names:
         return tuple(found)
 
 
-def _plain(model: PreTrainedModel, watch: Watch, gradients: dict) -> tuple[set[str], set[str]]:
+def _plain(model: PreTrainedModel, watch: _Watch, gradients: dict) -> tuple[set[str], set[str]]:
     """Layers that decide, or give values, and those of them whose output is held wholly."""
     nothing: dict[str, bool] = {}
     partly = set()
@@ -157,7 +157,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
-def _parts(model: PreTrainedModel, watch: Watch, gradients: dict) -> dict[str, str]:
+def _parts(model: PreTrainedModel, watch: _Watch, gradients: dict) -> dict[str, str]:
     """Embeddings that are inputs of the linear map, by what they say of a token."""
     body = model.base_model
     paths = {id(module): path for path, module in body.named_modules(remove_duplicate=False)}
@@ -191,14 +191,14 @@ def _word_embedding(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _is_layer_bias(model: PreTrainedModel, name: str, replacements: dict[str, str]) -> bool:
-    """Whether a parameter is one that a conversion takes away with the layer that it belongs to."""
+    """Whether a parameter is one that a conversion _takes away with the layer that it belongs to."""
     module = model.get_submodule(_parent(name))
-    known = is_layer(module) or isinstance(module, (nn.Conv1d, nn.Embedding)) or type(module) is nn.LayerNorm
+    known = _is_layer(module) or isinstance(module, (nn.Conv1d, nn.Embedding)) or type(module) is nn.LayerNorm
     replaced = replacements.get(type(module).__name__) not in (None, "head", "stock_experts")
     return name.endswith(".bias") and (known or replaced)
 
 
-def _pooled(model: PreTrainedModel, watch: Watch, replacements: dict[str, str]) -> set[str]:
+def _pooled(model: PreTrainedModel, watch: _Watch, replacements: dict[str, str]) -> set[str]:
     """Activation modules between body and classes; heads that call theirs as functions go to `replacements`."""
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return set()

@@ -29,12 +29,12 @@ def example_inputs(model: PreTrainedModel, seq2seq: bool, length: int = 8, rows:
     found = {"input_ids": ids.to(model.device)}
     if seq2seq and isinstance(end, int):  # classifiers read the end of a text
         found["input_ids"][:, -1] = end
-    if seq2seq and takes(model, "decoder_input_ids") and needs_prefix(model):
+    if seq2seq and _takes(model, "decoder_input_ids") and needs_prefix(model):
         start = getattr(model.config, "decoder_start_token_id", None)
         prefix = found["input_ids"][:, : max(2, length // 2)].flip(1).clone()
         prefix[:, 0] = start if isinstance(start, int) else 1
         found["decoder_input_ids"] = prefix
-    if takes(model, "use_cache"):
+    if _takes(model, "use_cache"):
         found["use_cache"] = False
     return found
 
@@ -64,20 +64,22 @@ def vocabulary_of(model: PreTrainedModel) -> int:
         return getattr(model.config, "vocab_size", 256)  # of characters, which need no table
 
 
-def takes(model: PreTrainedModel, name: str) -> bool:
+def _takes(model: PreTrainedModel, name: str) -> bool:
     """Whether a model's forward has an argument."""
     return name in inspect.signature(type(model).forward).parameters
 
 
-def run_somehow(model: PreTrainedModel, seq2seq: bool) -> tuple[dict[str, Any], Any]:
+def _run_somehow(model: PreTrainedModel, seq2seq: bool) -> tuple[dict[str, Any], Any]:
     """A forward pass on the first inputs that the model can read: some want whole blocks of tokens."""
     for index, length in enumerate(_LENGTHS):
         inputs = example_inputs(model, seq2seq, length, 1 if _reads_one(model) else _ROWS)
-        try:
-            return inputs, model(**inputs)
-        except (ValueError, RuntimeError, IndexError, AssertionError):
-            if index == len(_LENGTHS) - 1:
-                raise
+        # A mask where none is needed is one more thing that may not fit; some classes cannot do without.
+        for more in ({}, {"attention_mask": torch.ones_like(inputs["input_ids"])}):
+            try:
+                return inputs | more, model(**inputs, **more)
+            except (ValueError, RuntimeError, IndexError, AssertionError, TypeError):
+                if index == len(_LENGTHS) - 1 and more:
+                    raise
 
 
 def _reads_one(model: PreTrainedModel) -> bool:

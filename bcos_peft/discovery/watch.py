@@ -15,12 +15,12 @@ from bcos_peft.nn import quantized_class
 from bcos_peft.operations import Constants, LinearMode, opened_functions
 
 
-def is_layer(module: nn.Module) -> bool:
+def _is_layer(module: nn.Module) -> bool:
     """Whether a module is a linear layer, of a subclass or quantised perhaps."""
     return isinstance(module, (nn.Linear, Conv1D)) or quantized_class(module) is not None
 
 
-def is_embedding(module: nn.Module) -> bool:
+def _is_embedding(module: nn.Module) -> bool:
     """Whether a module looks ids up: an embedding, or one of a model's own that is called so."""
     weight = module._parameters.get("weight")
     named = type(module).__name__.endswith("Embedding") and not module._modules
@@ -28,7 +28,7 @@ def is_embedding(module: nn.Module) -> bool:
 
 
 @dataclass
-class Call:
+class _Call:
     """One call of a linear layer or an embedding."""
 
     name: str
@@ -38,7 +38,7 @@ class Call:
 
 
 @dataclass
-class Watch(ExitStack):
+class _Watch(ExitStack):
     """Hooks on a model, and the mode in which it runs.
 
     Attributes:
@@ -50,8 +50,8 @@ class Watch(ExitStack):
 
     model: PreTrainedModel
     lengths: frozenset[int] = frozenset()
-    layers: list[Call] = field(default_factory=list)
-    embeddings: list[Call] = field(default_factory=list)
+    layers: list[_Call] = field(default_factory=list)
+    embeddings: list[_Call] = field(default_factory=list)
     squashed: set[str] = field(default_factory=set)
 
     def __post_init__(self):
@@ -63,9 +63,9 @@ class Watch(ExitStack):
         super().__enter__()
         for name, module in self.model.named_modules():
             self._hook(module.register_forward_pre_hook(self._enter(name)))
-            if is_layer(module):
+            if _is_layer(module):
                 self._hook(module.register_forward_hook(self._keep(name, self.layers)))
-            elif is_embedding(module):
+            elif _is_embedding(module):
                 self._hook(module.register_forward_hook(self._cut(name)))
             self._hook(module.register_forward_hook(self._leave))
         # A ratio of 1, so that a feature which a ReLU has shut is not taken for one that is never read.
@@ -86,10 +86,10 @@ class Watch(ExitStack):
         if function in ("tanh", "relu"):
             self.squashed.add(self._inside[-1])
 
-    def _keep(self, name: str, calls: list[Call]) -> Callable:
+    def _keep(self, name: str, calls: list[_Call]) -> Callable:
         def hook(module, args, output):
             if args and isinstance(output, Tensor):
-                calls.append(Call(name, args[0], output, output._version))
+                calls.append(_Call(name, args[0], output, output._version))
 
         return hook
 
@@ -97,7 +97,7 @@ class Watch(ExitStack):
         def hook(module, args, output):
             found, *more = output if isinstance(output, tuple) else (output,)
             leaf = found.detach().requires_grad_()
-            self.embeddings.append(Call(name, args[0] if args else leaf, leaf, leaf._version))
+            self.embeddings.append(_Call(name, args[0] if args else leaf, leaf, leaf._version))
             # A copy, into which stock code may write.
             return (leaf.clone(), *more) if isinstance(output, tuple) else leaf.clone()
 

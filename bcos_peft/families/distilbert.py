@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 _STOCK = modeling_distilbert.DistilBertForSequenceClassification.forward
 
 
-class BcosDistilBertClassifier(modeling_distilbert.DistilBertForSequenceClassification):
+class _BcosDistilBertClassifier(modeling_distilbert.DistilBertForSequenceClassification):
     """The stock model, whose ReLU `BcosConfig.pooler_activation` may take out."""
 
     @can_return_tuple

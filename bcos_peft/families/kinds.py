@@ -20,7 +20,7 @@ _KINDS: dict[str, type] = {
     "head": HeadWithoutActivation,
 }
 # Those that import a model's code, which takes a while.
-_LATER = {"distilbert_classifier": ("bcos_peft.families.distilbert", "BcosDistilBertClassifier")}
+_LATER = {"distilbert_classifier": ("bcos_peft.families.distilbert", "_BcosDistilBertClassifier")}
 
 
 def replacement(kind: str | type | None) -> type | None:

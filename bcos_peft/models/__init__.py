@@ -2,17 +2,16 @@
 
 from bcos_peft.models.apply import apply_plan
 from bcos_peft.models.card_results import check_eval_results, put_eval_results
+from bcos_peft.models.classes import _class_named, change_class, keep_class
 from bcos_peft.models.consistency import check_modules, current_config
-from bcos_peft.models.conversion import change_class
 from bcos_peft.models.finding import family_of, find_bcos_model, find_model
-from bcos_peft.models.generated import PREFIX, BcosModel, _class_named, keep_class
+from bcos_peft.models.generated import PREFIX, BcosModel
 from bcos_peft.models.guards import refuse_liger, refuse_shards, refuse_tensor_parallel
 from bcos_peft.models.hub import BcosHubMixin, adapter_hooks
-from bcos_peft.models.hub_upload import BESIDE, stale_weights, upload
+from bcos_peft.models.hub_upload import BESIDE, GATES, stale_weights, upload
 from bcos_peft.models.labels import Labels
 from bcos_peft.models.plan import Plan, is_activation, plan_conversion, refuse_patched, sub_plan
 from bcos_peft.models.registration import register_all
-from bcos_peft.models.stub import GATES
 from bcos_peft.models.summary import ConversionSummary
 
 

@@ -87,6 +87,8 @@ def _zero_parameter(model: PreTrainedModel, name: str) -> Callable[[], None]:
 
     def restore() -> None:
         known.remove(parameter)
+        if not known:
+            del owner.__dict__[_ZEROS]
         del owner._buffers[parameter]
         owner._non_persistent_buffers_set = kept
         owner._parameters.clear()
@@ -95,7 +97,7 @@ def _zero_parameter(model: PreTrainedModel, name: str) -> Callable[[], None]:
     return restore
 
 
-def fill_zeros(model: PreTrainedModel) -> None:
+def _fill_zeros(model: PreTrainedModel) -> None:
     """Loading leaves the memory of what is not saved as it finds it."""
     for module in model.modules():
         for name in vars(module).get(_ZEROS, ()):

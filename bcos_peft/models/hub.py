@@ -15,8 +15,16 @@ from bcos_peft._utils.staging import settle, staged
 from bcos_peft.models.card import _CARD_NAME, _base_licence, _last_part, _render_card
 from bcos_peft.models.card_results import _stored_results, check_eval_results, put_eval_results
 from bcos_peft.models.consistency import check_modules, current_config
-from bcos_peft.models.hub_upload import _is_written_by_hand, _with_additions, stale_weights, upload
-from bcos_peft.models.stub import _STUB, GATES, _add_stub, _auto_classes_of
+from bcos_peft.models.hub_upload import (
+    _STUB,
+    GATES,
+    _add_stub,
+    _auto_classes_of,
+    _is_written_by_hand,
+    _with_additions,
+    stale_weights,
+    upload,
+)
 
 
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")

@@ -18,8 +18,9 @@ from transformers.models.auto.configuration_auto import (
 )
 
 from bcos_peft.families import Family, after_registration
-from bcos_peft.models.generated import PREFIX, _config_class, _convert_checkpoints_alike, _model_class, keep_class
-from bcos_peft.models.stub import _auto_model_classes, _UnfinishedConfig
+from bcos_peft.models.classes import _config_class, _convert_checkpoints_alike, _model_class, keep_class
+from bcos_peft.models.generated import PREFIX
+from bcos_peft.models.hub_upload import _auto_model_classes, _UnfinishedConfig
 
 
 def _register_names() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_peft.operations.lines import calling_line
+from bcos_peft.operations.lines import _calling_line
 
 
 class Constants:
@@ -71,7 +71,7 @@ class Constants:
         """Remember a leaf."""
         self.leaves.append((name, leaf))
         if self.lines is not None:
-            self.lines[id(leaf)] = calling_line()
+            self.lines[id(leaf)] = _calling_line()
 
     def _is_of_tokens(self, constant: Tensor, like: Tensor) -> bool:
         same = constant.dim() > 1 and like.dim() > 1 and constant.shape[-2:] == like.shape[-2:]

@@ -9,7 +9,7 @@ import traceback
 _OURS = ("/torch/", "/bcos_peft/operations/", "/bcos_peft/attribution/")
 
 
-def calling_line() -> str:
+def _calling_line() -> str:
     """Where in a model's code the operation at hand was called, as `file:line in function`."""
     frames = [frame for frame in traceback.extract_stack() if not any(part in frame.filename for part in _OURS)]
     frame = next((one for one in reversed(frames) if "/modeling_" in one.filename), frames[-1])

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from bcos_peft.operations.affine import Constants, _reshaped
 from bcos_peft.operations.elementwise import _hold, _ratio
 from bcos_peft.operations.live import _any_live, is_live
-from bcos_peft.operations.table import CASTS, LINEAR, RULES, SHAPES, Rule, cast, in_place_of
+from bcos_peft.operations.table import _CASTS, _LINEAR, _RULES, _SHAPES, _cast, _in_place_of, _Rule
 from bcos_peft.operations.unknown import _try_unknown
 
 
@@ -61,22 +61,24 @@ class LinearMode(TorchFunctionMode):
         self.linear_by_trial: set[str] = set()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:  # the rules go by places
+            args = (kwargs.pop("input"),)
         name = func.__name__
-        if name in LINEAR or not torch.is_grad_enabled():
+        if name in _LINEAR or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if name in SHAPES:
+        if name in _SHAPES:
             return _reshaped(func, func(*args, **kwargs), args, kwargs)
-        if name in CASTS:
-            return cast(self, func, args, kwargs)
+        if name in _CASTS:
+            return _cast(self, func, args, kwargs)
         if not (_any_live(args) or _any_live(kwargs.values())):
             return func(*args, **kwargs)
-        rule = RULES.get(name)
+        rule = _RULES.get(name)
         if rule is not None:
             if kwargs.get("inplace"):
                 kwargs = {**kwargs, "inplace": False}
             return rule(self, func, args, kwargs)
-        plain = in_place_of(name)
+        plain = _in_place_of(name)
         if plain is None:
             return _try_unknown(self, func, args, kwargs)
         return self._in_place(getattr(Tensor, plain, None) or getattr(torch, plain), plain, func, args, kwargs)
@@ -86,8 +88,12 @@ class LinearMode(TorchFunctionMode):
         x, *others = args
         if not is_live(x) and name in ("add", "sub", "mul", "div"):
             return func(*args, **kwargs)
-        y = RULES[name](self, plain, (x.clone(), *others), kwargs)
+        y = _RULES[name](self, plain, (x.clone(), *others), kwargs)
         return x.copy_(y)
+
+
+def _pass(mode: LinearMode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def add_rule(name: str, rule: str) -> None:
@@ -107,9 +113,9 @@ def add_rule(name: str, rule: str) -> None:
         Traceback (most recent call last):
         ValueError: name='gelu' has a rule already.
     """
-    rules: dict[str, Rule] = {"hold": _hold, "ratio": _ratio, "linear": lambda mode, func, args, kw: func(*args, **kw)}
+    rules: dict[str, _Rule] = {"hold": _hold, "ratio": _ratio, "linear": _pass}
     if rule not in rules:
         raise ValueError(f"rule must be 'hold', 'ratio' or 'linear', got {rule!r}.")
-    if name in RULES or name in LINEAR or name in SHAPES or name in CASTS:
+    if name in _RULES or name in _LINEAR or name in _SHAPES or name in _CASTS:
         raise ValueError(f"name={name!r} has a rule already.")
-    RULES[name] = rules[rule]
+    _RULES[name] = rules[rule]

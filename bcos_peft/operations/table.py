@@ -38,10 +38,10 @@ from bcos_peft.operations.products import (
 )
 
 
-Rule = Callable[[Any, Callable, tuple, dict[str, Any]], Any]
+_Rule = Callable[[Any, Callable, tuple, dict[str, Any]], Any]
 
 # Linear in all that is live, or homogeneous of degree 1 (norms, maxima), or no function of values at all.
-LINEAR = frozenset(
+_LINEAR = frozenset(
     """
     __getitem__ hstack vstack dstack split split_with_sizes chunk unbind unsafe_chunk
     unsafe_split tensor_split vsplit hsplit dsplit select narrow index_select gather take take_along_dim masked_select
@@ -72,15 +72,15 @@ LINEAR = frozenset(
     """.split()
 )
 # Changes of shape or precision: also what a sum is made of goes through them.
-SHAPES = frozenset(
+_SHAPES = frozenset(
     """
     view reshape permute transpose t swapaxes swapdims movedim moveaxis contiguous unsqueeze squeeze expand repeat
     flatten unflatten type_as atleast_1d atleast_2d atleast_3d adjoint
     """.split()
 )
-CASTS = frozenset(["to", "float", "double", "half", "bfloat16", "type"])
+_CASTS = frozenset(["to", "float", "double", "half", "bfloat16", "type"])
 
-RULES: dict[str, Rule] = {
+_RULES: dict[str, _Rule] = {
     # Factors: held.
     **dict.fromkeys(
         """
@@ -142,21 +142,20 @@ _REFLECTED = {
 }
 
 
-def in_place_of(name: str) -> str | None:
+def _in_place_of(name: str) -> str | None:
     """The function whose rule one that writes into its first argument goes by.
 
     Example:
-        >>> from bcos_peft.operations.table import in_place_of
-        >>> in_place_of("relu_"), in_place_of("__imul__"), in_place_of("relu")
+        >>> _in_place_of("relu_"), _in_place_of("__imul__"), _in_place_of("relu")
         ('relu', 'mul', None)
     """
     if name in _REFLECTED:
         return _REFLECTED[name]
     plain = name[:-1]
-    return plain if name.endswith("_") and not name.endswith("__") and plain in RULES else None
+    return plain if name.endswith("_") and not name.endswith("__") and plain in _RULES else None
 
 
-def cast(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _cast(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """A change of precision; what depends on the input in float64 stays so where stock code would round it."""
     x = args[0]
     if x.dtype != torch.float64 or not is_live(x):

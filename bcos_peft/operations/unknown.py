@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_peft.operations.lines import calling_line
+from bcos_peft.operations.lines import _calling_line
 from bcos_peft.operations.live import is_live
 
 
@@ -36,7 +36,7 @@ def _try_unknown(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> A
     if name not in mode.linear_by_trial:
         if not is_linear(func, args, kwargs):
             raise UnknownOperation(
-                f"Cannot explain: the operation {name!r}, called at {calling_line()}, has no rule and is not linear "
+                f"Cannot explain: the operation {name!r}, called at {_calling_line()}, has no rule and is not linear "
                 "in its input, so contributions would not sum to the logit. Nothing was changed. Add a rule for it: "
                 f"bcos_peft.operations.add_rule({name!r}, 'hold') holds its output constant, 'ratio' explains an "
                 "elementwise function that is 0 at 0 (guide 'Adding a family')."
@@ -56,7 +56,7 @@ def is_linear(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     Example:
         >>> import torch
         >>> from bcos_peft.operations import is_linear
-        >>> x = torch.ones(3, requires_grad=True)
+        >>> x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
         >>> is_linear(torch.cumsum, (x, 0), {}), is_linear(torch.exp, (x,), {})
         (True, False)
     """

@@ -227,7 +227,7 @@ def test_generate_refusals(language_model, converted):
     assert "--truncation cannot go with a causal language model" in refused(*prompt, "--truncation")
     html = refused("explain", "no/model", TEXT, "b", "--generate", 2, "--html", "no.html")  # before anything is read
     assert "takes a single text" in html
-    assert "is none" in refused("explain", converted, TEXT, "--generate", 2)
+    assert "is neither" in refused("explain", converted, TEXT, "--generate", 2)
 
 
 def test_a_file_has_a_text_on_each_line_whatever_else_is_in_it(converted, tmp_path):

@@ -15,7 +15,7 @@ from bcos_peft.cli import app, config_options
 from bcos_peft.models import BcosBertForSequenceClassification
 
 
-FILLED_IN = {"calibration_report", "base_model_name_or_path", "probe_residual", "bcos_version"}
+FILLED_IN = {"calibration_report", "family", "base_model_name_or_path", "probe_residual", "bcos_version"}
 FIELDS = [field for field in dataclasses.fields(BcosConfig) if field.name not in FILLED_IN]
 TOLD = re.sub(r'`"?|"?`', "", " ".join(inspect.getdoc(BcosConfig).split()))
 OPTIONS = {option.name: option for option in typer.main.get_command(app).commands["convert"].params}

@@ -51,7 +51,7 @@ def test_the_answer_is_explained(family):
             first, last = best_span(start, end, context)
             assert found.positions == [first, last]
             assert found.position == first
-            assert found.logit == pytest.approx(float(start[first] + end[last]), abs=1e-9)
+            assert found.logit == pytest.approx(float(start[first] + end[last]), abs=1e-6)
             assert abs(found.residual) < 1e-9
             assert found.target_ids == [0, 1]
             assert found.target_label == found.predicted_label

@@ -125,7 +125,7 @@ def test_a_new_process_loads_it_after_registration(tmp_path):
 def test_config_classes_of_one_name_are_kept_apart():
     from transformers import BertConfig
 
-    from bcos_peft.models.generated import _config_class
+    from bcos_peft.models.classes import _config_class
 
     first = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})
     second = type("NamesakeConfig", (BertConfig,), {"model_type": "namesake"})

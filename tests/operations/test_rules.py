@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from bcos_peft.operations import Constants, LinearMode, UnknownOperation, add_rule, is_linear
-from bcos_peft.operations.table import CASTS, LINEAR, RULES, SHAPES
+from bcos_peft.operations.table import _CASTS, _LINEAR, _RULES, _SHAPES
 
 
 def live(*shape, seed=0):
@@ -155,7 +155,7 @@ def test_what_has_no_rule_is_tried_by_numbers():
 
 
 def test_a_rule_can_be_added(monkeypatch):
-    monkeypatch.setattr("bcos_peft.operations.mode.RULES", dict(RULES))
+    monkeypatch.setattr("bcos_peft.operations.mode.RULES", dict(_RULES))
     add_rule("erfcx", "hold")
     with pytest.raises(ValueError, match="has a rule already"):
         add_rule("cumsum", "hold")
@@ -164,7 +164,7 @@ def test_a_rule_can_be_added(monkeypatch):
 
 
 def test_a_function_is_in_one_set():
-    sets = [LINEAR, SHAPES, CASTS, frozenset(RULES)]
+    sets = [_LINEAR, _SHAPES, _CASTS, frozenset(_RULES)]
     assert sum(map(len, sets)) == len(frozenset.union(*sets))
 
 

@@ -13,6 +13,7 @@ from bcos_peft.evaluation.methods.base import BaselineMethod, Method, _Probe, _s
 from bcos_peft.evaluation.methods.gradient import DeepLift, InputXGradient, IntegratedGradients, Saliency
 from bcos_peft.evaluation.methods.perturbation import KernelShap, Lime, Occlusion, ShapleySampling
 from bcos_peft.evaluation.questions import Question, score
+from bcos_peft.models import find_bcos_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Bcos(Method):
         inputs = {name: value[None].to(device) for name, value in inputs.items()}
         mask = torch.ones_like(inputs["input_ids"])
         chosen = {"target": question.target, "foil": question.foil, "baseline": self.baseline}
+        find_bcos_model(model)  # of a stock model the biases are a part of every score
         return attribute(model, **inputs, attention_mask=mask, **chosen)
 
     def total(self, model: nn.Module, question: Question) -> float:
