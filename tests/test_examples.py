@@ -41,6 +41,15 @@ def short_smollm2(smollm2_folder, tmp_path_factory):
     return folder
 
 
+def test_translate_and_explain(tmp_path):
+    out, _ = run("translate_and_explain.py", "--offline", "--steps=150", "--output", tmp_path)
+    right = int(re.search(r"^(\d+) of 50 sentences", out, re.MULTILINE)[1])
+    assert right >= 40
+    assert re.search(r"^source +\+", out, re.MULTILINE)
+    assert "residual of a token" in " ".join(out.split())
+    assert (tmp_path / "translation.html").exists()
+
+
 @pytest.mark.slow
 def test_demo(tmp_path):
     out, err = run("demo.py", "--quick", "--train=48", "--test=40", "--output", tmp_path)

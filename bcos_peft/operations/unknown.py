@@ -39,7 +39,7 @@ def _try_unknown(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> A
                 f"Cannot explain: the operation {name!r}, called at {_calling_line()}, has no rule and is not linear "
                 "in its input, so contributions would not sum to the logit. Nothing was changed. Add a rule for it: "
                 f"bcos_peft.operations.add_rule({name!r}, 'hold') holds its output constant, 'ratio' explains an "
-                "elementwise function that is 0 at 0 (guide 'Adding a family')."
+                "elementwise function that is 0 at 0 (see 'Troubleshooting' in the docs)."
             )
         mode.linear_by_trial.add(name)
     return func(*args, **kwargs)
