@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from bcos_peft.nn import Gain
 
@@ -38,7 +39,7 @@ def _as_stock(modules: Iterable[nn.Module]) -> Iterator[None]:
         lost = _lost_biases(module, stock)
         changed.append((module, cls, {name: name in module._parameters for name in lost}))
         module.__class__ = stock
-        module._parameters.update((name, torch.empty(0)) for name in lost)
+        module._parameters.update((name, _stand_in(module, name)) for name in lost)
     try:
         yield
     finally:
@@ -49,6 +50,13 @@ def _as_stock(modules: Iterable[nn.Module]) -> Iterator[None]:
                     module._parameters[name] = None
                 else:
                     del module._parameters[name]
+
+
+def _stand_in(module: nn.Module, name: str) -> Tensor:
+    """What a stock initialiser may write a lost bias into; some copy values of its size."""
+    sizes = ((nn.Linear, "out_features"), (nn.Conv1d, "out_channels"), (Conv1D, "nf"))
+    size = next((getattr(module, size) for cls, size in sizes if name == "bias" and isinstance(module, cls)), 0)
+    return torch.empty(size, device=module.weight.device if size else None)
 
 
 def _lost_biases(module: nn.Module, stock: type) -> list[str]:
