@@ -58,6 +58,9 @@ def _swap(module: nn.Module, cls: type, b: float | None, config: BcosConfig) -> 
     if isinstance(module, BcosNorm):
         (module.eps,) = [value for value in old_state.values() if isinstance(value, float)]
         module.normalized_shape = tuple(module.weight.shape)
+    if isinstance(module, nn.LayerNorm) and "bias" not in module._parameters:  # of a class that never had one
+        module.__dict__["_parameters"] = {**module._parameters, "bias": None}
+        module.elementwise_affine = True
 
     def restore() -> None:
         module.__class__ = old_class
