@@ -191,9 +191,10 @@ def _word_embedding(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _is_layer_bias(model: PreTrainedModel, name: str, replacements: dict[str, str]) -> bool:
-    """Whether a parameter is one that a conversion _takes away with the layer that it belongs to."""
+    """Whether a parameter is one that a conversion takes away with the layer that it belongs to."""
     module = model.get_submodule(_parent(name))
-    known = _is_layer(module) or isinstance(module, (nn.Conv1d, nn.Embedding)) or type(module) is nn.LayerNorm
+    # Not that of a convolution: while a text goes on, stock code adds it itself.
+    known = _is_layer(module) or isinstance(module, nn.Embedding) or type(module) is nn.LayerNorm
     replaced = replacements.get(type(module).__name__) not in (None, "head", "stock_experts")
     return name.endswith(".bias") and (known or replaced)
 
