@@ -23,6 +23,8 @@ class BcosExperts(BcosLayer, nn.Module):
         gate_up_proj, down_proj = self.gate_up_proj, self.down_proj  # an adapter makes them anew at each look
         norms = self.known_norms("gate_up_proj"), self.known_norms("down_proj")
         for expert in top_k_index.unique().tolist():
+            if expert >= len(gate_up_proj):  # of none: stock code lets the token pass, too
+                continue
             token, choice = torch.where(top_k_index == expert)
             gate_up_norm, down_norm = (None if known is None else known[expert] for known in norms)
             mixed = self.bcos(hidden_states[token], gate_up_proj[expert], w_norm=gate_up_norm)
