@@ -16,7 +16,7 @@ from bcos_peft.calibration.refine import _Batch, _refine
 from bcos_peft.calibration.running import _Capture, _run_block, _wait_for
 from bcos_peft.calibration.texts import _Texts
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import BcosExperts
+from bcos_peft.families import BcosExperts, StockExperts
 from bcos_peft.models import Plan, apply_plan, sub_plan
 
 
@@ -114,12 +114,14 @@ class _BlockFit:
                     values.append(self._passes.flat(members, inputs[streams[path]]))
             counts = [len(part) for part in x]
             x = torch.cat(x).to(self._dtype)
-            if isinstance(linears[group[0]], BcosExperts):
-                self._weights.save({group[0]: linears[group[0]]})
-                _fit_experts(linears[group[0]], x)
-                continue
+            for path in group:
+                if isinstance(linears[path], BcosExperts):
+                    self._weights.save({path: linears[path]})
+                    _fit_experts(linears[path], x)
             layers = {}
             for path in group:
+                if isinstance(linears[path], (BcosExperts, StockExperts)):
+                    continue  # those with a formula of their own stay as they are
                 target, importance = wanted.pop(path).to(self._dtype), None
                 if path in streamed:
                     # What counts is the stream after the sublayer, relative to its size: norms divide by it. And what
@@ -127,9 +129,9 @@ class _BlockFit:
                     importance = _importance_of(target)
                     target = target - torch.cat(streamed[path]).to(self._dtype)
                 layers[path] = target, importance
-            self._layers.fit(
-                x, layers, self._passes.tokens_of(self._texts.chooses, self._batches, counts).to(x.device)
-            )
+            if layers:
+                chooses = self._passes.tokens_of(self._texts.chooses, self._batches, counts)
+                self._layers.fit(x, layers, chooses.to(x.device))
 
     def _refine(self, name: str, paths: list[str], stock: _Stage, mine: _Stage) -> None:
         """Train the layers that were fitted, together, where they have weights of their own."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.calibration.least_squares import _Fit, _fit_layers, _Layer
-from bcos_peft.families import BcosExperts
+from bcos_peft.families import BcosExperts, StockExperts
 from bcos_peft.nn import BcosConv1D, BcosLayer, is_quantized
 
 
@@ -74,7 +74,7 @@ class _Weights:
 
 def _is_trained(module: nn.Module) -> bool:
     """Whether a layer has a weight of its own that can be trained."""
-    return not is_quantized(module) and not isinstance(module, BcosExperts)
+    return not is_quantized(module) and not isinstance(module, (BcosExperts, StockExperts))
 
 
 class _LayerFits:
