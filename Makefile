@@ -23,10 +23,10 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test fuzz test-oldest quality style bench studies studies-quick study-tweets study-full docs dist coverage clean
+.PHONY: help demo demo-llm test fuzz test-oldest quality style bench architectures studies studies-quick study-tweets study-full docs dist coverage clean
 
 help:  ## List the targets
-	@$(PYTHON) -c "import re; [print(f'  make {t:<12} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
+	@$(PYTHON) -c "import re; [print(f'  make {t:<13} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
 
 # Idle threads sleep instead of spinning: on a machine that others use too, spinning makes steps many times longer.
 demo: $(VENV)/.demo  ## Convert, train and explain MiniLM on tweets (DEMO_ARGS=--quick for the short form)
@@ -55,6 +55,9 @@ style: $(VENV)/.dev  ## Fix style and formatting in place
 
 bench: $(VENV)/.dev  ## Measure a training step, inference and an explanation against the stock model
 	$(VENV)/bin/python benchmarks/training_step.py $(BENCH_ARGS)
+
+architectures: $(VENV)/.dev  ## Check every text architecture of transformers; writes docs/architectures.md
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/architectures
 
 # A model at a time on each core; efficiency takes times, and has the machine to itself.
 studies: $(VENV)/.dev  ## Run the four studies behind docs/evidence.md, each about an hour; what is in results/ is kept

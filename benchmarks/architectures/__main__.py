@@ -83,6 +83,7 @@ def main() -> None:
 
     import torch
     import transformers
+
     import architectures.check  # noqa: F401  (which each process needs)
     from architectures.configs import text_types
     from architectures.table import page

@@ -13,10 +13,10 @@ from unittest import mock
 
 import torch
 import transformers
-from architectures import configs
-from architectures.control import nothing_held
 from transformers import PreTrainedModel
 
+from architectures import configs
+from architectures.control import nothing_held
 from bcos_peft import BcosConfig, attribute, get_bcos_model
 from bcos_peft.attribution import Attribution, ResidualWarning, probe_inputs
 from bcos_peft.discovery import example_inputs, outputs_of
@@ -30,7 +30,7 @@ LIMITS = {torch.float64: 1e-10, torch.float32: 1e-4}
 SAVED = 1e-5
 # Plain gradients must miss the logit by more than this share of the contributions.
 CONTROL = 1e-3
-TEXTS, LENGTH, NEW_TOKENS = 8, 8, 3
+TEXTS, LENGTH, NEW_TOKENS = 16, 8, 3
 
 
 @dataclass
@@ -83,7 +83,7 @@ def kind_of(model_type: str) -> str:
 
 
 def converted(model_type: str, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
-    config = BcosConfig(b=B, calibration_epochs=1)
+    config = BcosConfig(b=B, calibration_epochs=1, calibration_replay=64)  # as little as goes through all steps
     return get_bcos_model(configs.model(model_type, dtype), config, progress=False, **arguments)
 
 

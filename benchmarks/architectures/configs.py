@@ -61,7 +61,10 @@ _SIZES: tuple[tuple[str, int | None], ...] = (
     (r"mamba_n(um)?_heads|n_mamba_heads|linear_num_(key_|value_)?heads", 4),
     # Widths.
     (r"hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|word_embed_proj_dim|lru_width", 64),
-    (r"(prefix_dense_|dense_)?intermediate_size(_mlp)?|((en|de)coder_)?ffn_dim|d_ff|dff|dim_ff|d_inner|hidden_dim", 96),
+    (
+        r"(prefix_dense_|dense_)?intermediate_size(_mlp)?|((en|de)coder_)?ffn_dim|d_ff|dff|dim_ff|d_inner|hidden_dim",
+        96,
+    ),
     (r"(ffn_hidden|feed_forward)_size", 96),
     (r"\w*(moe|shared|expert)\w*_(intermediate|ffn_hidden)_size|shared_intermediate_size", 32),
     (r"(input_|output_)?embedding_size|mamba_(d_head|head_dim)|moe_latent_size|prediction_head_size", 32),
@@ -151,7 +154,11 @@ _SPECIAL: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("gpt_neo", {"attention_types": [[["global", "local"], 1]]}, "a pattern for all layers"),
     ("gpt_neox_japanese", {"intermediate_multiple_size": 2}, "a factor"),
     ("funnel", {"block_sizes": [1, 1], "num_decoder_layers": 1}, "depth by blocks"),
-    ("mobilebert", {"intra_bottleneck_size": 64, "true_hidden_size": 64, "num_feedforward_networks": 2}, "bottlenecks"),
+    (
+        "mobilebert",
+        {"intra_bottleneck_size": 64, "true_hidden_size": 64, "num_feedforward_networks": 2},
+        "bottlenecks",
+    ),
     ("convbert|squeezebert|roformer", {"embedding_size": 64}, "as wide as the rest"),
     ("convbert", {"conv_kernel_size": 3}, "short texts"),
     ("canine", {"num_hash_buckets": 64, "num_hash_functions": 4}, "hashes instead of a vocabulary"),
@@ -211,7 +218,9 @@ def config(model_type: str) -> transformers.PretrainedConfig:
         if re.fullmatch(pattern, model_type):
             values |= more
     made = cls(**values)
-    if getattr(made, "is_encoder_decoder", False) and getattr(made, "decoder_start_token_id", None) is None:  # T5's, at most a keyword
+    if (
+        getattr(made, "is_encoder_decoder", False) and getattr(made, "decoder_start_token_id", None) is None
+    ):  # T5's, at most a keyword
         made.decoder_start_token_id = 1
     return made
 
