@@ -1,4 +1,4 @@
-"""Architectures without a table: a third of all that transformers has, another one by each commit, and those most used.
+"""Architectures without a table: a third of all that transformers has, by the commit, and those most used.
 
 `make architectures` checks all of them, and calibration and generation, too.
 """

@@ -218,9 +218,8 @@ def config(model_type: str) -> transformers.PretrainedConfig:
         if re.fullmatch(pattern, model_type):
             values |= more
     made = cls(**values)
-    if (
-        getattr(made, "is_encoder_decoder", False) and getattr(made, "decoder_start_token_id", None) is None
-    ):  # T5's, at most a keyword
+    # T5's takes it as a keyword and has no default.
+    if getattr(made, "is_encoder_decoder", False) and getattr(made, "decoder_start_token_id", None) is None:
         made.decoder_start_token_id = 1
     return made
 

@@ -30,8 +30,8 @@ def page(versions: dict[str, str], results: list[dict[str, Any]]) -> str:
         "",
         "## The table",
         "",
-        "A residual is what contributions miss of the logit, as a share of their absolute sum. *Saved*: the loaded model "
-        "gives the same logits and contributions. *Calibrated*: on 16 lists of token ids, and explained exactly "
+        "A residual is what contributions miss of the logit, as a share of their absolute sum. *Saved*: the loaded "
+        "model gives the same logits and contributions. *Calibrated*: on 16 lists of token ids, and explained exactly "
         "afterwards. *Writes*: `generate` works. A dash: not meant for it, or not reached. "
         "*Experimental*: state-space and linear-attention layers, whose contributions depend on how products are "
         "shared.",
