@@ -202,7 +202,7 @@ def _explained(result: Result, dtype: torch.dtype) -> PreTrainedModel:
     found = attribute(model, **inputs_of(model))
     setattr(result, _name(dtype), max(model.bcos_config.probe_residual, residual_of(found)))
     result.model_class = type(model).__name__.removeprefix("Bcos")
-    result.note, result.constants = model.bcos_family.note, bool(model.bcos_family.learned)
+    result.note, result.constants = model.bcos_family.note, found.constants is not None
     return model
 
 

@@ -34,7 +34,7 @@ def page(versions: dict[str, str], results: list[dict[str, Any]]) -> str:
         "model gives the same logits and contributions. *Calibrated*: on 16 lists of token ids, and explained exactly "
         "afterwards. *Writes*: `generate` works. A dash: not meant for it, or not reached. "
         "*Experimental*: state-space and linear-attention layers, whose contributions depend on how products are "
-        "shared.",
+        "shared. *Own inputs*: learned inputs that belong to no token, which get a term of their own.",
         "",
         "| `model_type` | | class | float64 | float32 | saved | calibrated | writes |",
         "|---|---|---|---|---|---|---|---|",
@@ -72,7 +72,7 @@ def _control_fails(result: dict[str, Any]) -> bool:
 
 
 def _row(result: dict[str, Any]) -> str:
-    kind = result["kind"] + (", experimental" if result["note"] else "")
+    kind = result["kind"] + ", experimental" * bool(result["note"]) + ", own inputs" * result["constants"]
     cells = [
         f"`{result['model_type']}`",
         kind,
