@@ -27,7 +27,7 @@ def _find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The transformer blocks by name, in order.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or some of them are the same in part.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -35,7 +35,11 @@ def _find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
         >>> list(_find_blocks(BertModel(small)))
         ['encoder.layer.0', 'encoder.layer.1']
     """
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
+    blocks: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(block + ".") for block in blocks)
+        if isinstance(module, GradientCheckpointingLayer) and not inside:
+            blocks[name] = module
     blocks = blocks or _listed(model)
     if not blocks:
         raise ValueError(
@@ -43,6 +47,15 @@ def _find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
             "transformers' GradientCheckpointingLayer, or lists of modules of one class). Convert it without "
             "calibration_data."
         )
+    seen: dict[int, str] = {}
+    for name, block in blocks.items():
+        for parameter in block.parameters():
+            first = seen.setdefault(id(parameter), name)
+            if first != name:
+                raise ValueError(
+                    f"Calibration fits one block after another, and in {type(model).__name__} {first!r} and {name!r} "
+                    "share layers. Convert it without calibration_data."
+                )
     return blocks
 
 
