@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bcos_peft.calibration.data import _collate, _into_batches
 from bcos_peft.calibration.running import _is_language_model, _wait_for
+from bcos_peft.discovery import takes
 from bcos_peft.families import Family
 
 
@@ -19,7 +20,11 @@ class _Passes:
         # Classifiers on decoders read the last token only.
         self._last = family.causal and "ForSequenceClassification" in type(model).__name__
         self._padding = getattr(model.config, "pad_token_id", None)
-        self._body = model.base_model if _is_language_model(model) else model
+        self._body = _body_of(model) if _is_language_model(model) else model
+        # Blocks that are called again would go on with what a cache kept.
+        self._uncached = (
+            {"use_cache": False} if family.causal or (family.seq2seq and takes(model, "use_cache")) else {}
+        )
 
     def batches(self, members: list[int], **size: int) -> list[list[int]]:
         """The texts in batches of like length, of so many `tokens`."""
@@ -34,8 +39,7 @@ class _Passes:
 
     def forward(self, batch: dict[str, Tensor]):
         """A pass without cache; of a language model without its head: no layer waits for its large logits."""
-        cached = self.family.causal or "decoder_input_ids" in batch
-        return self._body(**batch, **({"use_cache": False} if cached else {}))
+        return self._body(**batch, **self._uncached)
 
     def input_of(self, module: nn.Module, members: list[int]) -> Tensor:
         """What a module reads first."""
@@ -81,3 +85,9 @@ class _Passes:
             tokens = (wanted[:, None].expand_as(mask)[mask] for mask in masks)
             flags.append(next((flag for flag in tokens if len(flag) == count), wanted))
         return torch.cat(flags)
+
+
+def _body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A language model without its head; not every class knows its own by the name that it gives."""
+    inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return inside[0] if model.base_model is model and len(inside) == 1 else model.base_model
