@@ -15,7 +15,9 @@ from bcos_peft.families import Family
 
 
 # Scans and linear attention, whose products can be shared in more than one exact way.
-_SCANS = re.compile(r"Mamba|BambaMixer|FalconH1Mixer|Delta|Rwkv|xLSTM|mLSTM|Rglru|ShortConv|Lightning|LinearAttention|KimiLinear")
+_SCANS = re.compile(
+    "Mamba|BambaMixer|FalconH1Mixer|Delta|Rwkv|xLSTM|mLSTM|Rglru|ShortConv|Lightning|LinearAttention|KimiLinear"
+)
 _OF_SCANS = (
     "experimental: a scan multiplies several functions of the input, and contributions depend on which of them are "
     "held; here the left factor of every matrix product is, and elementwise products are shared"
