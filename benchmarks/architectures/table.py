@@ -55,7 +55,7 @@ def _summary(results: list[dict[str, Any]]) -> list[str]:
     total = len(results)
     return [
         f"- **{count(results, 'certified')} of {total}** convert, and contributions sum to the logit: to 1e-10 in "
-        "float64, or to 1e-4 in float32 where the stock model does not run in float64.",
+        "float64, or to 1e-4 in float32 where code mixes precisions in float64.",
         f"- **{count(results, 'saves')} of {total}** are the same after saving and loading.",
         f"- **{count(results, 'calibrated')} of {total}** are calibrated.",
         f"- **{count(writing, 'generated')} of {len(writing)}** decoders and encoder-decoders write.",
