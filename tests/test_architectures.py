@@ -14,6 +14,7 @@ from helpers import tiny
 from helpers.paths import ROOT
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
+from bcos_peft.discovery import infer_family
 from bcos_peft.families import families
 from bcos_peft.nn import BcosLayer
 
@@ -70,6 +71,32 @@ def test_the_control_holds_nothing_and_can_be_undone():
 # Their tables say that the classifier loses its activation, which cannot be seen: it is called in the model's own
 # forward, or does not saturate.
 _ACTIVATION_KEPT = ("distilbert", "deberta")
+
+
+@pytest.mark.parametrize("model_type", ["cohere", "recurrent_gemma"])
+def test_stock_code_that_goes_on_with_a_text_finds_what_it_looks_for(model_type):
+    with check.without_tables():
+        assert check.generates(check.converted(model_type, torch.float32), seq2seq=False)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "qwen3_next", "llama4_text", "led"])
+def test_experts_of_all_kinds_and_caches_are_no_hindrance_to_calibration(model_type):
+    with check.without_tables():
+        assert check.calibrates(model_type)
+
+
+def test_blocks_that_share_layers_are_not_calibrated():
+    with check.without_tables(), pytest.raises(ValueError, match="share layers"):
+        check.calibrates("zamba")
+
+
+def test_experts_are_told_from_other_weights_of_three_dimensions():
+    kinds = {
+        one: infer_family(configs.model(one, torch.float32)).replacements for one in ("mixtral", "jamba", "xlnet")
+    }
+    assert kinds["mixtral"]["MixtralExperts"] == kinds["jamba"]["JambaExperts"] == "experts"
+    assert "Conv1d" not in kinds["jamba"]
+    assert not any("experts" in kind for kind in kinds["xlnet"].values())
 
 
 def _converted(family, task, target_modules=None):
