@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from bcos_peft.calibration.data import _collate, _into_batches
 from bcos_peft.calibration.running import _is_language_model, _wait_for
-from bcos_peft.discovery import takes
 from bcos_peft.families import Family
 
 
@@ -21,10 +20,7 @@ class _Passes:
         self._last = family.causal and "ForSequenceClassification" in type(model).__name__
         self._padding = getattr(model.config, "pad_token_id", None)
         self._body = _body_of(model) if _is_language_model(model) else model
-        # Blocks that are called again would go on with what a cache kept.
-        self._uncached = (
-            {"use_cache": False} if family.causal or (family.seq2seq and takes(model, "use_cache")) else {}
-        )
+        self._uncached = {"use_cache": False} if family.causal else {}
 
     def batches(self, members: list[int], **size: int) -> list[list[int]]:
         """The texts in batches of like length, of so many `tokens`."""

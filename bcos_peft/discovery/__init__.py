@@ -6,9 +6,8 @@ from bcos_peft.discovery.inputs import (
     needs_prefix,
     ordinary_ids,
     outputs_of,
-    takes,
     vocabulary_of,
 )
 
 
-__all__ = ["example_inputs", "infer_family", "needs_prefix", "ordinary_ids", "outputs_of", "takes", "vocabulary_of"]
+__all__ = ["example_inputs", "infer_family", "needs_prefix", "ordinary_ids", "outputs_of", "vocabulary_of"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from bcos_peft.attribution import mode
 from bcos_peft.operations.mode import LinearMode
-from bcos_peft.operations.table import RULES, in_place_of
+from bcos_peft.operations.table import _RULES, _in_place_of
 
 
 # Those that find constants that are added, which are inputs where positions are such.
@@ -21,9 +21,9 @@ _SUMS = frozenset("add __add__ __radd__ sub subtract __sub__ __rsub__ rsub".spli
 class _NothingHeld(LinearMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
         name, kwargs = func.__name__, kwargs or {}
-        if name in RULES and name not in _SUMS:
+        if name in _RULES and name not in _SUMS:
             return func(*args, **{**kwargs, **({"inplace": False} if kwargs.get("inplace") else {})})
-        plain = in_place_of(name)
+        plain = _in_place_of(name)
         if plain is not None:  # writing over what is kept for the backward pass would be an error
             return super().__torch_function__(func, types, args, kwargs) if plain in _SUMS else func(*args, **kwargs)
         return super().__torch_function__(func, types, args, kwargs)
