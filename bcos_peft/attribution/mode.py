@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.accelerate_hooks import is_patched, set_wrappers_aside
+from bcos_peft.attribution.kernels import _refuse_fused_scans, _torch_attention
 from bcos_peft.attribution.linear_map import _constant_parameters
 from bcos_peft.models import BcosModel, check_modules, find_model
 from bcos_peft.nn import DynamicLinear, few_rows
@@ -81,6 +82,7 @@ def _switched(model: nn.Module, inner: nn.Module) -> Iterator[None]:
     modules, named = list(model.modules()), list(inner.named_modules())
     _refuse_patched(named)
     _refuse_flattened(modules)
+    _refuse_fused_scans(named)
     hold_gates = False
     if isinstance(inner, BcosModel):
         check_modules(inner)
@@ -97,6 +99,7 @@ def _switched(model: nn.Module, inner: nn.Module) -> Iterator[None]:
         head = inner.get_output_embeddings()
         if type(head) is nn.Linear:  # neither quantised nor a B-cos layer
             stack.callback(head.register_forward_hook(_read_few_rows).remove)
+        stack.enter_context(_torch_attention(inner))
         stack.enter_context(opened_functions(inner))
         mode = LinearMode(hold_gates=hold_gates)
         stack.callback(inner.__dict__.pop, "_linear_mode")
