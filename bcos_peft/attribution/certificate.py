@@ -12,7 +12,7 @@ from bcos_peft.attribution.checks import _padding_token, max_tokens
 from bcos_peft.attribution.contributions import attribute
 from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning, _tolerance
-from bcos_peft.discovery import needs_prefix, ordinary_ids, outputs_of, vocabulary_of
+from bcos_peft.discovery import is_headless, needs_prefix, ordinary_ids, outputs_of, vocabulary_of
 from bcos_peft.models import BcosModel, family_of
 from bcos_peft.nn import precision_of
 
@@ -141,7 +141,7 @@ def _probe(model: BcosModel) -> dict[str, Any]:
     end = getattr(model.config, "eos_token_id", None)
     if model.bcos_family.seq2seq and isinstance(end, int):  # classifiers read the end of a text
         ids[torch.arange(len(ids)), mask.sum(-1) - 1] = end
-    if model.base_model is model:
+    if is_headless(model):
         inputs["output"] = _some_direction
     return inputs
 

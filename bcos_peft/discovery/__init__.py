@@ -3,6 +3,7 @@
 from bcos_peft.discovery.infer import infer_family
 from bcos_peft.discovery.inputs import (
     example_inputs,
+    is_headless,
     needs_prefix,
     ordinary_ids,
     outputs_of,
@@ -10,4 +11,12 @@ from bcos_peft.discovery.inputs import (
 )
 
 
-__all__ = ["example_inputs", "infer_family", "needs_prefix", "ordinary_ids", "outputs_of", "vocabulary_of"]
+__all__ = [
+    "example_inputs",
+    "infer_family",
+    "is_headless",
+    "needs_prefix",
+    "ordinary_ids",
+    "outputs_of",
+    "vocabulary_of",
+]

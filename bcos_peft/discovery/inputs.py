@@ -56,6 +56,12 @@ def needs_prefix(model: PreTrainedModel) -> bool:
     )
 
 
+def is_headless(model: PreTrainedModel) -> bool:
+    """Whether a model is a body that gives hidden states. Some classes with a head are their own `base_model`."""
+    named = type(model).__name__.endswith("Model")
+    return named and model.base_model is model and model.get_output_embeddings() is None
+
+
 def vocabulary_of(model: PreTrainedModel) -> int:
     """How many tokens a model knows."""
     try:

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import set_class
 from bcos_peft.config import BcosConfig
+from bcos_peft.discovery import is_headless
 from bcos_peft.families import Family
 from bcos_peft.models.apply import _fill_zeros, apply_plan
 from bcos_peft.models.guards import _check_forward, refuse_liger, refuse_tensor_parallel
@@ -99,7 +100,7 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
     def bcos_name(self, name: str) -> str:
         """What the config calls the module `name`: its name in a model with a head, without adapters and wrappers."""
         name = _ADAPTER.sub("", name)
-        return f"{self.base_model_prefix}.{name}" if self.base_model is self else name
+        return f"{self.base_model_prefix}.{name}" if is_headless(self) else name
 
     def set_b(self, b: float) -> None:
         """Give the model another B: every layer without an entry in `b_pattern`, and the config that is saved with it.

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from bcos_peft._utils.accelerate_hooks import is_patched
 from bcos_peft._utils.patterns import matches_any, matches_modules, matches_pattern
 from bcos_peft.config import BcosConfig
+from bcos_peft.discovery import is_headless
 from bcos_peft.families import Family, HeadWithoutActivation, replacement
 from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLayerNorm, BcosLinear, quantized_class
 
@@ -85,7 +86,7 @@ def _plan_stored(model: PreTrainedModel, stock_class: type, config: BcosConfig, 
     The config's patterns may match nothing here. Of a model without a head they see the names that its modules have in
     one with a head.
     """
-    if model.base_model is not model:
+    if not is_headless(model):
         return _plan_modules(model, stock_class, config, family)
     whole = nn.Module()
     whole._modules[model.base_model_prefix] = model

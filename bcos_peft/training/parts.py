@@ -165,8 +165,8 @@ def _norms(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _head(model: BcosModel) -> list[nn.Parameter]:
-    if model.base_model is model:
-        return []
+    if model.base_model is model:  # its head, if it has one, is beside the body and not around it
+        return [] if model.get_output_embeddings() is None else list(model.get_output_embeddings().parameters())
     body = f"{model.base_model_prefix}."
     return [
         parameter
