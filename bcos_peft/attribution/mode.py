@@ -26,28 +26,31 @@ _TURNS_LOCK = Lock()
 
 @contextmanager
 def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Make a converted model linear in its input for the time of a `with` block.
+    """Make a model linear in its input for the time of a `with` block.
 
     Inside, everything that depends on the input is held constant but the input itself: the cosine factors, attention
     weights, the statistics of norms, the slopes of activations. The product of a gated MLP is shared between its two
-    factors, or its gate held, as `BcosConfig.gates` says. The outputs are those of the model in
-    evaluation mode; gradients are not those of training but the rows of `W(x)`, so that gradient × input sums to
-    the logit. The model is in evaluation mode meanwhile, and compiled code is set aside.
+    factors, or its gate held, as `BcosConfig.gates` says. The outputs are those of the model in evaluation mode;
+    gradients are not those of training but the rows of `W(x)`, so that gradient × input sums to the logit (of a stock
+    model less what its biases give). Parameters get no gradient.
 
-    It works with every attention implementation, because it holds the outputs of the query and key projections and
-    leaves the attention itself alone. Blocks may be nested; leaving the outermost one, by an exception too,
-    restores each module as it was. The mode is the model's, so threads that explain the same model take turns.
+    What is held is seen operation by operation, in the forward passes of the model and of this thread. The model is in
+    evaluation mode meanwhile; compiled code and fused attention are set aside. Blocks may be nested; leaving the
+    outermost one, by an exception too, restores each module as it was. The mode is the model's, so threads that
+    explain the same model take turns.
 
     Args:
-        model (`torch.nn.Module`): a converted model, or a wrapper around one (peft, `torch.compile`, data parallel).
+        model (`torch.nn.Module`): a transformers model, or a wrapper around one (peft, `torch.compile`, data
+            parallel).
 
     Yields:
         `torch.nn.Module`: the same model.
 
     Raises:
         TypeError: if `model` is not a module.
-        ValueError: if there is no converted model in it, something has replaced the forward of one of its modules, or
-            a module is not what the config says.
+        ValueError: if there is no transformers model in it, something has replaced the forward of one of its modules,
+            or a module is not what the config says.
+        UnknownOperation: in a forward pass, for an operation that has no rule and is not linear.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -61,7 +64,7 @@ def explanation_mode(model: nn.Module) -> Iterator[nn.Module]:
         >>> model.classifier.explaining
         False
 
-    Source: B-cos LM (arXiv 2502.12992), section 3; DESIGN of this package in docs/concepts/maths.md.
+    Source: B-cos LM (arXiv 2502.12992), section 3; the rules in docs/concepts/any_model.md.
     """
     inner = find_model(model)
     with _turn(inner):
