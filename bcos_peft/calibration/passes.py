@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bcos_peft.calibration.answers import _reads_answers
 from bcos_peft.calibration.data import _collate, _into_batches
 from bcos_peft.calibration.running import _is_language_model, _wait_for
 from bcos_peft.families import Family
@@ -20,7 +21,7 @@ class _Passes:
         self._last = family.causal and "ForSequenceClassification" in type(model).__name__
         self._padding = getattr(model.config, "pad_token_id", None)
         self._body = _body_of(model) if _is_language_model(model) else model
-        self._uncached = {"use_cache": False} if family.causal else {}
+        self._uncached = {"use_cache": False} if family.causal or _reads_answers(model, family) else {}
 
     def batches(self, members: list[int], **size: int) -> list[list[int]]:
         """The texts in batches of like length, of so many `tokens`."""

@@ -155,7 +155,7 @@ def test_what_has_no_rule_is_tried_by_numbers():
 
 
 def test_a_rule_can_be_added(monkeypatch):
-    monkeypatch.setattr("bcos_peft.operations.mode.RULES", dict(_RULES))
+    monkeypatch.setattr("bcos_peft.operations.mode._RULES", dict(_RULES))
     add_rule("erfcx", "hold")
     with pytest.raises(ValueError, match="has a rule already"):
         add_rule("cumsum", "hold")
