@@ -42,9 +42,9 @@ def short_smollm2(smollm2_folder, tmp_path_factory):
 
 
 def test_translate_and_explain(tmp_path):
-    out, _ = run("translate_and_explain.py", "--offline", "--steps=150", "--output", tmp_path)
+    out, _ = run("translate_and_explain.py", "--offline", "--steps=300", "--output", tmp_path)
     right = int(re.search(r"^(\d+) of 50 sentences", out, re.MULTILINE)[1])
-    assert right >= 40
+    assert right >= 35
     assert re.search(r"^source +\+", out, re.MULTILINE)
     assert "residual of a token" in " ".join(out.split())
     assert (tmp_path / "translation.html").exists()
