@@ -10,6 +10,9 @@ import torch
 
 from bcos_peft.attribution.checks import _padding_token, max_tokens
 from bcos_peft.attribution.contributions import attribute
+from bcos_peft.attribution.leaves import _Leaves
+from bcos_peft.attribution.linear_map import frozen, named_outputs
+from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning, _tolerance
 from bcos_peft.discovery import is_headless, needs_prefix, ordinary_ids, outputs_of, vocabulary_of
@@ -103,8 +106,29 @@ def certify_adapter(model: BcosModel, adapter: str) -> float:
 
 
 def _suspect(model: BcosModel) -> str:
-    """What may be wrong: constants that reach the output, or code that the operations cannot be seen of."""
-    return "Something in it is not linear in its input."
+    """What may be wrong: code whose operations cannot be seen, or a part of the input that was not."""
+    inputs = _probe(model)
+    inputs.pop("output", None)
+    leaves = _Leaves({"source": inputs["input_ids"]})
+    with explanation_mode(model), frozen(model), named_outputs(model.config), leaves.cut(model, model.bcos_family):
+        waiting = [y.grad_fn for y in outputs_of(model(**inputs))]
+    seen, opaque = set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            function = node._forward_cls
+            if not function.__module__.startswith(("bcos_peft.", "torch.", "bitsandbytes.")):
+                opaque.add(f"{function.__module__}.{function.__qualname__}")
+    if opaque:
+        names = ", ".join(sorted(opaque))
+        return (
+            f"It calls {names}: an autograd.Function, whose operations cannot be seen. Call what it computes instead."
+        )
+    return "It runs a kernel whose operations cannot be seen, or reads an input that its family does not name."
 
 
 def _probe_residual(model: BcosModel) -> float:
