@@ -16,8 +16,8 @@ from bcos_peft.calibration.refine import _Batch, _refine
 from bcos_peft.calibration.running import _Capture, _run_block, _wait_for
 from bcos_peft.calibration.texts import _Texts
 from bcos_peft.config import BcosConfig
-from bcos_peft.families import BcosExperts, StockExperts
 from bcos_peft.models import Plan, apply_plan, sub_plan
+from bcos_peft.nn import BcosExperts, StockExperts
 
 
 class _BlockFit:

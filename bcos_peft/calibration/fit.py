@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.calibration.least_squares import _Fit, _fit_layers, _Layer
-from bcos_peft.families import BcosExperts, StockExperts
-from bcos_peft.nn import BcosConv1D, BcosLayer, is_quantized
+from bcos_peft.nn import BcosConv1D, BcosExperts, BcosLayer, StockExperts, is_quantized
 
 
 def _matrix(module: nn.Module) -> Tensor:

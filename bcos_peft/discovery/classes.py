@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bcos_peft.families import BcosExperts
-from bcos_peft.nn import layer_norm, quantized_class, rms_norm
+from bcos_peft.nn import BcosExperts, layer_norm, quantized_class, rms_norm
 
 
 def _replacements_of(model: PreTrainedModel) -> dict[str, str]:

@@ -4,16 +4,13 @@
 
 from bcos_peft.families import tables  # noqa: F401  (registers them)
 from bcos_peft.families.base import Family, after_registration, families, find_family, register_family
-from bcos_peft.families.experts import BcosExperts, StockExperts
 from bcos_peft.families.heads import HeadWithoutActivation
 from bcos_peft.families.kinds import replacement
 
 
 __all__ = [
-    "BcosExperts",
     "Family",
     "HeadWithoutActivation",
-    "StockExperts",
     "after_registration",
     "families",
     "find_family",

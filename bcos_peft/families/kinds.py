@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import importlib
 
-from bcos_peft.families.experts import BcosExperts, StockExperts
 from bcos_peft.families.heads import HeadWithoutActivation
-from bcos_peft.nn import BcosConv1D, BcosLayerNorm, BcosLinear, BcosRMSNorm, BcosShiftedRMSNorm
+from bcos_peft.nn import (
+    BcosConv1D,
+    BcosExperts,
+    BcosLayerNorm,
+    BcosLinear,
+    BcosRMSNorm,
+    BcosShiftedRMSNorm,
+    StockExperts,
+)
 
 
 _KINDS: dict[str, type] = {

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bcos_peft._utils.lazy import lazy_names
 from bcos_peft.nn.conv1d import BcosConv1D
 from bcos_peft.nn.dynamic_linear import few_rows, hold_ratio, layer_norm, rms_norm
+from bcos_peft.nn.experts import BcosExperts, StockExperts
 from bcos_peft.nn.functional import bcos_linear, bcos_scale
 from bcos_peft.nn.layers import (
     BcosLayer,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BcosConv1D",
+    "BcosExperts",
     "BcosLayer",
     "BcosLayerNorm",
     "BcosLinear",
@@ -40,6 +42,7 @@ __all__ = [
     "LowRank",
     "QuantizedBcosLayer",
     "SteadyGeneration",
+    "StockExperts",
     "bcos_linear",
     "bcos_lora_linear",
     "bcos_scale",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_peft.nn import BcosLayer
+from bcos_peft.nn.layers import BcosLayer
 
 
 class BcosExperts(BcosLayer, nn.Module):
@@ -43,7 +43,7 @@ class StockExperts(BcosLayer, nn.Module):
     a B-cos map.
 
     Example:
-        >>> from bcos_peft.families import StockExperts
+        >>> from bcos_peft.nn import StockExperts
         >>> issubclass(StockExperts, BcosLayer)
         True
     """
