@@ -7,26 +7,13 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.conversion import assert_refused
+from helpers.opaque import Opaque
 from torch import nn
 from transformers import BertForSequenceClassification, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bcos_peft import BcosConfig, attribute, get_bcos_model
 from bcos_peft.families import Family, find_family
-
-
-class Opaque(torch.autograd.Function):
-    """A tanh whose operations cannot be seen."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.tanh(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * (1 - torch.tanh(x) ** 2)
 
 
 class Squashed(BertForSequenceClassification):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.certificates import EXPONENTS, assert_unchanged, check, converted, every_family, every_task, outputs_of
+from helpers.opaque import Opaque
 from torch import nn
 
 from bcos_peft import attribute, explanation_mode
@@ -192,20 +193,6 @@ def test_refuses_what_is_no_model():
         attribute("bert", **tiny.inputs())
     with pytest.raises(ValueError, match="Linear holds no transformers models"), explanation_mode(nn.Linear(2, 2)):
         pass
-
-
-class Opaque(torch.autograd.Function):
-    """A tanh with a backward pass of its own."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.tanh(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * (1 - torch.tanh(x) ** 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
