@@ -11,9 +11,9 @@ import numpy as np
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
+from bcos_peft._utils.kept import Kept
 from bcos_peft.explanation.checks import _checked_fields
 from bcos_peft.explanation.contribution import _Readings
-from bcos_peft.explanation.io import _Kept
 from bcos_peft.explanation.render import _render_fragment, render_html, show
 
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Explanation(_Readings, _Kept):
+class Explanation(_Readings, Kept):
     """The contribution of every token of one text to one logit.
 
     The scores and the residual add up to the logit exactly: `sum(scores) + residual == logit`, with a `baseline`

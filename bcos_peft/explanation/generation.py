@@ -13,10 +13,10 @@ import numpy as np
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.files import write_text
+from bcos_peft._utils.kept import Kept
 from bcos_peft.explanation.checks import _checked_generation
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation_contributions import _GenerationReadings
-from bcos_peft.explanation.io import _Kept
 from bcos_peft.explanation.render import _render_generation_frame, render_generation_html, show_generation
 
 
@@ -27,7 +27,7 @@ _ANSWER = "answer"  # the segment of the generated text
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class GenerationExplanation(_GenerationReadings, _Kept):
+class GenerationExplanation(_GenerationReadings, Kept):
     """A text that a language model went on with: for each generated token, the contributions of all before it.
 
     Row `i` of `scores` and `residuals[i]` (and `baselines[i]`, where words were compared with an average one) add up

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Kept(ABC):
+class Kept(ABC):
     """What can be written down and read again: an [`Explanation`], an explained generation.
 
     A class that derives from it has `_format` and `_version`, which every file names, `_name`, by which messages call
@@ -26,7 +26,7 @@ class _Kept(ABC):
 
     ```python
 
-    >>> class Point(_Kept):
+    >>> class Point(Kept):
     ...     _format, _version, _name, _indent = "example.point", 1, "point", None
     ...     def __init__(self, x):
     ...         self.x = x
