@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.numerics import _first_order, _is_batched, _matrix, _pieces
+from bcos_peft.nn.numerics import _first_order, _is_batched, _is_differentiated, _matrix, _pieces
 
 
 def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -45,6 +45,8 @@ class _HoldRatio(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
+        if _is_differentiated(grad):
+            return grad * (y / x.detach()).nan_to_num_(0.0, float("inf"), float("-inf")), None
         with torch.no_grad():
             many = _is_batched(grad)
             grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -93,6 +95,10 @@ class _HeldLayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weight, inverse_sigma = ctx.saved_tensors
+        if _is_differentiated(grad):
+            scaled = grad * (inverse_sigma if weight is None else weight)
+            centred = scaled - scaled.mean(-1, keepdim=True)
+            return (centred if weight is None else centred * inverse_sigma).to(grad.dtype), None, None
         with torch.no_grad():
             grad_x = grad.to(inverse_sigma.dtype) * (inverse_sigma if weight is None else weight)
             grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
@@ -142,10 +148,8 @@ class _HeldRMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weight, inverse_rms = ctx.saved_tensors
-        with torch.no_grad():
-            grad_x = grad if weight is None else grad * weight
-            grad_x = (grad_x * inverse_rms).to(grad.dtype)
-        return *_first_order((grad_x,), (grad,)), None, None
+        grad_x = grad if weight is None else grad * weight
+        return (grad_x * inverse_rms).to(grad.dtype), None, None
 
 
 def _weighted(norm: type[torch.autograd.Function], x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -190,6 +194,8 @@ class _FewRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
+        if _is_differentiated(grad):
+            return (grad @ weight.to(grad.dtype)).to(ctx.dtype), None, None
         with torch.no_grad():
             if _is_batched(grad):
                 grad_x = grad @ weight.to(grad.dtype)

@@ -17,6 +17,7 @@ from bcos_peft.nn.numerics import (
     _as_autocast,
     _first_order,
     _is_batched,
+    _is_differentiated,
     _matrix,
     _pieces,
     _power_,
@@ -104,6 +105,8 @@ class _BcosLinear(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, y, *factors = ctx.saved_tensors
         b, unit_rows = ctx.b, ctx.unit_rows
+        if ctx.hold_scale and not ctx.needs_input_grad[1] and _is_differentiated(grad):
+            return (grad * _held_scale(y, *factors, b)) @ weight, None, None, None, None, None
         with torch.no_grad():
             if ctx.hold_scale:
                 sx, sw = factors
@@ -169,6 +172,11 @@ def bcos_scale(
     return y.view(product.shape)
 
 
+def _held_scale(y: Tensor, sx: Tensor, sw: Tensor, b: float) -> Tensor:
+    """`s = |y|^a · sx · sw`, as a constant."""
+    return _power_(y.detach().abs().to(sx.dtype), (b - 1) / b).mul_(sx).mul_(sw).to(y.dtype)
+
+
 class _BcosScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, product, w_norm, b, unit_rows, hold_scale):
@@ -186,6 +194,9 @@ class _BcosScale(torch.autograd.Function):
     def backward(ctx, grad):
         x, y, x_norm, w_norm = ctx.saved_tensors
         b, grad_x, grad_norm = ctx.b, None, None
+        if ctx.hold_scale and _is_differentiated(grad):
+            scale = _held_scale(y, *_scales(x_norm, w_norm, b, ctx.unit_rows), b)
+            return None, grad * scale, None, None, None, None
         with torch.no_grad():
             sx, sw = _scales(x_norm, w_norm, b, ctx.unit_rows)
             grad_product = torch.empty_like(y)

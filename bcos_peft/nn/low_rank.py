@@ -12,7 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.numerics import _as_autocast, _first_order, _matrix, _pieces, _power_, _row_norms, _scales, widest
+from bcos_peft.nn.numerics import (
+    _as_autocast,
+    _first_order,
+    _is_differentiated,
+    _matrix,
+    _pieces,
+    _power_,
+    _row_norms,
+    _scales,
+    widest,
+)
 
 
 class LowRank(NamedTuple):
@@ -123,6 +133,10 @@ class _BcosLora(torch.autograd.Function):
     def backward(ctx, grad):
         x, hidden, weight, down, up, v_down, y, x_norm, v_norm = ctx.saved_tensors
         b, need_weight = ctx.b, ctx.needs_input_grad[2]
+        if ctx.hold_scale and not any(ctx.needs_input_grad[2:5]) and _is_differentiated(grad):
+            scales = _scales(x_norm, v_norm, b, ctx.unit_rows)
+            scaled = grad * _power_(y.detach().abs().to(v_norm.dtype), (b - 1) / b).mul_(scales[0]).mul_(scales[1])
+            return scaled.to(grad.dtype) @ weight, scaled @ up, *[None] * 7
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
             sx, sv = _scales(x_norm, v_norm, b, ctx.unit_rows)
             if not ctx.hold_scale:

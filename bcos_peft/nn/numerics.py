@@ -39,6 +39,12 @@ class _FirstOrder(torch.autograd.Function):
         )
 
 
+def _is_differentiated(grad: Tensor) -> bool:
+    """Whether the backward pass of a held function is itself differentiated (`create_graph=True`): it is linear in the
+    gradient, and nothing else of it counts, so plain operations on constants are right."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and grad.requires_grad
+
+
 def _as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype of autocast, if it is on. The norms of rows that it has rounded are not known."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone

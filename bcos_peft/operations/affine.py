@@ -119,9 +119,9 @@ class _AffineProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         live, constant, other = ctx.saved_tensors
-        with torch.no_grad():
-            to_live = _summed(0.5 * grad * other, live.shape)
-            to_other = _summed(grad * (0.5 * live + constant), other.shape)
+        live, other = live.detach(), other.detach()
+        to_live = _summed(0.5 * grad * other, live.shape)
+        to_other = _summed(grad * (0.5 * live + constant), other.shape)
         return to_live, None, to_other
 
 
