@@ -85,7 +85,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         """
         acos arccos asin arcsin atan arctan atan2 arctan2 acosh arccosh atanh cos cosh sin sinh softmax log_softmax
-        softmin gumbel_softmax exp exp2 softplus rsqrt reciprocal logsigmoid log_sigmoid log log2 log10 log1p logsumexp
+        softmin gumbel_softmax exp exp2 softplus rsqrt reciprocal logsigmoid log_sigmoid log log2 log10 logsumexp
         logcumsumexp logaddexp cumprod prod erfc erfinv var var_mean std_mean cdist cosine_similarity pairwise_distance
         __rpow__ __rtruediv__ __rdiv__ __rfloordiv__ __rmod__ remainder fmod __mod__ floor_divide __floordiv__
         sign sgn heaviside round floor ceil trunc fix
@@ -98,7 +98,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         """
         gelu silu relu relu6 leaky_relu elu selu celu tanh tan mish hardswish softsign tanhshrink softshrink hardshrink
-        erf square asinh arcsinh expm1 sqrt prelu frac rrelu
+        erf square asinh arcsinh expm1 log1p sqrt prelu frac rrelu
         """.split(),
         _ratio,
     ),
