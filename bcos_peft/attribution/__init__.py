@@ -5,9 +5,10 @@ from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.certificate import certify, certify_adapter, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
 from bcos_peft.attribution.contributions import attribute
+from bcos_peft.attribution.embedding import EmbeddingMap, embedding_map
 from bcos_peft.attribution.leaves import average_embedding
 from bcos_peft.attribution.linear_map import forward_parameters, frozen, named_outputs
-from bcos_peft.attribution.mode import explanation_mode
+from bcos_peft.attribution.mode import explanation_mode, reading
 from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning
 from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequences, is_causal_lm
@@ -15,6 +16,7 @@ from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequenc
 
 __all__ = [
     "Attribution",
+    "EmbeddingMap",
     "ResidualWarning",
     "attribute",
     "attribute_answer",
@@ -25,6 +27,7 @@ __all__ = [
     "certify",
     "certify_adapter",
     "check_baseline",
+    "embedding_map",
     "explanation_mode",
     "forward_parameters",
     "frozen",
@@ -32,6 +35,7 @@ __all__ = [
     "max_tokens",
     "named_outputs",
     "probe_inputs",
+    "reading",
     "refuses_padding",
     "writes_answers",
 ]

@@ -133,6 +133,12 @@ class _Leaves:
         name = name if first or name != "word" else "token_type"
         return _Leaf(name, leaf, self.stage, transposed, start, is_shared=output.dim() == 2)
 
+    def drop_unused(self, output: Tensor) -> None:
+        """Forget constants that an output does not depend on, such as a mask: what is left belongs to all rows."""
+        if any(leaf.is_constant for leaf in self.found):
+            gradients = _gradients(output.sum(), self.tensors, retain=True)
+            self.found = [leaf for leaf, found in zip(self.found, gradients, strict=True) if found is not None]
+
     def read_all(self, values: list[Tensor]) -> list[_Read]:
         """Contributions to each of some values, `(batch,)`; the last backward pass frees the graph as it goes."""
         rows = len(values[0])

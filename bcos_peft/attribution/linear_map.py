@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import lru_cache, wraps
@@ -107,3 +108,36 @@ def _rest_of(logit: Tensor, scores: Tensor, *others: Tensor | None) -> Tensor:
     for other in others:
         rest = rest if other is None else rest - other.to(wide)
     return rest.to(scores.dtype)
+
+
+def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_graph: bool) -> list[Tensor]:
+    """Gradients of the leaves for each of `gradients`, all in one pass where every layer can."""
+    if len(gradients) > 1:
+        try:
+            with warnings.catch_warnings():
+                # The attention of some devices goes through its batch one by one: slower, and just as right.
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                return list(
+                    torch.vmap(
+                        lambda one: torch.autograd.grad(
+                            output, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                    )(gradients)
+                )
+        except RuntimeError as error:
+            # A layer whose backward pass is closed to torch.vmap (some kernels of other packages).
+            if "vmap" not in str(error) and "atching rule" not in str(error):
+                raise
+    last = len(gradients) - 1
+    maps = [
+        torch.autograd.grad(
+            output,
+            leaves,
+            one,
+            retain_graph=retain_graph or index < last,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        for index, one in enumerate(gradients)
+    ]
+    return [torch.stack(of_leaf) for of_leaf in zip(*maps, strict=True)]

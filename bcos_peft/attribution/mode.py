@@ -108,7 +108,7 @@ def _switched(model: nn.Module, inner: nn.Module) -> Iterator[None]:
         stack.callback(inner.__dict__.pop, "_linear_mode")
         inner.__dict__["_linear_mode"] = mode
         for module in _entered(inner):
-            stack.callback(_read_linearly(inner, module, mode))
+            stack.callback(_read_linearly(inner, module))
         yield
 
 
@@ -155,8 +155,8 @@ def _read_few_rows(head: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tens
     return few_rows(args[0], output, weight) if here and not weight.requires_grad else output
 
 
-def _read_linearly(model: nn.Module, module: nn.Module, mode: LinearMode) -> Callable[[], None]:
-    """Let a module's forward run in a mode, in this thread; returns what puts it back."""
+def _read_linearly(model: nn.Module, module: nn.Module) -> Callable[[], None]:
+    """Let a module's forward run in the model's mode, in this thread; returns what puts it back."""
     forward, thread = module.forward, get_ident()
     own = module.__dict__.get("forward")
 
@@ -165,12 +165,8 @@ def _read_linearly(model: nn.Module, module: nn.Module, mode: LinearMode) -> Cal
         # Another thread only predicts; and of a forward inside a forward the outer one has entered the mode.
         if get_ident() != thread or model.__dict__.get("_reading", False):
             return forward(*args, **kwargs)
-        model.__dict__["_reading"] = True
-        try:
-            with mode:
-                return forward(*args, **kwargs)
-        finally:
-            del model.__dict__["_reading"]
+        with reading(model):
+            return forward(*args, **kwargs)
 
     module.__dict__["forward"] = read
 
@@ -181,6 +177,34 @@ def _read_linearly(model: nn.Module, module: nn.Module, mode: LinearMode) -> Cal
             module.__dict__["forward"] = own
 
     return restore
+
+
+@contextmanager
+def reading(model: nn.Module) -> Iterator[None]:
+    """Read everything inside as the forward passes of a model are read, in its `explanation_mode`: what comes after
+    the model, too, such as pooling.
+
+    Args:
+        model (`torch.nn.Module`): a transformers model that is in its explanation mode.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> from bcos_peft import explanation_mode
+        >>> from bcos_peft.attribution import reading
+        >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> model, x = BertModel(small), torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> with explanation_mode(model), reading(model):
+        ...     y = (x / x.norm()).sum()
+        >>> torch.autograd.grad(y, x)[0] @ x.detach() == y.detach()  # the length is held
+        tensor(True)
+    """
+    model.__dict__["_reading"] = True
+    try:
+        with model.__dict__["_linear_mode"]:
+            yield
+    finally:
+        del model.__dict__["_reading"]
 
 
 def _entered(model: nn.Module) -> list[nn.Module]:

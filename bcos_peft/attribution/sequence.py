@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +14,7 @@ from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.leaves import _Leaves
 from bcos_peft.attribution.linear_map import (
+    _backward,
     _cut_head,
     _keeps_logits,
     _outside_inference_mode,
@@ -260,36 +260,3 @@ def _in_batches(
     order = torch.cat([((turns >= s) & (turns < s + chunk)).nonzero().flatten() for s in range(0, count, chunk)])
     back = order.argsort()
     return tuple(None if parts[0] is None else torch.cat(parts)[back] for parts in (found, averages, constants))
-
-
-def _backward(output: Tensor, leaves: list[Tensor], gradients: Tensor, retain_graph: bool) -> list[Tensor]:
-    """Gradients of the leaves for each of `gradients`, all in one pass where every layer can."""
-    if len(gradients) > 1:
-        try:
-            with warnings.catch_warnings():
-                # The attention of some devices goes through its batch one by one: slower, and just as right.
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                return list(
-                    torch.vmap(
-                        lambda one: torch.autograd.grad(
-                            output, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True
-                        )
-                    )(gradients)
-                )
-        except RuntimeError as error:
-            # A layer whose backward pass is closed to torch.vmap (some kernels of other packages).
-            if "vmap" not in str(error) and "atching rule" not in str(error):
-                raise
-    last = len(gradients) - 1
-    maps = [
-        torch.autograd.grad(
-            output,
-            leaves,
-            one,
-            retain_graph=retain_graph or index < last,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        for index, one in enumerate(gradients)
-    ]
-    return [torch.stack(of_leaf) for of_leaf in zip(*maps, strict=True)]

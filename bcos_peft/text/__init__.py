@@ -15,6 +15,7 @@ from bcos_peft.text.segments import (
     shares,
     sum_segments,
 )
+from bcos_peft.text.sentences import split_sentences
 from bcos_peft.text.special_tokens import special_ids
 from bcos_peft.text.spelling import align, spell, spell_on
 from bcos_peft.text.words import Span, group_tokens, hold_marks, strip_span
@@ -46,6 +47,7 @@ __all__ = [
     "spell",
     "spell_on",
     "split_inputs",
+    "split_sentences",
     "strip_span",
     "sum_segments",
 ]
