@@ -12,6 +12,7 @@ from bcos_peft.explanation import Alternatives, BcosExplainer, Contribution, Exp
 from bcos_peft.families import Family, register_family
 from bcos_peft.models import register_all as _register_all
 from bcos_peft.nn import steady_weights
+from bcos_peft.similarity import SimilarityExplainer, SimilarityExplanation
 from bcos_peft.training import merge_gains, train_only
 from bcos_peft.version import __version__
 
@@ -31,6 +32,8 @@ __all__ = [
     "Family",
     "GenerationExplanation",
     "HideTokensCallback",
+    "SimilarityExplainer",
+    "SimilarityExplanation",
     "__version__",
     "attribute",
     "bcos_bce_loss",

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "bcos_peft"
 ORDER = [
     "_utils", "version", "config", "nn", "operations", "families", "discovery", "text", "models", "attribution",
     "calibration", "convert", "training", "lora.method", "lora", "explanation.views", "explanation",
-    "evaluation.questions", "evaluation.data", "evaluation.methods", "evaluation.metrics", "evaluation.results",
-    "evaluation.human", "evaluation", "cli", "__main__",
+    "similarity", "evaluation.questions", "evaluation.data", "evaluation.methods", "evaluation.metrics",
+    "evaluation.results", "evaluation.human", "evaluation", "cli", "__main__",
 ]  # fmt: skip
 
 # What these folders may import from outside of the package and the standard library.

@@ -31,6 +31,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Hub name: (model_type, Auto class of the checkpoint's head, labels of a fine-tuned classifier).
 MODELS = {
     "google-bert/bert-base-uncased": ("bert", "AutoModelForMaskedLM", None),
+    "sentence-transformers/all-MiniLM-L6-v2": ("bert", "AutoModel", None),
     "FacebookAI/roberta-base": ("roberta", "AutoModelForMaskedLM", None),
     "FacebookAI/xlm-roberta-base": ("xlm-roberta", "AutoModelForMaskedLM", None),
     "distilbert/distilbert-base-uncased": ("distilbert", "AutoModelForMaskedLM", None),
