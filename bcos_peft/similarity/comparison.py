@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bcos_peft.similarity.embedder import _Embedder, _Role
 from bcos_peft.similarity.tokens import TextTokens, TokenVectors
 from bcos_peft.text import Encoding
 
@@ -16,7 +17,7 @@ class _Text:
 
     tokens: TextTokens
     encoding: Encoding | None
-    prompt: str
+    role: _Role
     vectors: TokenVectors | None = None
 
     def __len__(self) -> int:
@@ -29,15 +30,16 @@ class _Comparison:
 
     Args:
         pairs: of texts; the same text is the same object.
+        embedder: how their embeddings are compared.
         features: of an embedding.
     """
 
-    def __init__(self, pairs: list[tuple[_Text, _Text]], features: int):
-        self.pairs = pairs
+    def __init__(self, pairs: list[tuple[_Text, _Text]], embedder: _Embedder, features: int):
+        self.pairs, self._embedder = pairs, embedder
         apart = {id(text) for pair in pairs for text in pair if text.vectors is not None}
         for a, b in pairs:
             if not {id(a), id(b)} & apart:
-                apart.add(id(min(a, b, key=len)))
+                apart.add(id(a if embedder.has_sides else min(a, b, key=len)))
         asked: dict[int, list[_Text]] = {}
         self._texts = {id(text): text for pair in pairs for text in pair}
         for a, b in pairs:
@@ -61,9 +63,10 @@ class _Comparison:
         """Texts to ask, once the others are taken apart."""
         return [self._texts[key] for key in self._others]
 
-    def directions(self, text: _Text) -> np.ndarray:
-        """What a text is asked for its products with, `(directions, features)`."""
-        return np.concatenate([_rows(other.vectors) for other in self._others[id(text)]])
+    def directions(self, text: _Text, embedding: np.ndarray) -> np.ndarray:
+        """What a text of some embedding is asked for its products with, `(directions, features)`."""
+        others = [other.vectors for other in self._others[id(text)]]
+        return np.concatenate([self._embedder.project(_rows(one), one.embedding, embedding) for one in others])
 
     def answer(self, text: _Text, embedding: np.ndarray, products: np.ndarray, rest: np.ndarray) -> None:
         """Take what a text gave: `(directions, tokens)`, and `(directions,)` of what belongs to no token."""
@@ -74,24 +77,26 @@ class _Comparison:
             self._products[id(other), id(text)] = np.concatenate([products[rows].T, rest[None, rows]])
             start = rows.stop
 
-    def read(self, a: _Text, b: _Text) -> tuple[np.ndarray, float | None, float, float]:
-        """Of a pair the products of all tokens, of all with something that is no token, of the embeddings, and the
-        product of their lengths."""
+    def read(self, a: _Text, b: _Text, function: str) -> tuple[np.ndarray, float | None, float]:
+        """Of a pair what its pairs of tokens add to its similarity, what all with something that is no token add, and
+        the similarity."""
         if id(a) in self._others:
             table = self._products[id(b), id(a)]
         elif id(b) in self._others:
             table = self._products[id(a), id(b)].T
         else:
-            table = _rows(a.vectors, True) @ _rows(b.vectors, True).T
+            rows = self._embedder.project(_rows(a.vectors, True), a.vectors.embedding, b.vectors.embedding)
+            table = rows @ _rows(b.vectors, True).T
         if len(table) == len(a):  # the text that was taken apart has no constants
             table = np.concatenate([table, np.zeros((1, table.shape[1]))])
         if table.shape[1] == len(b):
             table = np.concatenate([table, np.zeros((len(table), 1))], axis=1)
         left, right = self._embedding(a), self._embedding(b)
-        matrix, constants = table[:-1, :-1], float(table[-1].sum() + table[:-1, -1].sum())
+        product = float(self._embedder.project(left[None], left, right)[0] @ right)
+        scale = self._embedder.scale(function, left, right)
         has_constants = bool(table[-1].any() or table[:, -1].any())
-        lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
-        return matrix, constants if has_constants else None, float(left @ right), lengths
+        constants = float(table[-1].sum() + table[:-1, -1].sum()) * scale if has_constants else None
+        return table[:-1, :-1] * scale, constants, product * scale
 
     def _embedding(self, text: _Text) -> np.ndarray:
         return self._embeddings[id(text)] if text.vectors is None else text.vectors.embedding

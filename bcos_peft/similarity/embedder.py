@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,16 @@ from bcos_peft.text import Encoding, encode
 
 
 _POOLINGS = ("mean", "cls", "last")
+_BILINEAR = ("cosine", "dot")
+_TASKS = ("query", "document")
 _NO_LIMIT = 10**6  # transformers marks "no limit" with a huge model_max_length
+
+
+class _Role(NamedTuple):
+    """As what a text is read: what stands before it, and for what."""
+
+    prompt: str = ""
+    task: str | None = None
 
 
 class _Embedder:
@@ -27,6 +37,9 @@ class _Embedder:
         tokenizer: its tokenizer.
         pooling: one of `_POOLINGS`.
     """
+
+    functions: tuple[str, ...] = _BILINEAR
+    has_sides = False  # the first text is a query, the second a document
 
     def __init__(self, model: nn.Module, tokenizer: Any, pooling: str | None):
         self.inner = find_model(model)
@@ -48,21 +61,43 @@ class _Embedder:
         known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
         return min(known) if known else None
 
-    def prompt(self, prompt: str | None, name: str | None) -> str:
-        """What stands before a text."""
-        if name is not None:
-            raise ValueError(f"prompt_name={name!r}: only a SentenceTransformer has prompts by name; pass prompt=...")
-        return prompt or ""
+    def role(self, prompt: str | None, role: str | None, place: int) -> _Role:
+        """As what the texts of a side are read."""
+        if role is not None:
+            raise ValueError(f"role={role!r}: only a SentenceTransformer has prompts by name; pass the prompt itself.")
+        return _Role(prompt or "")
 
-    def encode(self, text: str, prompt: str, truncation: bool, where: str) -> Encoding:
+    def encode(self, text: str, role: _Role, truncation: bool, where: str) -> Encoding:
         """The tokens of a text."""
-        return encode(prompt + text, self.tokenizer, self.max_length, truncation, where)
+        return encode(role.prompt + text, self.tokenizer, self.max_length, truncation, where)
 
-    def embedding_map(self, encodings: Sequence[Encoding], prompt: str = "") -> AbstractContextManager[EmbeddingMap]:
+    def map(self, encodings: Sequence[Encoding], role: _Role) -> AbstractContextManager[EmbeddingMap]:
         """The linear map of texts that stand in one batch."""
-        return embedding_map(self.inner, self._embed(prompt), **self._collate(encodings))
+        return embedding_map(self.model, self._embed(role), **self._collate(encodings))
 
-    def _embed(self, prompt: str) -> Callable[..., Tensor]:
+    def project(self, rows: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Vectors of the first text, as what the second's are multiplied with.
+
+        Args:
+            rows: `(vectors, features)`.
+            mine: `(features,)`, the first text's embedding.
+            other: `(features,)`, the second's.
+        """
+        return rows
+
+    def scale(self, function: str, a: np.ndarray, b: np.ndarray) -> float:
+        """What the product of two embeddings is multiplied with."""
+        return 1.0 / float(np.linalg.norm(a) * np.linalg.norm(b)) if function == "cosine" else 1.0
+
+    def space(self) -> str:
+        """Tells embeddings of different models apart, and those of one model before and after training."""
+        parts = []
+        for name, weight in self.model.named_parameters():
+            some = weight.detach().flatten()[:: max(1, weight.numel() // 64)].double()
+            parts.append((name, tuple(weight.shape), float(some.abs().sum()), float(some.sum())))
+        return digest(parts)
+
+    def _embed(self, role: _Role) -> Callable[..., Tensor]:
         def embed(**inputs: Tensor) -> Tensor:
             return _pool(self._called(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
 
@@ -84,61 +119,6 @@ class _Embedder:
                     rows.setdefault(name, []).append(values + [0] * missing)
         return {name: torch.tensor(values, device=self.inner.device) for name, values in rows.items()}
 
-    def space(self) -> str:
-        """Tells embeddings of different models apart, and those of one model before and after training."""
-        parts = []
-        for name, weight in self.model.named_parameters():
-            some = weight.detach().flatten()[:: max(1, weight.numel() // 64)].double()
-            parts.append((name, tuple(weight.shape), float(some.abs().sum()), float(some.sum())))
-        return digest(parts)
-
-
-class _SentenceEmbedder(_Embedder):
-    """A `SentenceTransformer`, with everything that comes after its transformer."""
-
-    def __init__(self, model: nn.Module):
-        self.inner = find_model(model)
-        self.model, self.tokenizer = model, model.tokenizer
-        self.similarity = model.similarity_fn_name
-
-    @property
-    def max_length(self) -> int | None:
-        return self.model.max_seq_length
-
-    def prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = self.model.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.model.prompts:
-            raise ValueError(f"prompt_name={name!r} is none of the model's prompts, {sorted(self.model.prompts)}.")
-        return self.model.prompts[name]
-
-    def encode(self, text: str, prompt: str, truncation: bool, where: str) -> Encoding:
-        encoding = encode(prompt + text, self.tokenizer, self.max_length, truncation, where)
-        found = self.model.preprocess([text], prompt=prompt or None)
-        ids = found["input_ids"][0].tolist()
-        if ids == encoding.input_ids:
-            return encoding
-        # It reads something else than the text: lower case, a template.
-        values = {
-            name: value[0].tolist() for name, value in found.items() if isinstance(value, Tensor) and value.dim() > 1
-        }
-        return encode(values, self.tokenizer, None, False, where)
-
-    def _embed(self, prompt: str) -> Callable[..., Tensor]:
-        more = {}
-        if prompt:
-            length = self.model.preprocess(["."], prompt=prompt).get("prompt_length")
-            more = {} if length is None else {"prompt_length": length}
-
-        def embed(**inputs: Tensor) -> Tensor:
-            found = self.model({**inputs, **more})["sentence_embedding"]
-            return found if self.model.truncate_dim is None else found[..., : self.model.truncate_dim]
-
-        return embed
-
 
 def _pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """The embedding of each text, `(batch, features)`, of those of its tokens.
@@ -154,26 +134,3 @@ def _pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
         return hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
     mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1)
-
-
-def _embedder_of(model: nn.Module, tokenizer: Any, pooling: str | None) -> _Embedder:
-    """What feeds a model.
-
-    Raises:
-        TypeError: the model, or the tokenizer, is of the wrong kind.
-        ValueError: an argument is missing, or is not wanted.
-    """
-    names = {cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("sentence_transformers.")}
-    if not names:
-        return _Embedder(model, tokenizer, pooling)
-    if "CrossEncoder" in names:
-        raise TypeError(
-            "A CrossEncoder reads both texts together and has no embeddings: explain it as the classifier that it is, "
-            "BcosExplainer(cross_encoder, cross_encoder.tokenizer)((query, document))."
-        )
-    if "MultiVectorEncoder" in names:
-        raise TypeError("A MultiVectorEncoder has an embedding for each token.")
-    for name, value in (("tokenizer", tokenizer), ("pooling", pooling)):
-        if value is not None:
-            raise ValueError(f"{name}={value!r} given, but a {type(model).__name__} has its own; leave it out.")
-    return _SentenceEmbedder(model)

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.similarity.comparison import _Comparison, _Text
-from bcos_peft.similarity.embedder import _embedder_of
+from bcos_peft.similarity.embedder import _Role
 from bcos_peft.similarity.explanation import SimilarityExplanation
+from bcos_peft.similarity.sentence_transformers import _embedder_of
 from bcos_peft.similarity.tokens import TextTokens, TokenVectors
 from bcos_peft.text import Encoding
-
-
-_FUNCTIONS = ("cosine", "dot")
 
 
 class SimilarityExplainer:
@@ -63,10 +61,11 @@ class SimilarityExplainer:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
         self._embedder = _embedder_of(model, tokenizer, pooling)
         similarity = self._embedder.similarity or "cosine" if similarity is None else similarity
-        if similarity not in _FUNCTIONS:
+        if similarity not in self._embedder.functions:
             raise ValueError(
-                f"similarity={similarity!r} is not a sum over pairs of tokens. Pass similarity='cosine' or 'dot': of "
-                "embeddings of length 1 the order by Euclid's distance is that of the cosine."
+                f"similarity={similarity!r} is no sum over pairs of tokens here; pass one of "
+                f"{self._embedder.functions}. (Of embeddings of length 1 the order by Euclid's distance is that of "
+                "the cosine.)"
             )
         self.model, self.similarity = model, similarity
         self.batch_size, self.progress = batch_size, progress
@@ -78,7 +77,7 @@ class SimilarityExplainer:
         b: str | TokenVectors | Sequence,
         *,
         prompts: Sequence[str | None] | None = None,
-        prompt_names: Sequence[str | None] | None = None,
+        roles: Sequence[str | None] | None = None,
         truncation: bool = False,
     ) -> SimilarityExplanation | list[SimilarityExplanation]:
         """Explain one pair, one text against many, or many pairs.
@@ -91,8 +90,8 @@ class SimilarityExplainer:
             a: a text, or what `embed` gave for one; or a list of these.
             b: the same. One text is compared with each of a list; two lists are pairs, row by row.
             prompts (`(str, str)`, *optional*): what stands before each text of `a`, and of `b`.
-            prompt_names (`(str, str)`, *optional*): prompts of a `SentenceTransformer` by their names, such as
-                `("query", "document")`.
+            roles (`(str, str)`, *optional*): prompts of a `SentenceTransformer` by their names; `("query",
+                "document")` is what `encode_query` and `encode_document` do.
             truncation (`bool`, defaults to `False`): read only the beginning of texts that are too long.
 
         Returns:
@@ -103,13 +102,13 @@ class SimilarityExplainer:
             ValueError: a text is empty or longer than the model reads, lists differ in length, or token vectors are
                 of another model.
         """
-        left = self._side(a, "a", 0, prompts, prompt_names, truncation)
-        right = self._side(b, "b", 1, prompts, prompt_names, truncation)
+        left = self._side(a, "a", 0, prompts, roles, truncation)
+        right = self._side(b, "b", 1, prompts, roles, truncation)
         if _is_many(a) and _is_many(b) and len(left) != len(right):
             raise ValueError(f"a has {len(left)} texts and b {len(right)}: two lists are pairs, row by row.")
         left = left if _is_many(a) else left * len(right)
         right = right if _is_many(b) else right * len(left)
-        comparison = _Comparison(list(zip(left, right, strict=True)), self._features())
+        comparison = _Comparison(list(zip(left, right, strict=True)), self._embedder, self._features())
         self._take_apart(comparison.anchors())
         for text in self._bar(comparison.asked(), "Explaining", "text"):
             self._ask(text, comparison)
@@ -122,7 +121,7 @@ class SimilarityExplainer:
         texts: str | Sequence[str],
         *,
         prompt: str | None = None,
-        prompt_name: str | None = None,
+        role: str | None = None,
         truncation: bool = False,
     ) -> TokenVectors | list[TokenVectors]:
         """Take texts apart into token vectors, to compare them with many others.
@@ -130,7 +129,7 @@ class SimilarityExplainer:
         Args:
             texts: a text, or a list of them.
             prompt (`str`, *optional*): what stands before each text.
-            prompt_name (`str`, *optional*): a prompt of a `SentenceTransformer` by its name.
+            role (`str`, *optional*): a prompt of a `SentenceTransformer` by its name, or `"query"`, `"document"`.
             truncation (`bool`, defaults to `False`): read only the beginning of texts that are too long.
 
         Returns:
@@ -140,20 +139,20 @@ class SimilarityExplainer:
             TypeError: something is no text.
             ValueError: a text is empty or longer than the model reads.
         """
-        found = self._side(texts, "texts", 0, [prompt], [prompt_name], truncation)
+        found = self._side(texts, "texts", 0, [prompt], [role], truncation)
         self._take_apart([text for text in {id(text): text for text in found}.values() if text.vectors is None])
         vectors = [text.vectors for text in found]
         return vectors if _is_many(texts) else vectors[0]
 
     # ---- texts ------------------------------------------------------------------------------------------------------
 
-    def _side(self, value: Any, name: str, place: int, prompts, prompt_names, truncation: bool) -> list[_Text]:
+    def _side(self, value: Any, name: str, place: int, prompts, roles, truncation: bool) -> list[_Text]:
         many = _is_many(value)
         items = list(value) if many else [value]
         if not items:
             raise ValueError(f"{name} is empty: there is nothing to explain.")
-        prompt = self._embedder.prompt(
-            None if prompts is None else prompts[place], None if prompt_names is None else prompt_names[place]
+        role = self._embedder.role(
+            None if prompts is None else prompts[place], None if roles is None else roles[place], place
         )
         known: dict[Any, _Text] = {}
         found = []
@@ -161,21 +160,21 @@ class SimilarityExplainer:
             where = f"{name}[{i}]" if many else name
             key = id(item) if isinstance(item, TokenVectors) else item
             if key not in known:
-                known[key] = self._text(item, prompt, truncation, where)
+                known[key] = self._text(item, role, truncation, where)
             found.append(known[key])
         return found
 
-    def _text(self, item: Any, prompt: str, truncation: bool, where: str) -> _Text:
+    def _text(self, item: Any, role: _Role, truncation: bool, where: str) -> _Text:
         if isinstance(item, TokenVectors):
             if item.space != self._embedder.space():
                 raise ValueError(
                     f"{where} holds token vectors of another model, or of this one before it was changed."
                 )
-            return _Text(item.tokens, None, prompt, item)
+            return _Text(item.tokens, None, role, item)
         if not isinstance(item, str):
             raise TypeError(f"{where} must be a text, or what embed gave for one; got {type(item).__name__}.")
-        encoding = self._embedder.encode(item, prompt, truncation, where)
-        return _Text(self._tokens(encoding), encoding, prompt)
+        encoding = self._embedder.encode(item, role, truncation, where)
+        return _Text(self._tokens(encoding), encoding, role)
 
     def _tokens(self, encoding: Encoding) -> TextTokens:
         ids = encoding.input_ids
@@ -190,7 +189,7 @@ class SimilarityExplainer:
             return
         space = self._embedder.space()
         for batch in self._bar(self._batches(texts), "Taking apart", "batch"):
-            with self._embedder.embedding_map([text.encoding for text in batch], batch[0].prompt) as found:
+            with self._embedder.map([text.encoding for text in batch], batch[0].role) as found:
                 vectors, constants = _vectors(found)
                 for row, text in enumerate(batch):
                     rest = _numbers(constants[row])
@@ -204,24 +203,27 @@ class SimilarityExplainer:
 
     def _ask(self, text: _Text, comparison: _Comparison) -> None:
         """What the tokens of a text give to the token vectors of those that it is compared with."""
-        with self._embedder.embedding_map([text.encoding], text.prompt) as found:
-            directions = torch.as_tensor(comparison.directions(text)).to(found.embedding)
+        with self._embedder.map([text.encoding], text.role) as found:
+            embedding = _numbers(found.embedding[0])
+            directions = torch.as_tensor(comparison.directions(text, embedding)).to(found.embedding)
             products, rest = found.rows(directions.unsqueeze(1))
-            comparison.answer(text, _numbers(found.embedding[0]), _numbers(products[0]), _numbers(rest[0]))
+            comparison.answer(text, embedding, _numbers(products[0]), _numbers(rest[0]))
 
     def _batches(self, texts: list[_Text]) -> list[list[_Text]]:
-        ordered = sorted(texts, key=lambda text: (text.prompt, -len(text.tokens.tokens)))
+        # Where there is an embedding for each token, those of padding would be features, too.
+        size = 1 if self._embedder.has_sides else self.batch_size
+        ordered = sorted(texts, key=lambda text: (text.role.prompt, text.role.task or "", -len(text)))
         batches: list[list[_Text]] = []
         for text in ordered:
             last = batches[-1] if batches else []
-            if last and len(last) < self.batch_size and last[0].prompt == text.prompt:
+            if last and len(last) < size and last[0].role == text.role:
                 last.append(text)
             else:
                 batches.append([text])
         return batches
 
     def _features(self) -> int:
-        return self._embedder.inner.config.hidden_size
+        return self._embedder.inner.get_input_embeddings().weight.shape[-1]
 
     def _bar(self, items: list, description: str, unit: str) -> Iterable:
         shown = len(items) > 4 if self.progress is None else self.progress
@@ -232,15 +234,9 @@ class SimilarityExplainer:
         return tqdm(items, desc=description, unit=unit)
 
     def _explanation(self, comparison: _Comparison, a: _Text, b: _Text) -> SimilarityExplanation:
-        matrix, constants, product, lengths = comparison.read(a, b)
-        scale = 1.0 if self.similarity == "dot" else 1.0 / lengths
+        matrix, constants, similarity = comparison.read(a, b, self.similarity)
         return SimilarityExplanation(
-            a=a.tokens,
-            b=b.tokens,
-            matrix=matrix * scale,
-            similarity=product * scale,
-            function=self.similarity,
-            constants=None if constants is None else constants * scale,
+            a=a.tokens, b=b.tokens, matrix=matrix, similarity=similarity, function=self.similarity, constants=constants
         )
 
 
