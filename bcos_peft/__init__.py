@@ -11,6 +11,7 @@ from bcos_peft.convert import get_bcos_model
 from bcos_peft.explanation import Alternatives, BcosExplainer, Contribution, Explanation, GenerationExplanation
 from bcos_peft.families import Family, register_family
 from bcos_peft.models import register_all as _register_all
+from bcos_peft.models import register_encoders as _register_encoders
 from bcos_peft.nn import steady_weights
 from bcos_peft.similarity import SimilarityExplainer, SimilarityExplanation
 from bcos_peft.training import merge_gains, train_only
@@ -58,6 +59,7 @@ def _install_lora() -> None:
 
 # Whichever of the two packages is imported first: peft is slow to load, and most models have no adapters.
 _after_import("peft", _install_lora)
+_after_import("sentence_transformers", _register_encoders)
 
 
 _on_use = _lazy_names(

@@ -6,15 +6,17 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from bcos_peft._utils.accelerate_hooks import is_hooked
 from bcos_peft._utils.arguments import checked_arguments
+from bcos_peft._utils.sentence_models import is_sentence_model
 from bcos_peft.attribution import certify
-from bcos_peft.calibration import Calibration, calibration_rows
+from bcos_peft.calibration import Calibration, Embedding, calibration_rows, embedding_of
 from bcos_peft.config import BcosConfig
 from bcos_peft.discovery import infer_family
 from bcos_peft.families import Family, families, find_family, register_family
@@ -22,6 +24,7 @@ from bcos_peft.models import (
     BcosModel,
     apply_plan,
     change_class,
+    find_transformer,
     keep_class,
     plan_conversion,
     refuse_liger,
@@ -32,9 +35,12 @@ from bcos_peft.models import (
 from bcos_peft.version import __version__
 
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
 @checked_arguments
 def get_bcos_model(
-    model: PreTrainedModel,
+    model: _Model,
     config: BcosConfig | None = None,
     verify: bool = True,
     *,
@@ -42,7 +48,7 @@ def get_bcos_model(
     calibration_data: Any = None,
     tokenizer: Any = None,
     progress: bool = True,
-) -> PreTrainedModel:
+) -> _Model:
     """Convert a transformers model into a B-cos model, in place, and return it: the same object.
 
     Biases go, linear layers become B-cos layers (query, key, value and LM heads plain bias-free ones), norms and
@@ -51,13 +57,16 @@ def get_bcos_model(
     working: `Trainer`, `save_pretrained`, `pipeline`, accelerate. Its class becomes, for instance,
     `BcosBertForSequenceClassification`, with `model_type="bcos_bert"`. On any refusal the model is left as it was.
 
+    Of a model of sentence-transformers (`SentenceTransformer`, `CrossEncoder`, `SparseEncoder`, `MultiVectorEncoder`)
+    the transformer inside is converted, and all else stays: it encodes, is trained, saved and loaded as before.
+
     A freshly converted model predicts differently from the one it was. Give `calibration_data`, a few hundred texts
     without labels, and its layers are fitted to the ones they replace: it then predicts nearly as before. Or fine-tune
     it on the task (`bcos_bce_loss`), or both.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): on any device, in any precision; tied embeddings and accelerate
-            hooks are kept.
+        model ([`~transformers.PreTrainedModel`] or a model of sentence-transformers): on any device, in any precision;
+            tied embeddings and accelerate hooks are kept.
         config ([`BcosConfig`], *optional*): default `BcosConfig()`.
         verify (`bool`, defaults to `True`):
             Explain a short probe and refuse the model if the contributions do not sum to its logits. The relative
@@ -68,16 +77,18 @@ def get_bcos_model(
         calibration_data (*optional*): an iterable of texts, of pairs of texts or of batches with `input_ids`, or a
             `datasets.Dataset` with a column of texts; at least 8 texts, better a few hundred, of the kind that the
             model will read. See `BcosConfig.calibration`. Texts are cut at 512 tokens.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): the model's, for calibration on texts.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): the model's, for calibration on texts. A
+            model of sentence-transformers has its own, and its prompts come before the texts in turn.
         progress (`bool`, defaults to `True`): show a progress bar while calibrating.
 
     Returns:
-        [`~transformers.PreTrainedModel`]: `model` itself.
+        `model` itself.
 
     Raises:
         TypeError: `model` is not a transformers model, or `config` not a [`BcosConfig`].
-        ValueError: unknown architecture, a model that is converted already, a module that cannot be made
-            dynamic-linear, a name in the config that matches nothing, or contributions that do not sum.
+        ValueError: unknown architecture, a model that is converted already, or with no transformer or several inside,
+            a module that cannot be made dynamic-linear, a name in the config that matches nothing, or contributions
+            that do not sum.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -94,6 +105,10 @@ def get_bcos_model(
     if not isinstance(config, BcosConfig):
         raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
     config = replace(copy.deepcopy(config))  # which checks its fields, should they have been changed
+    whole, embedding = model, Embedding()
+    if is_sentence_model(whole):
+        model, embedding = find_transformer(whole), embedding_of(whole)
+        tokenizer = whole.tokenizer if tokenizer is None else tokenizer
     _check_model(model, family)
     refuse_tensor_parallel(model)
     refuse_shards(model)
@@ -106,7 +121,7 @@ def get_bcos_model(
         config.base_model_name_or_path = model.config._name_or_path or None
         config.bcos_version = __version__
         config.probe_residual = None  # of a model that was converted with it before
-        calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, progress)
+        calibration = _calibration(model, plan, config, family, calibration_data, tokenizer, embedding, progress)
 
         undo = [apply_plan(model, plan, config)] if calibration is None else calibration.convert_blocks()
         try:
@@ -126,7 +141,7 @@ def get_bcos_model(
         refuse_liger(model.config.model_type)
         if given and not any(known is given for known in families()):
             register_family(given, exist_ok=True)
-        return model
+        return whole
 
 
 @contextmanager
@@ -140,7 +155,9 @@ def _plain_arithmetic(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenizer, progress) -> Calibration | None:
+def _calibration(
+    model, plan, config: BcosConfig, family: Family, data, tokenizer, embedding: Embedding, progress
+) -> Calibration | None:
     config.calibration_report = None
     if data is None:
         return None
@@ -151,7 +168,7 @@ def _calibration(model, plan, config: BcosConfig, family: Family, data, tokenize
             "calibration_data cannot go with normalize_weights=True: calibration sets the lengths of weight rows, "
             "which normalising takes away. Use normalize_weights=False, the default."
         )
-    rows = calibration_rows(data, tokenizer, model, config.calibration_tokens)
+    rows = calibration_rows(data, tokenizer, model, config.calibration_tokens, embedding.max_length, embedding.prompts)
     return Calibration(model, plan, config, family, rows, progress)
 
 
@@ -163,7 +180,7 @@ def _check_model(model, family: Family | None) -> None:
         )
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
-            "model must be a transformers PreTrainedModel, got "
+            "model must be a transformers PreTrainedModel, or a model of sentence-transformers, got "
             f"{type(model).__module__}.{type(model).__qualname__}. Convert before wrapping: before "
             "peft.get_peft_model, torch.compile and any trainer."
         )

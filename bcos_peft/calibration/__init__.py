@@ -2,9 +2,12 @@
 
 from bcos_peft.calibration.calibrate import Calibration
 from bcos_peft.calibration.data import calibration_rows
+from bcos_peft.calibration.embeddings import Embedding, embedding_of
 
 
 __all__ = [
     "Calibration",
+    "Embedding",
     "calibration_rows",
+    "embedding_of",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, cycle
 from typing import Any
 
 import torch
@@ -25,7 +25,14 @@ _OF_ANSWERS = ("decoder_input_ids", "labels")
 _TEXT_COLUMNS = ("text", "sentence", "content", "messages", "prompt")
 
 
-def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: int) -> list[dict[str, list]]:
+def calibration_rows(
+    data: Any,
+    tokenizer,
+    model: PreTrainedModel,
+    max_tokens: int,
+    max_length: int | None = None,
+    prompts: Sequence[str] = ("",),
+) -> list[dict[str, list]]:
     """Token ids, and what else the model reads, of each text: in the order of the data, up to `max_tokens` in all.
 
     Args:
@@ -35,6 +42,8 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
         tokenizer: needed for texts.
         model: of its config comes the length that it reads.
         max_tokens (`int`): where to stop reading.
+        max_length (`int`, *optional*): of a text, in tokens, where the model's user wants fewer than it can read.
+        prompts (`Sequence[str]`): what is put before single texts, in turn.
 
     Raises:
         TypeError: `data` is none of these, or there is text and no tokenizer.
@@ -48,14 +57,18 @@ def calibration_rows(data: Any, tokenizer, model: PreTrainedModel, max_tokens: i
         >>> len(rows), rows[0]
         (8, {'input_ids': [1, 2, 3]})
     """
-    limit = min(_MAX_LENGTH, getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH)
+    limit = min(
+        _MAX_LENGTH, max_length or _MAX_LENGTH, getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH
+    )
     padding = getattr(model.base_model.get_input_embeddings(), "padding_idx", None)
     if padding:  # models that count positions from the padding id on read fewer tokens than they have positions
         limit = min(limit, (getattr(model.config, "max_position_embeddings", None) or _MAX_LENGTH) - padding - 1)
     least = 2 if _is_language_model(model) else 1  # what comes after a token is predicted
     answers = _reads_answers(model, family_of(model))
     rows, tokens = [], 0
+    turns = cycle(prompts)
     for item in _items(data):
+        item = next(turns) + item if isinstance(item, str) else item
         row = _encode(item, tokenizer, limit, model, answers)
         if len(row["input_ids"]) < least:
             continue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bcos_peft.calibration.head import _Head
+from bcos_peft.calibration.distill import _Head
 from bcos_peft.nn import BcosNorm
 
 

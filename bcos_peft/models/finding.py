@@ -61,13 +61,44 @@ def find_model(model) -> PreTrainedModel:
         return find_bcos_model(model)
     if isinstance(model, PreTrainedModel):
         return model
-    found = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    whole = [one for one in found if not any(one is not other and one in set(other.modules()) for other in found)]
+    whole = _outermost(model)
     if len(whole) != 1:
         raise ValueError(
             f"{type(model).__name__} holds {len(whole) or 'no'} transformers models; pass the one to explain."
         )
-    return whole[0]
+    return next(iter(whole.values()))
+
+
+def find_transformer(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a model of sentence-transformers, stock or converted.
+
+    Raises:
+        ValueError: there is none in it, or there are several.
+    """
+    found, name = _outermost(model), type(model).__name__
+    if not found:
+        parts = ", ".join(type(module).__name__ for module in model.children())
+        raise ValueError(
+            f"There is no transformers model in this {name}, of {parts}. B-cos conversion is for transformers, loaded "
+            "with backend='torch'."
+        )
+    if len(found) > 1:
+        paths = ", ".join(f"{path!r} ({type(module).__name__})" for path, module in found.items())
+        raise ValueError(
+            f"This {name} holds {len(found)} transformers models: {paths}. Convert each by itself; it stays where "
+            f"it is: get_bcos_model(model.get_submodule({next(iter(found))!r}), config, calibration_data=texts, "
+            "tokenizer=tokenizer)."
+        )
+    return next(iter(found.values()))
+
+
+def _outermost(model: nn.Module) -> dict[str, PreTrainedModel]:
+    """The transformers models in a model, by name, without those inside of others."""
+    found: dict[str, PreTrainedModel] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PreTrainedModel) and not any(module in set(other.modules()) for other in found.values()):
+            found[name] = module
+    return found
 
 
 def family_of(model: PreTrainedModel) -> Family:

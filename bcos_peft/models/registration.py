@@ -80,3 +80,11 @@ def register_all() -> None:
     _register_names()
     AutoConfig.register(_UnfinishedConfig.model_type, _UnfinishedConfig, exist_ok=True)
     after_registration.append(_register)
+
+
+def register_encoders() -> None:
+    """Make sentence-transformers load what a converted encoder of an encoder-decoder, such as `T5EncoderModel`, was
+    saved as. It knows these by the class of their config, which a B-cos config is an instance of, and would load the
+    stock encoder. Done once, when that package is imported."""
+    known = sys.modules["sentence_transformers.base.modules.transformer"]._ENCODER_ONLY_MODELS
+    known[:0] = [(_config_class(config), "bcos_peft.models", _named(model)) for config, _, model in known]

@@ -11,8 +11,7 @@ from helpers.calibration import calibrated, divergence, make, texts
 from torch import nn
 
 from bcos_peft.attribution import attribute
-from bcos_peft.calibration.distill import _RANK, _Correction, _corrections, _Distillation
-from bcos_peft.calibration.head import _Head
+from bcos_peft.calibration.distill import _RANK, _Correction, _corrections, _Distillation, _Head
 from bcos_peft.nn import BcosConv1D
 
 
