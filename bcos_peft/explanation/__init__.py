@@ -4,6 +4,7 @@ from bcos_peft.explanation.contribution import Contribution
 from bcos_peft.explanation.explainer import BcosExplainer
 from bcos_peft.explanation.explanation import Explanation
 from bcos_peft.explanation.generation import GenerationExplanation
+from bcos_peft.explanation.pairs import PairDifference, pair_difference
 from bcos_peft.explanation.render import export_svg, render_generation_html, render_html, show, show_generation
 from bcos_peft.explanation.targets import Alternatives
 from bcos_peft.explanation.text_layout import layout
@@ -15,8 +16,10 @@ __all__ = [
     "Contribution",
     "Explanation",
     "GenerationExplanation",
+    "PairDifference",
     "export_svg",
     "layout",
+    "pair_difference",
     "render_generation_html",
     "render_html",
     "show",

@@ -10,11 +10,25 @@ import numpy as np
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.checks import _checked_span
-from bcos_peft.text import known_segments, refuse_overlap, shares, strip_span, sum_segments
+from bcos_peft.text import Span, known_segments, refuse_overlap, shares, strip_span, sum_segments
 
 
 def _members(weights: np.ndarray) -> tuple[int, ...]:
     return tuple(np.flatnonzero(weights).tolist())
+
+
+def _joined(
+    texts: tuple[str, str], offsets: Sequence[Span | None], sequence_ids: Sequence[int | None]
+) -> tuple[str, list[Span | None], dict[str, Span]]:
+    """Both texts of a pair as one, the places of the tokens in it, and those of the texts."""
+    starts = 0, len(texts[0]) + 1
+    places = [
+        None if span is None or sequence is None else (span[0] + starts[sequence], span[1] + starts[sequence])
+        for span, sequence in zip(offsets, sequence_ids, strict=True)
+    ]
+    names = zip(("first", "second"), starts, texts, strict=True)
+    whole = {name: (start, start + len(text)) for name, start, text in names}
+    return "\n".join(texts), places, {name: span for name, span in whole.items() if span[0] < span[1]}
 
 
 @dataclass(frozen=True)
@@ -203,7 +217,9 @@ class _Readings:
 
         Args:
             segments (`Mapping[str, tuple[int, int] | str]`, *optional*):
-                By name, a character span of `text` or a substring that occurs once. Default: the messages of a chat.
+                By name, a character span of `text` or a substring that occurs once. Default: the messages of a chat;
+                of a pair its two texts, `"first"` and `"second"`. In a pair a substring occurs once in both texts
+                together, and a span counts on from the first into the second, one character between them.
 
         Returns:
             `dict[str, float]`: In the order given, then `"rest"`, which holds every other token, and `"baseline"` and
@@ -215,12 +231,11 @@ class _Readings:
                 overlap, one is called "rest" (or "baseline", if there is one), or none are given and there are no
                 messages.
         """
-        if not isinstance(self.text, str):
-            raise ValueError("by_segment needs one text, and this is a pair; spans(..., sequence_id=1) reads a pair.")
-        places = known_segments(segments, self.segments)
-        sums = sum_segments(
-            self.text, self.offsets, self.scores, places, baseline=self.baseline, constants=self.constants
-        )
+        text, offsets, known = self.text, self.offsets, self.segments
+        if not isinstance(text, str):
+            text, offsets, known = _joined(text, offsets, self.sequence_ids)
+        places = known_segments(segments, known)
+        sums = sum_segments(text, offsets, self.scores, places, baseline=self.baseline, constants=self.constants)
         return {name: float(value) for name, value in sums.items()}
 
     def merge(self, indices: Sequence[int], index: int) -> Contribution:
