@@ -14,9 +14,8 @@ from bcos_peft.explanation.text_layout import (
     _passage_of,
     _share_a_character,
     _sharing_lines,
-    _strength_of,
 )
-from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, visible
+from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, strength_of, visible
 from bcos_peft.text import BASELINE, CONSTANTS, REST, Span, group_tokens, strip_span
 
 
@@ -180,7 +179,7 @@ class _Steps:
         scale = float(np.abs(scores[plain]).max(initial=0.0)) if plain else 0.0
 
         def together(label: str, total: float, kind: str) -> Row:
-            return Row(label, total, _strength_of(total, scale), kind)
+            return Row(label, total, strength_of(total, scale), kind)
 
         chosen = set(ranked)
         if others := [i for i in plain if i not in chosen]:
@@ -205,5 +204,5 @@ class _Steps:
         if self.found.constants is not None:
             labels[CONSTANTS] = (_CONSTANTS, "rest")
         return [
-            Row(labels[name][0], value, _strength_of(value, scale), labels[name][1]) for name, value in values.items()
+            Row(labels[name][0], value, strength_of(value, scale), labels[name][1]) for name, value in values.items()
         ]

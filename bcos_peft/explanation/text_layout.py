@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.contribution import Contribution, _Readings
-from bcos_peft.explanation.views import Piece, Row, View, format_score, label_text, printable, visible
+from bcos_peft.explanation.views import (
+    Piece,
+    Row,
+    View,
+    format_score,
+    label_text,
+    note_pieces,
+    place_units,
+    printable,
+    strength_of,
+    visible,
+)
 from bcos_peft.text import Span
 
 
-# White space may carry a contribution too; these marks make it visible.
-_LONGEST_UNSEEN = 80  # characters of text beyond the last token that are still printed
-_NOTE_WIDTH = 0.68  # characters of text that one of a number below it takes up
-_NOTE_MARGIN = 2.1  # characters of text between two numbers
-_NARROW = 0.6  # of a Latin letter: those of connected scripts
-_VIRAMA = 9  # the combining class of marks that join a letter to the next one
-_WEAK = 0.15  # strengths below this get no number below them
 _AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _CONSTANTS = "constants"  # and of what belongs to no token
 _TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
@@ -46,7 +47,7 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
     ranked = sorted(plain, key=lambda unit: -abs(unit.score))[: max(0, top)]
 
     def strength(score: float) -> float:
-        return _strength_of(score, scale)
+        return strength_of(score, scale)
 
     marked = {unit.token_indices for unit in ranked}
     lines = _Lines(explanation, strength, marked, scale).fill([u for u in units if not (u.special and hide_special)])
@@ -87,11 +88,6 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
     )
 
 
-def _strength_of(score: float, scale: float) -> float:
-    """A contribution from -1 to 1, relative to the one that is `scale`."""
-    return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
-
-
 def _is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
     """Whether contributions sum to a logit, as far as a reader is concerned."""
     return abs(residual) <= _TOLERANCE * max(abs(logit), float(abs(scores).sum()), 1e-12)
@@ -108,31 +104,20 @@ class _Lines:
     def __init__(self, explanation: _Readings, strength: Callable, marked: set[tuple[int, ...]], scale: float) -> None:
         self.explanation, self.strength, self.marked, self.scale = explanation, strength, marked, scale
         self.apart = _set_apart(explanation)
-        self.pieces: list[list[Piece]] = [[] for _ in explanation.texts]
+        self.pieces: list[list[Piece]] = []
         self.unseen = 0
         self.explained = set(_explained(explanation))
 
     def fill(self, units: Sequence[Contribution]) -> _Lines:
-        lines: list[list[Contribution]] = [[] for _ in self.pieces]
+        lines: list[list[Contribution]] = [[] for _ in self.explanation.texts]
         current = 0
         for unit in units:  # a special token stands with the text that it follows
             current = current if unit.sequence_id is None else unit.sequence_id
             lines[current].append(unit)
-        for text, line, pieces in zip(self.explanation.texts, lines, self.pieces, strict=True):
-            # Without places in the text (a slow tokenizer) the tokens themselves have to do.
-            loose = any(unit.start is None and not unit.special for unit in line)
-            cursor = len(text) if loose else 0
-            for unit in line:
-                if loose or unit.start is None:
-                    self._add_apart(pieces, self._piece(unit, visible(unit.text)))
-                    continue
-                self._add_between(pieces, text[cursor : unit.start], (cursor, unit.start))
-                shown = text[max(cursor, unit.start) : unit.end] or unit.text
-                shown = shown if shown.strip() else "".join(_space_mark(c) for c in shown)
-                self._append(pieces, self._piece(unit, shown))
-                cursor = max(cursor, unit.end)
-            self._add_tail(pieces, text[cursor:])
-            _note(pieces, self.scale)
+        for text, line in zip(self.explanation.texts, lines, strict=True):
+            pieces, unseen = place_units(text, line, self._piece, lambda place: _passage_of(place, self.apart))
+            self.pieces.append(note_pieces(pieces, self.scale))
+            self.unseen += unseen
         return self
 
     def _piece(self, unit: Contribution, text: str) -> Piece:
@@ -145,63 +130,6 @@ class _Lines:
             explained=not self.explained.isdisjoint(unit.token_indices),
             passage=None if unit.start is None else _passage_of((unit.start, unit.end), self.apart),
         )
-
-    @staticmethod
-    def _append(pieces: list[Piece], piece: Piece) -> None:
-        """Keeps words off the special token before them."""
-        if pieces and pieces[-1].kind == "special" and not piece.text[:1].isspace():
-            pieces.append(Piece(" ", "space"))
-        pieces.append(piece)
-
-    def _add_apart(self, pieces: list[Piece], piece: Piece) -> None:
-        if pieces and pieces[-1].kind != "special" and not pieces[-1].text[-1:].isspace():
-            pieces.append(Piece(" ", "space"))
-        self._append(pieces, piece)
-
-    def _add_between(self, pieces: list[Piece], text: str, place: Span) -> None:
-        passage = _passage_of(place, self.apart)
-        if text.strip():
-            self.unseen += len(text.strip())
-            self._append(pieces, Piece(printable(text), "unseen", passage=passage))
-        elif text and pieces:  # leading white space says nothing
-            pieces.append(Piece(printable(text), "space", passage=passage))
-
-    def _add_tail(self, pieces: list[Piece], text: str) -> None:
-        text = text.rstrip()
-        if text:
-            self.unseen += len(text.strip())
-            shown = text if len(text) <= _LONGEST_UNSEEN else text[:_LONGEST_UNSEEN] + "…"
-            self._append(pieces, Piece(printable(shown), "unseen"))
-
-
-def _note(pieces: list[Piece], scale: float) -> None:
-    """Chooses which marked pieces get a number below them: the strongest first, as long as numbers do not collide."""
-    widths = [_width(piece.text) for piece in pieces]
-    ends = list(itertools.accumulate(widths))
-    middles = [end - width / 2 for end, width in zip(ends, widths, strict=True)]
-    taken: list[tuple[float, float]] = []
-    for i in sorted(range(len(pieces)), key=lambda i: -abs(pieces[i].strength)):
-        half = len(format_score(pieces[i].score, scale)) * _NOTE_WIDTH / 2
-        room = all(abs(middles[i] - other) >= half + width + _NOTE_MARGIN for other, width in taken)
-        if pieces[i].marked and abs(pieces[i].strength) >= _WEAK and room:
-            pieces[i] = replace(pieces[i], noted=True)
-            taken.append((middles[i], half))
-
-
-def _width(text: str) -> float:
-    """About how wide a text is, in Latin letters: marks take no room of their own, and connected letters little."""
-    total, previous = 0.0, ""
-    for character in text:
-        kind = unicodedata.category(character)
-        if kind == "Mc":
-            total += _NARROW / 2
-        elif kind not in ("Mn", "Me", "Cf"):
-            joined = unicodedata.combining(previous) == _VIRAMA if previous else False
-            indic = 0x0900 <= ord(character) < 0x0E00
-            connected = indic or unicodedata.bidirectional(character) == "AL"
-            total += _NARROW / (2 if joined else 1) if connected else 1.0
-        previous = character
-    return total
 
 
 def _set_apart(explanation: _Readings) -> list[Span]:
@@ -281,7 +209,3 @@ def _probability(explanation: _Readings) -> str:
     if 0 < probability < 0.0005:
         return "<0.001"
     return ">0.999" if 0.9995 <= probability < 1 else f"{probability:.3f}"
-
-
-def _space_mark(character: str) -> str:
-    return "↵\n" if character == "\n" else character

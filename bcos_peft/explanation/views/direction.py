@@ -34,7 +34,7 @@ def _tooltip(text: str, number: str) -> str:
     return f"{isolates[0]}{isolates[1]}{text}{isolates[2]}: {number}{isolates[2]}"
 
 
-def _beside(text: str) -> str:
+def beside(text: str) -> str:
     """A text that numbers stand beside: in a terminal that orders letters they stay on its right."""
     return f"{_FROM_LEFT}{text}{_FROM_LEFT}" if _has_right_to_left(text) else text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bcos_peft.explanation.views.generation_view import GenerationView, Step
 from bcos_peft.explanation.views.html import load_template
-from bcos_peft.explanation.views.text import _format_residual
+from bcos_peft.explanation.views.text import format_residual
 from bcos_peft.explanation.views.view import Row
 
 
@@ -42,7 +42,7 @@ def _step(view: GenerationView, step: Step) -> dict[str, Any]:
         "probability": _probability(step.probability),
         "logit": _minus(step.number(step.logit)),
         "total": _minus(step.number(step.logit - step.residual)),
-        "residual": _minus(_format_residual(step.residual)),
+        "residual": _minus(format_residual(step.residual)),
         "exact": step.exact,
         "strengths": [round(float(value) * _STEPS_OF_STRENGTH) for value in step.strengths],
         "sources": [_row(step, row) for row in step.sources],

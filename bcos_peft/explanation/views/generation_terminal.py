@@ -9,10 +9,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bcos_peft.explanation.views.direction import _beside, _line_mark
+from bcos_peft.explanation.views.direction import _line_mark, beside
 from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
-from bcos_peft.explanation.views.terminal import _bar, _choose_palette, _colour, ascii_text, encodable
-from bcos_peft.explanation.views.text import _format_residual
+from bcos_peft.explanation.views.terminal import _colour, ascii_text, choose_palette, encodable, render_bar
+from bcos_peft.explanation.views.text import format_residual
 from bcos_peft.explanation.views.view import Row
 
 
@@ -31,7 +31,7 @@ def render_generation(view: GenerationView, console: Console, steps: int | None 
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
     """
     coloured = console.color_system is not None and not console.no_color
-    palette, plain = _choose_palette(), console.options.ascii_only
+    palette, plain = choose_palette(), console.options.ascii_only
     strengths = iter(view.whole.strengths)
     parts: list[RenderableType] = [_headline(view), Text()]
     marks = encodable(console.encoding, "\N{RIGHT-TO-LEFT MARK}")
@@ -75,9 +75,9 @@ def _rows(step: Step, rows: list[Row], palette: dict, plain: bool) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     for row in rows:
-        label = Text(row.label if plain else _beside(row.label), style="dim" if row.kind == "rest" else "")
+        label = Text(row.label if plain else beside(row.label), style="dim" if row.kind == "rest" else "")
         table.add_row(
-            ascii_text(label) if plain else label, step.number(row.score), _bar(row.strength, palette, plain)
+            ascii_text(label) if plain else label, step.number(row.score), render_bar(row.strength, palette, plain)
         )
     return table
 
@@ -91,7 +91,7 @@ def _steps(view: GenerationView, limit: int | None, plain: bool) -> Table:
     table.add_row(*(Text(head, style="dim") for head in heads))
     shown = view.steps if limit is None else view.steps[: max(0, limit)]
     for step in shown:
-        apart = str if plain else _beside
+        apart = str if plain else beside
         cells = [Text(apart(step.label), style="bold")]
         cells += [Text(apart(step.foil or ""))] if view.compared else []
         cells += [Text(f"{step.probability:.2f}"), Text(step.number(step.logit)), _sources(step, apart)]
@@ -117,7 +117,7 @@ def _sum(view: GenerationView, plain: bool) -> Text:
     text.append(f" {'=' if exact else '!=' if plain else '≠'} sum of {view.logit_name}s ")
     text.append(whole.number(whole.logit), style="bold")
     worst = max((abs(step.residual) for step in view.steps), default=0.0)
-    text.append(f" (largest residual of a token {_format_residual(worst)})")
+    text.append(f" (largest residual of a token {format_residual(worst)})")
     if not exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
     return text

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bcos_peft.explanation.views.direction import _runs, _tooltip
-from bcos_peft.explanation.views.text import _format_residual
+from bcos_peft.explanation.views.text import format_residual
 from bcos_peft.explanation.views.view import View
 
 
@@ -50,7 +50,7 @@ def load_template(name: str, package: str = _HERE) -> Template:
     )
     environment.filters["exact_number"] = lambda value: f"{value:+.6g}".replace("-", "−")
     environment.filters["minus"] = lambda text: text.replace("-", "−")
-    environment.filters["residual"] = lambda value: _format_residual(value).replace("-", "−")
+    environment.filters["residual"] = lambda value: format_residual(value).replace("-", "−")
     environment.filters["share"] = lambda strength: f"{abs(strength):.3f}"
     environment.filters["side"] = _side
     environment.filters["runs"] = _runs

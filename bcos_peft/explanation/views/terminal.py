@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bcos_peft.explanation.views.direction import _beside, _line_mark, _number_after
-from bcos_peft.explanation.views.text import _format_residual
+from bcos_peft.explanation.views.direction import _line_mark, _number_after, beside
+from bcos_peft.explanation.views.text import format_residual
 from bcos_peft.explanation.views.view import Piece, View
 
 
@@ -35,13 +36,13 @@ def render(view: View, console: Console, width: int | None = None) -> Renderable
         `rich.console.RenderableType`: Safe to print: nothing in it is read as markup.
     """
     coloured = console.color_system is not None and not console.no_color
-    palette = _choose_palette()
+    palette = choose_palette()
     parts: list[RenderableType] = [_headline(view), Text()]
     for number, line in enumerate(view.lines, start=1):
         if len(view.lines) > 1:
             parts.append(Text(f"text {number}", style="dim"))
         marks = encodable(console.encoding, "\N{RIGHT-TO-LEFT MARK}")
-        parts += [_text(view, line, palette if coloured else None, marks), Text()]
+        parts += [render_pieces(line, view.number, palette if coloured else None, marks), Text()]
     if coloured and view.rows:
         parts += [_legend(view, palette), Text()]
     if view.rows:
@@ -58,7 +59,7 @@ def render(view: View, console: Console, width: int | None = None) -> Renderable
     return Group(*parts)
 
 
-def _choose_palette() -> dict[str, tuple[int, int, int]]:
+def choose_palette() -> dict[str, tuple[int, int, int]]:
     """The colours for the terminal's background."""
     return _LIGHT if _light_background() else _DARK
 
@@ -72,11 +73,21 @@ def _light_background() -> bool:
 def _headline(view: View) -> Text:
     text = Text()
     for i, (name, value) in enumerate(view.facts):
-        text.append("  " if i else "").append(name + " ", style="dim").append(_beside(value), style="bold")
+        text.append("  " if i else "").append(name + " ", style="dim").append(beside(value), style="bold")
     return text
 
 
-def _text(view: View, pieces: list[Piece], palette: dict | None, marks: bool) -> Text:
+def render_pieces(
+    pieces: Sequence[Piece], number: Callable[[float], str], palette: dict | None, marks: bool = True
+) -> Text:
+    """A text in its colours.
+
+    Args:
+        pieces (`Sequence[Piece]`): The text.
+        number (`Callable[[float], str]`): A score as text, for where there is no colour.
+        palette (`dict`, *optional*): What `choose_palette` gave; without it, numbers stand in the text.
+        marks (`bool`, defaults to `True`): Whether marks of direction can be printed.
+    """
     text = Text(overflow="fold")
     for index, piece in enumerate(pieces):
         text.append(_line_mark(pieces, index) if marks else "")
@@ -85,9 +96,9 @@ def _text(view: View, pieces: list[Piece], palette: dict | None, marks: bool) ->
             continue
         style = Style(underline=piece.explained)
         if palette is None:
-            score = f"[{view.number(piece.score)}]" if piece.marked or piece.kind == "special" else ""
-            number = _number_after(piece.text, score) if score and marks else score
-            text.append(piece.text + number, style=style)
+            score = f"[{number(piece.score)}]" if piece.marked or piece.kind == "special" else ""
+            after = _number_after(piece.text, score) if score and marks else score
+            text.append(piece.text + after, style=style)
             continue
         text.append(piece.text, style=style + _colour(piece.strength, palette, dim=piece.kind == "special"))
     return text if text.plain else Text("(no tokens)", style="dim")
@@ -103,10 +114,10 @@ def _colour(strength: float, palette: dict, dim: bool = False) -> Style:
 
 def _legend(view: View, palette: dict) -> Text:
     text = Text(overflow="fold")
-    text.append(f"{_beside(view.against)} {view.number(-view.scale)} ", style="dim")
+    text.append(f"{beside(view.against)} {view.number(-view.scale)} ", style="dim")
     for step in range(-6, 7):
         text.append(" ", style=Style(bgcolor=_hex(_step(step / 6, palette))))
-    return text.append(f" {view.number(view.scale)} for {_beside(view.target)}", style="dim")
+    return text.append(f" {view.number(view.scale)} for {beside(view.target)}", style="dim")
 
 
 def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
@@ -116,14 +127,20 @@ def _table(view: View, palette: dict, plain: bool, bars: bool) -> Table:
     table.add_column(no_wrap=True)
     for row in view.rows:
         style = "" if row.kind == "top" else "dim"
-        label = Text(row.label if plain else _beside(row.label), style=style)
-        drawn = [_bar(row.strength, palette, plain)] if bars else []
+        label = Text(row.label if plain else beside(row.label), style=style)
+        drawn = [render_bar(row.strength, palette, plain)] if bars else []
         table.add_row(ascii_text(label) if plain else label, view.number(row.score), *drawn)
     return table
 
 
-def _bar(strength: float, palette: dict, plain: bool) -> Text:
-    """A bar from an axis in the middle, to the right for a positive strength."""
+def render_bar(strength: float, palette: dict, plain: bool) -> Text:
+    """A bar from an axis in the middle, to the right for a positive strength.
+
+    Args:
+        strength (`float`): -1 to 1.
+        palette (`dict`): What `choose_palette` gave.
+        plain (`bool`): Whether the console has ASCII only.
+    """
     halves = round(abs(strength) * _HALF_BAR * 2)
     full, rest = divmod(halves, 2)
     block, axis = ("#", "|") if plain else ("█", "│")
@@ -141,7 +158,7 @@ def _sum(view: View, plain: bool) -> Text:
     text.append(view.number(view.total), style="bold")
     text.append(f" {'=' if view.exact else '!=' if plain else '≠'} {view.logit_name} ")
     text.append(view.number(view.logit), style="bold")
-    text.append(f" (residual {_format_residual(view.residual)})")
+    text.append(f" (residual {format_residual(view.residual)})")
     if not view.exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
     return text

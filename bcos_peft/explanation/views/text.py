@@ -19,7 +19,7 @@ def format_score(value: float, scale: float | None = None) -> str:
     return text if float(text) else text.lstrip("+-")
 
 
-def _format_residual(value: float) -> str:
+def format_residual(value: float) -> str:
     """The order of magnitude is what matters: `3e-7`; `0` if it is nothing at all, `+3.84` if it is no rounding."""
     if abs(value) >= 0.01:
         return f"{value:+.2f}"

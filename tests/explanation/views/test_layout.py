@@ -4,8 +4,7 @@ import pytest
 from helpers.views import make, plain, review
 
 from bcos_peft.explanation import Explanation, layout
-from bcos_peft.explanation.views import format_score, printable, visible
-from bcos_peft.explanation.views.text import _format_residual
+from bcos_peft.explanation.views import format_residual, format_score, printable, visible
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -32,7 +31,7 @@ def test_format_score(value, scale, text):
     ("value", "text"), [(1.2e-7, "1e-7"), (-3e-16, "-3e-16"), (0.0, "0"), (0.5, "+0.50"), (-12.0, "-12.00")]
 )
 def test_format_residual(value, text):
-    assert _format_residual(value) == text
+    assert format_residual(value) == text
 
 
 def test_visible_and_printable():
