@@ -20,8 +20,8 @@ PACKAGE = ROOT / "bcos_peft"
 ORDER = [
     "_utils", "version", "config", "nn", "operations", "families", "discovery", "text", "models", "attribution",
     "calibration", "convert", "training", "lora.method", "lora", "explanation.views", "explanation",
-    "similarity", "evaluation.questions", "evaluation.data", "evaluation.methods", "evaluation.metrics",
-    "evaluation.results", "evaluation.human", "evaluation", "cli", "__main__",
+    "similarity.views", "similarity", "evaluation.questions", "evaluation.data", "evaluation.methods",
+    "evaluation.metrics", "evaluation.results", "evaluation.human", "evaluation", "cli", "__main__",
 ]  # fmt: skip
 
 # What these folders may import from outside of the package and the standard library.
@@ -32,6 +32,7 @@ OUTSIDE = {
     "operations": {"torch"},
     "text": {"numpy", "transformers", "torch"},
     "explanation.views": {"jinja2", "numpy", "rich"},
+    "similarity.views": {"jinja2", "matplotlib", "numpy", "rich"},
 }
 OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
 

@@ -10,12 +10,21 @@ from bcos_peft.explanation.generation_contributions import _GenerationReadings
 from bcos_peft.explanation.text_layout import (
     _AVERAGE_WORDS,
     _CONSTANTS,
-    _is_exact,
     _passage_of,
     _share_a_character,
     _sharing_lines,
 )
-from bcos_peft.explanation.views import GenerationView, Row, Step, Unit, label_text, printable, strength_of, visible
+from bcos_peft.explanation.views import (
+    GenerationView,
+    Row,
+    Step,
+    Unit,
+    is_exact,
+    label_text,
+    printable,
+    strength_of,
+    visible,
+)
 from bcos_peft.text import BASELINE, CONSTANTS, REST, Span, group_tokens, strip_span
 
 
@@ -163,7 +172,7 @@ class _Steps:
             probability=float(found.probabilities[first:last].prod()),
             logit=logit,
             residual=residual,
-            exact=_is_exact(residual, logit, scores),
+            exact=is_exact(residual, logit, scores),
             strengths=strengths,
             scale=scale,
             sources=self._sources(scores, strengths, first, last),

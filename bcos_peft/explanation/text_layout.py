@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft.explanation.contribution import Contribution, _Readings
 from bcos_peft.explanation.views import (
@@ -13,6 +11,7 @@ from bcos_peft.explanation.views import (
     Row,
     View,
     format_score,
+    is_exact,
     label_text,
     note_pieces,
     place_units,
@@ -25,7 +24,6 @@ from bcos_peft.text import Span
 
 _AVERAGE_WORDS = "average words"  # the label of what scores are relative to
 _CONSTANTS = "constants"  # and of what belongs to no token
-_TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 
 
 @checked_arguments
@@ -83,14 +81,9 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
         total=explanation.total,
         logit=explanation.logit,
         residual=explanation.residual,
-        exact=_is_exact(explanation.residual, explanation.logit, explanation.scores),
+        exact=is_exact(explanation.residual, explanation.logit, explanation.scores),
         unseen=lines.unseen,
     )
-
-
-def _is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
-    """Whether contributions sum to a logit, as far as a reader is concerned."""
-    return abs(residual) <= _TOLERANCE * max(abs(logit), float(abs(scores).sum()), 1e-12)
 
 
 def _share_a_character(one: tuple[int, int] | None, two: tuple[int, int] | None) -> bool:

@@ -2,6 +2,7 @@
 
 from bcos_peft.similarity.explainer import SimilarityExplainer
 from bcos_peft.similarity.explanation import Match, SimilarityDifference, SimilarityExplanation, SimilarityTable
+from bcos_peft.similarity.render import render_ranking
 from bcos_peft.similarity.tokens import TextTokens, TokenVectors
 
 
@@ -13,4 +14,5 @@ __all__ = [
     "SimilarityTable",
     "TextTokens",
     "TokenVectors",
+    "render_ranking",
 ]

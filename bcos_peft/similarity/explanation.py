@@ -12,6 +12,7 @@ import numpy as np
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.kept import Kept
 from bcos_peft.explanation import Contribution
+from bcos_peft.similarity.render import _ShownDifference, _ShownPair
 from bcos_peft.similarity.tokens import TextTokens
 
 
@@ -44,7 +45,7 @@ class SimilarityTable(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class SimilarityExplanation(Kept):
+class SimilarityExplanation(Kept, _ShownPair):
     """What each pair of tokens of two texts adds to the similarity of their embeddings.
 
     Embeddings are sums over tokens, `e_a = Σ_i c_i` and `e_b = Σ_j d_j`, so their product is a sum over pairs,
@@ -188,7 +189,7 @@ class SimilarityExplanation(Kept):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class SimilarityDifference(Kept):
+class SimilarityDifference(Kept, _ShownDifference):
     """Why one document is closer to a query than another: `first − second`.
 
     Both explanations have the query as `a`, so each of its tokens has a difference, and all of them with the

@@ -7,7 +7,7 @@ from bcos_peft.explanation.views.direction import beside
 from bcos_peft.explanation.views.generation_html import draw_generation_frame, draw_generation_page
 from bcos_peft.explanation.views.generation_view import GenerationView, Step, Unit
 from bcos_peft.explanation.views.html import draw_fragment, draw_page, load_template
-from bcos_peft.explanation.views.line import note_pieces, place_units, strength_of
+from bcos_peft.explanation.views.line import is_exact, note_pieces, place_units, strength_of
 from bcos_peft.explanation.views.text import format_residual, format_score, label_text, printable, visible
 from bcos_peft.explanation.views.view import Piece, Row, View
 
@@ -40,6 +40,7 @@ __all__ = [
     "encodable",
     "format_residual",
     "format_score",
+    "is_exact",
     "label_text",
     "load_template",
     "note_pieces",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
+
 from bcos_peft.explanation.views.text import format_score, printable, visible
 from bcos_peft.explanation.views.view import Piece
 
@@ -17,6 +19,7 @@ _NOTE_WIDTH = 0.68  # characters of text that one of a number below it takes up
 _NOTE_MARGIN = 2.1  # characters of text between two numbers
 _NARROW = 0.6  # of a Latin letter: those of connected scripts
 _VIRAMA = 9  # the combining class of marks that join a letter to the next one
+_TOLERANCE = 0.01  # residual, relative to the scores, from which the explanation is called inexact
 _WEAK = 0.15  # strengths below this get no number below them
 
 
@@ -32,6 +35,11 @@ class _Unit(Protocol):
 def strength_of(score: float, scale: float) -> float:
     """A contribution from -1 to 1, relative to the one that is `scale`."""
     return max(-1.0, min(1.0, score / scale)) if scale > 0 else 0.0
+
+
+def is_exact(residual: float, logit: float, scores: np.ndarray) -> bool:
+    """Whether contributions sum to what they should, as far as a reader is concerned."""
+    return abs(residual) <= _TOLERANCE * max(abs(logit), float(abs(scores).sum()), 1e-12)
 
 
 def place_units(
