@@ -69,8 +69,13 @@ class _Leaves:
     @contextmanager
     def cut(self, model: PreTrainedModel, family: Family):
         """Cut the graph of the forward passes inside, in this thread."""
-        present, thread = dict(model.base_model.named_modules()), get_ident()
-        paths = {name: path for name, path in family.parts.items() if path in present}
+        # By all their names: once a model has more tokens, its two stacks may share one embedding.
+        present, thread = dict(model.base_model.named_modules(remove_duplicate=False)), get_ident()
+        paths, seen = {}, set()
+        for name, path in family.parts.items():
+            if path in present and present[path] not in seen:
+                paths[name] = path
+                seen.add(present[path])
         if self.averaged and "word" not in paths:
             raise ValueError(
                 f"baseline='average' needs the word embedding, and the family of {family.model_type!r} names none: "

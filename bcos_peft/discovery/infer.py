@@ -87,7 +87,12 @@ def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
     pooled = _pooled(model, watch, replacements)
     biases = [f"{name}.bias" for name in held]
     live = [(name, leaf) for name, leaf in watch.constants.leaves if id(leaf) in gradients]
-    zeroed = [name for name, _ in live if name and not _is_layer_bias(model, name, replacements)]
+    untouched = watch.untouched - set(heads)
+    zeroed = [
+        name
+        for name, _ in live
+        if name and (_parent(name) in untouched or not _is_layer_bias(model, name, replacements))
+    ]
     written = {call.name for call in watch.layers if call.gave._version != call.version}
     scans = any(_SCANS.search(type(module).__name__) for module in model.modules())
     return Family(
@@ -101,6 +106,7 @@ def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
         zeroed=names.patterns(set(zeroed) - {"position"}),
         harmless_biases=names.patterns({name.removesuffix(".bias") for name in biases}),
         copied=names.patterns(written),
+        untouched=names.patterns(untouched),
         positions=any(name == "position" for name, _ in live),
         learned=any(name == "" and bool(leaf.detach().any()) for name, leaf in live),
         causal=not seq2seq and _is_causal(model, inputs),
