@@ -115,7 +115,7 @@ def get_bcos_model(
     refuse_patched(model)
     stock = type(model)
     with _plain_arithmetic(model):
-        given, family = family, family or _family_of(model)
+        given, family = family, family or _family_of(model, config)
         config.family = None if given or family is find_family(family.model_type) else family.to_dict()
         plan = plan_conversion(model, stock, config, family)
         config.base_model_name_or_path = model.config._name_or_path or None
@@ -212,8 +212,12 @@ def _check_model(model, family: Family | None) -> None:
             )
 
 
-def _family_of(model: PreTrainedModel) -> Family:
-    """The table of a model, if there is one that covers it; else what is found out about it."""
+def _family_of(model: PreTrainedModel, config: BcosConfig) -> Family:
+    """What a saved config has of this architecture; its table, if there is one that covers it; else what is found."""
+    if config.family is not None:
+        saved = Family.from_dict(config.family)
+        if saved.model_type == model.config.model_type and type(model).__name__ in saved.architectures:
+            return saved
     table = find_family(model.config.model_type)
     as_decoder = bool(model.config.to_dict().get("is_decoder"))  # an encoder whose tokens see those before them only
     if table is None or type(model).__name__ not in table.architectures or (as_decoder and not table.causal):

@@ -156,15 +156,7 @@ def _probe_residual(model: BcosModel) -> float:
 
 def _probe(model: BcosModel) -> dict[str, Any]:
     """What the certificate explains of a model: of one without a head its hidden states, in some direction."""
-    ids, mask = probe_inputs(model)
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if model.bcos_family.seq2seq and needs_prefix(model):
-        start = getattr(model.config, "decoder_start_token_id", None)
-        inputs["decoder_input_ids"] = ids[:, :4].flip(1)
-        inputs["decoder_input_ids"][:, 0] = start if isinstance(start, int) else 0
-    end = getattr(model.config, "eos_token_id", None)
-    if model.bcos_family.seq2seq and isinstance(end, int):  # classifiers read the end of a text
-        ids[torch.arange(len(ids)), mask.sum(-1) - 1] = end
+    inputs: dict[str, Any] = probe_inputs(model)
     if is_headless(model):
         inputs["output"] = _some_direction
     return inputs
@@ -177,9 +169,13 @@ def _some_direction(output) -> torch.Tensor:
     return (states * direction).flatten(1).sum(1)
 
 
-def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, `(2, 8)` each, that suit any model; one row for a model without padding."""
-    vocabulary, block = vocabulary_of(model), family_of(model).block
+def probe_inputs(model: BcosModel) -> dict[str, torch.Tensor]:
+    """Token ids and attention mask, `(2, 8)` each, that suit any model, as a forward pass takes them.
+
+    There is one row for a model without padding. Encoder-decoders that write get `decoder_input_ids`, `(2, 4)`, too.
+    """
+    family = family_of(model)
+    vocabulary, block = vocabulary_of(model), family.block
     known, length = _padding_token(model), max(block, min(8, max_tokens(model) or 8))
     padding = known or 0
     ids = ordinary_ids(model, 2 * length)
@@ -188,8 +184,16 @@ def probe_inputs(model: BcosModel) -> tuple[torch.Tensor, torch.Tensor]:
     ids[1, length - 2 :], mask[1, length - 2 :] = padding, 0
     if known is None:  # classifiers refuse a batch then
         ids, mask = ids[:1], mask[:1]
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if family.seq2seq and needs_prefix(model):
+        start = getattr(model.config, "decoder_start_token_id", None)
+        inputs["decoder_input_ids"] = ids[:, :4].flip(1)
+        inputs["decoder_input_ids"][:, 0] = start if isinstance(start, int) else 0
+    end = getattr(model.config, "eos_token_id", None)
+    if family.seq2seq and isinstance(end, int):  # classifiers read the end of a text
+        ids[torch.arange(len(ids)), mask.sum(-1) - 1] = end
     device = "cpu" if model.device.type == "meta" else model.device  # offloaded: the hooks move what they are given
-    return ids.to(device), mask.to(device)
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 def _relative_residual(result: Attribution) -> float:

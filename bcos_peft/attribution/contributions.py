@@ -189,6 +189,9 @@ def attribute(
             mask = inputs.get("decoder_attention_mask") if "prefix" in ids else attention_mask
             chosen = _Choice(logits, mask, predicts, target, foil, position, probabilities, independent, at, among)
         reads = leaves.read_all(chosen.values())
+    if "decoder_input_ids" not in inputs and leaves.reads_twice():
+        for read in reads:
+            read.join_stages()
     result = _result(chosen, reads, split, shift, together, stock)
     _warn_of_residual(inner, result.scores, result.logit, result.residual)
     return result

@@ -20,6 +20,8 @@ from bcos_peft.operations import Constants
 
 _TOKENS_AT_ONCE = 512  # of the vocabulary: a cache holds their embeddings, which are summed in float32
 
+_START = "decoder_start"  # the token that starts an answer; that of a classifier belongs to no token of its text
+
 
 @dataclass
 class _Leaf:
@@ -69,8 +71,13 @@ class _Leaves:
     @contextmanager
     def cut(self, model: PreTrainedModel, family: Family):
         """Cut the graph of the forward passes inside, in this thread."""
-        present, thread = dict(model.base_model.named_modules()), get_ident()
-        paths = {name: path for name, path in family.parts.items() if path in present}
+        # By all their names: once a model has more tokens, its two stacks may share one embedding.
+        present, thread = dict(model.base_model.named_modules(remove_duplicate=False)), get_ident()
+        paths, seen = {}, set()
+        for name, path in family.parts.items():
+            if path in present and present[path] not in seen:
+                paths[name] = path
+                seen.add(present[path])
         if self.averaged and "word" not in paths:
             raise ValueError(
                 f"baseline='average' needs the word embedding, and the family of {family.model_type!r} names none: "
@@ -149,6 +156,11 @@ class _Leaves:
         each = [[self.read(_gradients(v[row], self.tensors, True), row) for row in range(rows)] for v in values]
         return [_joined(reads) for reads in each]
 
+    def reads_twice(self) -> bool:
+        """Whether the decoder reads the source again, moved by one place behind a token that starts it."""
+        source, prefix = self.ids["source"], self.ids.get("prefix")
+        return prefix is not None and prefix.shape == source.shape and torch.equal(prefix[:, 1:], source[:, :-1])
+
     def read(self, gradients: Sequence[Tensor | None], row: int | None = None) -> _Read:
         """What each part, and the constants, contribute, by the gradients of one value; of that of a `row`, if there
         is one."""
@@ -200,6 +212,13 @@ class _Read:
     baseline: Tensor | None = None
     constants: dict[str, Tensor] = field(default_factory=dict)
     others: dict[str, Tensor] = field(default_factory=dict)
+
+    def join_stages(self) -> None:
+        """Give each token of the source what it contributes in the decoder too, which stands one place later there."""
+        for name, scores in self.parts.pop("prefix", {}).items():
+            later = torch.nn.functional.pad(scores[..., 1:], (0, 1))
+            self.parts["source"][name] = self.parts["source"].get(name, 0) + later
+            self.others[_START] = self.others.get(_START, 0) + scores[..., 0]
 
 
 def _gradients(value: Tensor, inputs: list[Tensor], retain: bool) -> Sequence[Tensor | None]:

@@ -39,9 +39,11 @@ class Attribution:
             the last: an answer, or with `span=` an entity.
         best_span (`torch.Tensor`, *optional*): `(batch, 2)`, for an answer: the one that the model gives.
         prefix_scores (`torch.Tensor`, *optional*): `(batch, prefix)`, of an encoder-decoder: the contribution of each
-            token of `decoder_input_ids`, the answer so far; `scores` are those of the source.
+            token of `decoder_input_ids`, the answer so far; `scores` are those of the source. Classifiers whose
+            decoder reads the source again (BART, T5) have none: `scores` are what a token contributes in both places.
         constants (`torch.Tensor`, *optional*): `(batch,)`, what belongs to no token: of a stock model its biases, of
-            some architectures learned inputs (global tokens, prompts). None of a converted model without such.
+            some architectures learned inputs (global tokens, prompts), of a classifier that has a decoder the token
+            that starts it. None of a converted model without such.
         constant_parts (`dict[str, torch.Tensor]`, *optional*): the same by name.
 
     Example:

@@ -24,7 +24,8 @@ def _replacements_of(model: PreTrainedModel) -> dict[str, str]:
     found: dict[str, set[str | None]] = {}
     for module in model.modules():
         if type(module) not in (nn.Linear, nn.LayerNorm, nn.Embedding, Conv1D) and quantized_class(module) is None:
-            if not module._modules or _has_experts(module):
+            # Norms without a weight have nothing to convert, and say nothing of others of their class.
+            if any(True for _ in module.parameters()) and (not module._modules or _has_experts(module)):
                 found.setdefault(type(module).__name__, set()).add(_kind(module))
     return {name: kinds.pop() for name, kinds in sorted(found.items()) if len(kinds) == 1 and None not in kinds}
 

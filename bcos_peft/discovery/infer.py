@@ -87,7 +87,12 @@ def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
     pooled = _pooled(model, watch, replacements)
     biases = [f"{name}.bias" for name in held]
     live = [(name, leaf) for name, leaf in watch.constants.leaves if id(leaf) in gradients]
-    zeroed = [name for name, _ in live if name and not _is_layer_bias(model, name, replacements)]
+    untouched = watch.untouched - set(heads)
+    zeroed = [
+        name
+        for name, _ in live
+        if name and (_parent(name) in untouched or not _is_layer_bias(model, name, replacements))
+    ]
     written = {call.name for call in watch.layers if call.gave._version != call.version}
     scans = any(_SCANS.search(type(module).__name__) for module in model.modules())
     return Family(
@@ -101,6 +106,7 @@ def _infer(model: PreTrainedModel, seq2seq: bool) -> Family:
         zeroed=names.patterns(set(zeroed) - {"position"}),
         harmless_biases=names.patterns({name.removesuffix(".bias") for name in biases}),
         copied=names.patterns(written),
+        untouched=names.patterns(untouched),
         positions=any(name == "position" for name, _ in live),
         learned=any(name == "" and bool(leaf.detach().any()) for name, leaf in live),
         causal=not seq2seq and _is_causal(model, inputs),
@@ -161,27 +167,29 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _parts(model: PreTrainedModel, watch: _Watch, gradients: dict) -> dict[str, str]:
     """Embeddings that are inputs of the linear map, by what they say of a token."""
-    body = model.base_model
-    paths = {id(module): path for path, module in body.named_modules(remove_duplicate=False)}
+    # All names of a module: what is one embedding here may be several, of one weight, when the model is loaded.
+    paths: dict[int, list[str]] = {}
+    for path, module in model.base_model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
     modules = dict(model.named_modules(remove_duplicate=False))
     word = _word_embedding(model)
     found: dict[str, str] = {}
     for call in watch.embeddings:
         module = modules[call.name]
-        path = paths.get(id(module))
-        if id(call.gave) not in gradients or path is None or path in found.values():
-            continue
-        last = path.rpartition(".")[2]
-        if module is word or getattr(module, "weight", None) is getattr(word, "weight", 0):
-            kind = "word"
-        elif "pos" in last or last == "wpe":
-            kind = "position"
-        elif "type" in last or "segment" in last:
-            kind = "token_type"
-        else:
-            kind = last
-        count = sum(name == kind or name.startswith(f"{kind}@") for name in found)
-        found[f"{kind}@{count}" if count else kind] = path
+        for path in paths.get(id(module), ()) if id(call.gave) in gradients else ():
+            if path in found.values():
+                continue
+            last = path.rpartition(".")[2]
+            if module is word or getattr(module, "weight", None) is getattr(word, "weight", 0):
+                kind = "word"
+            elif "pos" in last or last == "wpe":
+                kind = "position"
+            elif "type" in last or "segment" in last:
+                kind = "token_type"
+            else:
+                kind = last
+            count = sum(name == kind or name.startswith(f"{kind}@") for name in found)
+            found[f"{kind}@{count}" if count else kind] = path
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -25,6 +26,39 @@ def _is_embedding(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
     named = type(module).__name__.endswith("Embedding") and not module._modules
     return isinstance(module, nn.Embedding) or (named and weight is not None and weight.dim() == 2)
+
+
+_PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm bmm linear addmm einsum".split())
+
+
+class _Reads(TorchFunctionMode):
+    """Sees which layers are not called where they stand, but their weights multiplied, or their biases read, by code
+    of other modules.
+
+    Args:
+        model: what runs.
+        inside: the names of the modules that run now, the innermost last.
+    """
+
+    def __init__(self, model: nn.Module, inside: list[str]):
+        super().__init__()
+        self._inside = inside
+        self.layers: set[str] = set()
+        self._owners: dict[int, list[str]] = {}
+        for name, module in model.named_modules():
+            for parameter in module._parameters.values() if _is_layer(module) else ():
+                if parameter is not None:
+                    self._owners.setdefault(id(parameter), []).append(name)
+        self._biases = {id(m.bias) for m in model.modules() if _is_layer(m) and m._parameters.get("bias") is not None}
+
+    def __torch_function__(self, func: Callable, types, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            owners = self._owners.get(id(value), ())
+            if owners and (func.__name__ in _PRODUCTS or id(value) in self._biases):
+                if not any(name in self._inside[-1:] for name in owners):
+                    self.layers.update(owners)
+        return func(*args, **kwargs)
 
 
 @dataclass
@@ -46,6 +80,7 @@ class _Watch(ExitStack):
         embeddings: calls of embeddings, whose outputs are the inputs of the linear map.
         constants: what is added on the way.
         squashed: modules in whose own code a tanh or ReLU was called.
+        untouched: layers whose weight or bias other modules' code uses itself.
     """
 
     model: PreTrainedModel
@@ -71,6 +106,7 @@ class _Watch(ExitStack):
         # A ratio of 1, so that a feature which a ReLU has shut is not taken for one that is never read.
         self.enter_context(opened_functions(self.model))
         self.enter_context(LinearMode(constants=self.constants, structure=True, on_activation=self._squash))
+        self.untouched = self.enter_context(_Reads(self.model, self._inside)).layers
         return self
 
     def _hook(self, handle) -> None:
@@ -89,7 +125,10 @@ class _Watch(ExitStack):
     def _keep(self, name: str, calls: list[_Call]) -> Callable:
         def hook(module, args, output):
             if args and isinstance(output, Tensor):
+                # Into what bitsandbytes gives, and keeps a gradient of, nothing can be written.
+                output = output if quantized_class(module) is None else output.clone()
                 calls.append(_Call(name, args[0], output, output._version))
+                return output
 
         return hook
 

@@ -34,6 +34,7 @@ class Family:
         zeroed (`tuple[str, ...]`): the same, where stock code cannot do without them: they stay, zero and frozen.
         harmless_biases (`tuple[str, ...]`): modules whose bias cannot reach a logit while explaining: query and key.
         copied (`tuple[str, ...]`): layers into whose output stock code writes.
+        untouched (`tuple[str, ...]`): layers whose weight or bias stock code uses itself: they stay as they are.
         positions (`bool`): positions are not embeddings but constants that are added, one for each token.
         learned (`bool`): there are constants that cannot be zero: inputs of the model's own, which belong to no token.
         causal (`bool`): no token sees those after it.
@@ -60,6 +61,7 @@ class Family:
     zeroed: tuple[str, ...] = ()
     harmless_biases: tuple[str, ...] = ()
     copied: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
     positions: bool = False
     learned: bool = False
     causal: bool = False

@@ -204,10 +204,10 @@ def _probe(model: nn.Module, bcos: BcosModel, adapter: str) -> list[float] | Non
     """Some logits, with one adapter active; None where a forward pass is not to be had."""
     if _is_spread(model) or any(getattr(module, "merged_adapters", None) for module in model.modules()):
         return None
-    ids, mask = (tensor[:1] for tensor in probe_inputs(bcos))  # without padding, which trainers change
-    with _only(model, adapter), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+    inputs = {name: value[:1] for name, value in probe_inputs(bcos).items()}  # without padding, which trainers change
+    with _only(model, adapter), torch.no_grad(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
         # Models that return several tensors: the first are the logits.
-        logits = bcos(input_ids=ids, attention_mask=mask, return_dict=True).to_tuple()[0]
+        logits = bcos(**inputs, return_dict=True).to_tuple()[0]
     flat = logits.flatten().double().cpu()
     values = flat[torch.linspace(0, len(flat) - 1, min(_PROBES, len(flat))).long()].tolist()
     return [*values, float(flat.abs().max())] if all(map(math.isfinite, values)) else None

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from bcos_peft.attribution import probe_inputs
+from bcos_peft.models import find_bcos_model
+
 
 def _resize(base: PreTrainedModel, count: int | None) -> range:
     """Give a base that was just loaded as many tokens as the adapter was trained with.
@@ -44,7 +47,8 @@ def _check_rows(model: nn.Module, added: range) -> None:
     ids = torch.tensor([added], device=embeddings.weight.device)
     with torch.no_grad():
         known = bool(embeddings(ids).isfinite().all())
-        known = known and bool(model(input_ids=ids[:, :1]).to_tuple()[0].isfinite().all())
+        inputs = dict.fromkeys(probe_inputs(find_bcos_model(model)).keys() - {"attention_mask"}, ids[:, :1])
+        known = known and bool(model(**inputs).to_tuple()[0].isfinite().all())
     if not known:
         raise ValueError(
             f"The adapter was trained with {len(added)} tokens that its base does not have, and was saved without "

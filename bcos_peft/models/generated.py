@@ -75,7 +75,7 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
         stored = _stored_names(state_dict, checkpoint_files)
         if load_config.hf_quantizer is not None:  # it has put its layers in place, and they have no weights yet
             _quantize_layers(model, load_config.hf_quantizer, stored, model.bcos_config, model.bcos_family)
-        _add_stored_gains(model, stored)
+        _add_stored_gains(model, stored, load_config.weight_mapping)
         load = super(BcosModel, type(model))._load_pretrained_model
         found = load(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
         _fill_zeros(model)

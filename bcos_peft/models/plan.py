@@ -15,7 +15,7 @@ from bcos_peft._utils.patterns import matches_any, matches_modules, matches_patt
 from bcos_peft.config import BcosConfig
 from bcos_peft.discovery import is_headless
 from bcos_peft.families import Family, HeadWithoutActivation, replacement
-from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLayerNorm, BcosLinear, quantized_class
+from bcos_peft.nn import BcosConv1D, BcosLayer, BcosLayerNorm, BcosLinear, BcosNorm, quantized_class
 
 
 # What has no part in a forward pass, or is linear in any model.
@@ -119,16 +119,20 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
             "convert the model before adapters or quantisation are put on it. The model was not changed."
         )
     new = _replacement_of(module, family)
-    if new is not None and issubclass(new, BcosLayer):
+    if matches_any(family.untouched, name):
+        plan.plain.append(name)
+        if quantized_class(module) is not None:  # with its bias; the stock one may lose gradients
+            plan.swaps[name] = quantized_class(module)
+    elif new is not None and issubclass(new, BcosLayer):
         if _is_target(name, config, family):
             plan.bcos[name] = config.b_for(name)
             plan.swaps[name] = new
-            if matches_any(family.copied, name):
-                plan.copied.append(name)
         else:
             plan.plain.append(name)
             if cls is not nn.Linear:  # its stock forward needs a bias, or rules of its own
                 plan.swaps[name] = new
+        if name in plan.swaps and matches_any(family.copied, name):
+            plan.copied.append(name)
     elif new is HeadWithoutActivation:
         if config.pooler_activation == "identity":
             plan.swaps[name] = new
@@ -142,6 +146,8 @@ def _plan_module(plan: Plan, stock: type, name: str, module: nn.Module, config: 
 def _replacement_of(module: nn.Module, family: Family) -> type | None:
     """What takes a module's place: by its class's name in the table, or by what layers and norms always get."""
     known = replacement(family.replacements.get(type(module).__name__))
+    if known is not None and issubclass(known, BcosNorm) and getattr(module, "weight", None) is None:
+        return None
     return known or _LAYERS.get(type(module)) or quantized_class(module)
 
 
@@ -188,7 +194,7 @@ def _exponent(name: str, config: BcosConfig, family: Family) -> float | None:
 
 
 def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
-    if matches_modules(config.exclude_modules, name):
+    if matches_modules(config.exclude_modules, name) or matches_any(family.untouched, name):
         return False
     if matches_any(family.lm_heads, name):
         return config.convert_head
@@ -200,6 +206,7 @@ def _is_target(name: str, config: BcosConfig, family: Family) -> bool:
 def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: Family) -> None:
     for name, module in model.named_modules():
         known = isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)) or name in plan.swaps
+        known = known and not matches_any(family.untouched, name)
         for parameter in module._parameters:
             if module._parameters[parameter] is None:
                 continue
@@ -224,6 +231,8 @@ def _plan_parameters(plan: Plan, model: nn.Module, config: BcosConfig, family: F
 
 def _is_bias(name: str, family: Family, linear: bool, config: BcosConfig) -> bool:
     """Whether a parameter of a converted model is one that a conversion takes away."""
+    if matches_any(_with_bias(family.untouched), name):
+        return False
     if not (matches_any(family.biases, name) or (linear and name.endswith(".bias"))):
         return False
     return config.remove_bias or not matches_any(_with_bias(family.harmless_biases), name)

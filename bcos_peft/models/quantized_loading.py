@@ -7,12 +7,14 @@ makes plain layers, which become B-cos layers again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
 from bcos_peft._utils.accelerate_hooks import set_class
@@ -67,14 +69,18 @@ def _quantize_layers(model, quantizer, stored: set[str], config: BcosConfig, fam
             module.normalize_weights = config.normalize_weights
 
 
-def _add_stored_gains(model, stored: set[str]) -> None:
+def _add_stored_gains(model, stored: set[str], mapping: list | None) -> None:
     """Make room for the gains of layers that were saved with some, before the weights of a model are loaded.
 
     Args:
         model: the model, its parameters on the meta device.
         stored: the names of the tensors that will be loaded.
+        mapping: how transformers renames them, where files have other names than modules.
     """
-    gains = [name.removesuffix(".gain.weight") for name in stored if name.endswith(".gain.weight")]
+    mapping = copy.deepcopy(mapping or [])  # each entry remembers whether it was of use
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    found = (name for name in stored if name.endswith(".gain.weight"))
+    gains = [rename_source_key(name, renamings, [])[0].removesuffix(".gain.weight") for name in found]
     for name, module in model.named_modules() if gains else ():
         # The body of a model that was saved with a head has shorter names, and the other way round.
         if isinstance(module, BcosLayer) and any(_same(name, other) for other in gains):

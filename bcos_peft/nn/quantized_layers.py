@@ -127,7 +127,8 @@ class BcosLinear8bit(QuantizedBcosLayer, Linear8bitLt):
         return _Product.apply(x, self)
 
     def plain_product(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.dequantized().to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)  # of a layer that a conversion leaves alone
+        return nn.functional.linear(x, self.dequantized().to(x.dtype), bias)
 
     def dequantized(self) -> Tensor:
         if self.weight.CB is not None:

@@ -89,7 +89,7 @@ def converted(model_type: str, dtype: torch.dtype, **arguments: Any) -> PreTrain
 
 def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Token ids without padding: some stock models cannot read any. The certificate has seen to it."""
-    ids, _ = probe_inputs(model)
+    ids = probe_inputs(model)["input_ids"]
     inputs = {"input_ids": ids[:1].flip(1)}
     if model.bcos_family.seq2seq:
         inputs["decoder_input_ids"] = ids[:1, :5].clone()

@@ -34,12 +34,26 @@ def test_a_converted_model_is_exact(name):
     model = get_bcos_model(untabled.stock(name), BcosConfig(b=1.5))
     assert model.bcos_config.family["parts"]["word"]
     result = attribute(model, **untabled.inputs(name), **options(name), split=True)
-    assert result.constants is None
+    classifier = name == "BartForSequenceClassification"
+    assert (result.constants is not None) == classifier, "the token that starts the decoder of a classifier"
     torch.testing.assert_close(total(result), result.logit, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(sum(result.parts.values()), result.scores)
-    assert (result.prefix_scores is not None) == (name in untabled.SEQ2SEQ or name.startswith("Bart"))
+    assert (result.prefix_scores is not None) == (name in untabled.SEQ2SEQ)
     padding = untabled.inputs(name)["attention_mask"] == 0
     assert options(name) or not result.scores[padding].any(), "padding has none, but where its own states are read"
+
+
+def test_a_classifier_with_a_decoder_reads_its_text_twice():
+    """The decoder's is the text again, one place later; each token has what it gives in both."""
+    model = get_bcos_model(untabled.stock("BartForSequenceClassification"), BcosConfig(b=1.5))
+    inputs = untabled.inputs("BartForSequenceClassification")
+    found = attribute(model, **inputs)
+    again = torch.cat([torch.full((2, 1), 2), inputs["input_ids"][:, :-1]], 1)
+    apart = attribute(model, **inputs, decoder_input_ids=again)
+    later = torch.nn.functional.pad(apart.prefix_scores[:, 1:], (0, 1))
+    torch.testing.assert_close(found.scores, apart.scores + later)
+    torch.testing.assert_close(found.constant_parts["decoder_start"], apart.prefix_scores[:, 0])
+    assert apart.constants is None
 
 
 @pytest.mark.parametrize("name", untabled.MODELS)

@@ -74,6 +74,25 @@ def test_stock_models_have_constants():
         assert one.by_segment({"words": (0, 3)})["constants"] == one.constants
 
 
+@pytest.mark.parametrize("kind", ["Bart", "T5", "MBart", "MT5"])
+def test_classifiers_of_encoder_decoders_are_explained(kind, capsys):
+    import transformers
+
+    tokenizer = tiny.tokenizer()
+    sizes = untabled.MODELS["BartForConditionalGeneration" if "Bart" in kind else "T5ForConditionalGeneration"][1]
+    sizes = sizes | {"eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), init_std=0.2, **sizes)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).double().eval()
+    explainer = BcosExplainer(get_bcos_model(model, BcosConfig(b=1.5)), tokenizer)
+    for text in ("a good film", ("the film was good", "this is about a film")):
+        one = explainer(text, target=1)
+        assert abs(one.residual) < 1e-9
+        assert one.scores.sum() + one.constants == pytest.approx(one.logit, abs=1e-9)
+        one.show()
+        assert "≠" not in capsys.readouterr().out
+
+
 def test_classifiers_of_encoder_decoders_are_called():
     model = get_bcos_model(untabled.stock("BartForSequenceClassification"), BcosConfig(b=1.5))
     with pytest.raises(ValueError, match="needs a causal language model, or an encoder-decoder that writes"):

@@ -6,7 +6,7 @@ import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -125,6 +125,24 @@ class BaselineMethod(Method):
         return float(values[0] - values[1])
 
 
+def _in_place(embeddings: Tensor, text: Tensor, ids: Any, output: Tensor) -> Tensor | None:
+    """What was looked up, with other embeddings in the places of a text; None where it is not found.
+
+    A classifier that has a decoder reads its text there again, one place later and without its last token; some models
+    lengthen a text to whole windows.
+    """
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or output.dim() != 3:
+        return embeddings if output.shape == embeddings.shape else None
+    for start in (0, 1):
+        count = min(len(text), ids.shape[1] - start)
+        same = count >= len(text) - start and bool(
+            (ids[:, start : start + count] == text[:count].to(ids.device)).all()
+        )
+        if same:
+            return torch.cat([output[:, :start], embeddings[:, :count], output[:, start + count :]], 1)
+    return None
+
+
 class _Probe:
     """The score of one question, as a function of the word embeddings or of which words are there.
 
@@ -137,6 +155,9 @@ class _Probe:
             raise ValueError(f"{type(model).__name__} has no get_input_embeddings(), where words enter the model.")
         self.model, self.question = model, question
         self.table = model.get_input_embeddings()
+        # The stacks of an encoder-decoder have modules of their own for one table.
+        same = [one for one in model.modules() if getattr(one, "weight", None) is self.table.weight]
+        self.tables = [one for one in same if isinstance(one, type(self.table))]
         self.device = self.table.weight.device
         self.features = question.ranked.to(self.device)
         """Indices of the tokens that may be perturbed, `(features,)`."""
@@ -170,16 +191,16 @@ class _Probe:
         """The scores, `(rows,)`, of word embeddings `(rows, length, dimensions)`."""
 
         def hook(module, args, output):
-            if output.shape != embeddings.shape:
+            found = _in_place(embeddings, self.question.input_ids, args[0] if args else None, output)
+            if found is None:
                 raise ValueError(f"{type(self.model).__name__} looks words up in a way that is not supported here.")
-            return embeddings
+            return found
 
-        handle = self.table.register_forward_hook(hook)
-        try:
+        with ExitStack() as stack:
+            for table in self.tables:
+                stack.callback(table.register_forward_hook(hook).remove)
             rows = len(embeddings)
             values = logits(self.model, [self.question] * rows, batch_size=rows, grad=grad)
-        finally:
-            handle.remove()
         target, foil = self.question.target, self.question.foil
         return values[:, target] if foil is None else values[:, target] - values[:, foil]
 

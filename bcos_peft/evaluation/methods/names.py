@@ -63,9 +63,12 @@ class Bcos(Method):
         return attribute(model, **inputs, attention_mask=mask, **chosen)
 
     def total(self, model: nn.Module, question: Question) -> float:
-        """The score itself, less what average words give where words are compared with them."""
-        whole = float(score(model, question).detach())
-        return whole if self.baseline == "zero" else whole - float(self._attribution(model, question).baseline[0])
+        """The score, less what average words give where words are compared with them, and what no token gives."""
+        whole, family = float(score(model, question).detach()), find_bcos_model(model).bcos_family
+        if self.baseline == "zero" and not (family.seq2seq or family.learned):
+            return whole
+        found = self._attribution(model, question)
+        return whole - sum(float(term[0]) for term in (found.baseline, found.constants) if term is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
