@@ -21,7 +21,8 @@ ORDER = [
     "_utils", "version", "config", "nn", "operations", "families", "discovery", "text", "models", "attribution",
     "calibration", "convert", "training", "lora.method", "lora", "explanation.views", "explanation",
     "similarity.views", "similarity", "evaluation.questions", "evaluation.data", "evaluation.methods",
-    "evaluation.metrics", "evaluation.results", "evaluation.human", "evaluation", "cli", "__main__",
+    "evaluation.metrics", "evaluation.results", "evaluation.similarity", "evaluation.human", "evaluation", "cli",
+    "__main__",
 ]  # fmt: skip
 
 # What these folders may import from outside of the package and the standard library.

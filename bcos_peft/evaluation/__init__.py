@@ -47,6 +47,7 @@ from bcos_peft.evaluation.results import (
     paired_test,
 )
 from bcos_peft.evaluation.run import default_methods, evaluate
+from bcos_peft.evaluation.similarity import JoinedDocument, evaluate_similarity, get_similarity_method
 
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "HumanKit",
     "HumanResult",
     "Interval",
+    "JoinedDocument",
     "Metered",
     "Method",
     "Metric",
@@ -89,9 +91,11 @@ __all__ = [
     "completeness_gaps",
     "default_methods",
     "evaluate",
+    "evaluate_similarity",
     "explain_with",
     "get_method",
     "get_metric",
+    "get_similarity_method",
     "hatexplain_rationales",
     "ioi_pairs",
     "load_minimal_pairs",

@@ -44,7 +44,7 @@ class SimilarityExplainer:
         >>> abs(explanation.matrix.sum() - explanation.similarity) < 1e-5
         True
 
-    Source: B-cos LM (arXiv 2502.12992), section 3; pairs as in Moeller et al. (arXiv 2310.12150).
+    Source: B-cos LM (arXiv 2502.12992), section 3; pairs as in Moeller et al. (arXiv 2310.05703).
     """
 
     @checked_arguments

@@ -75,7 +75,7 @@ class SimilarityExplanation(Kept, _ShownPair):
         [0.1, 0.6]
 
     Source: B-cos LM (arXiv 2502.12992), section 3, for each embedding; pairs of tokens as in Moeller et al. (arXiv
-    2310.12150), equation 5, where they are integrated.
+    2310.05703), equation 5, where they are integrated.
     """
 
     a: TextTokens
