@@ -1,10 +1,10 @@
 """A tiny model of embeddings, and pairs of texts for it."""
 
-from helpers import tiny
 from transformers import BertModel
 
 from bcos_peft import BcosConfig, get_bcos_model
 from bcos_peft.evaluation.similarity import WordReader
+from helpers import tiny
 
 
 PAIR = "A gripping, beautifully shot film.", "It is not bad."
