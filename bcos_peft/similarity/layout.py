@@ -58,8 +58,9 @@ def _layout_pair(
     plain_a, plain_b = (np.array([not unit.special for unit in units], dtype=bool) for units in (table.a, table.b))
     plain = table.matrix * np.outer(plain_a, plain_b)
     a_scale, b_scale, scale = scales or _scales([found], by)
-    ranked = [tuple(np.unravel_index(i, plain.shape)) for i in np.argsort(-np.abs(plain), axis=None, kind="stable")]
-    ranked = [place for place in ranked if plain_a[place[0]] and plain_b[place[1]]]
+    count = int(plain_a.sum()) * int(plain_b.sum())
+    order = np.argsort(np.where(np.outer(plain_a, plain_b), -np.abs(plain), 1.0), axis=None, kind="stable")
+    ranked = [np.unravel_index(i, plain.shape) for i in order[: min(top, count)]]
     kept_a, kept_b = (np.flatnonzero(kept | (not hide_special)) for kept in (plain_a, plain_b))
     place_a, place_b = ({int(old): new for new, old in enumerate(kept)} for kept in (kept_a, kept_b))
     lines = [
@@ -70,12 +71,12 @@ def _layout_pair(
             "top",
             (0, place_a[int(i)], place_b[int(j)]),
         )
-        for i, j in ranked[:top]
+        for i, j in ranked
     ]
     rest = float(plain.sum()) - sum(line.scores[0] for line in lines)
     sums = []
-    if len(ranked) > top:
-        sums.append((f"{len(ranked) - top:,} other pair{'s' * (len(ranked) > top + 1)}", rest, "rest"))
+    if count > top:
+        sums.append((f"{count - top:,} other pair{'s' * (count > top + 1)}", rest, "rest"))
     if not (plain_a.all() and plain_b.all()):
         hidden = " (hidden)" if hide_special else ""
         sums.append((f"pairs with special tokens{hidden}", float(table.matrix.sum() - plain.sum()), "special"))

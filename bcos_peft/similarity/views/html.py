@@ -6,11 +6,11 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from bcos_peft.explanation.views import format_score, load_template
+from bcos_peft.explanation.views import load_template
 from bcos_peft.similarity.views.view import SimilarityView
 
 
-_STEPS = 10_000  # what a page tells apart, in parts of the largest pair
+_STEPS = 1000  # of the largest pair that a page tells apart, where numbers are too small for decimals
 _MOST_CELLS = 30_000  # of a heat map on a page
 _SHORT = 260  # characters of a text that stays in sight above a longer one
 _CHARACTERS = 62  # of a line of text, about
@@ -56,9 +56,10 @@ def draw_similarity_frame(view: SimilarityView) -> str:
 
 
 def _data(view: SimilarityView) -> dict[str, Any]:
-    """What the script of the page reads: texts, and pairs as whole numbers of which `scale / steps` is one."""
-    one = format_score(view.scale, view.scale / 10)
-    step = view.scale / _STEPS if view.scale else 1.0
+    """What the script of the page reads: texts, and pairs as whole numbers of the last decimal that is shown."""
+    one = view.number(view.scale)
+    decimals = None if "e" in one else len(one.partition(".")[2])
+    step = view.scale / _STEPS if decimals is None else 10.0**-decimals
     return {
         "names": [passage.name for passage in view.passages],
         "labels": [passage.labels for passage in view.passages],
@@ -69,8 +70,8 @@ def _data(view: SimilarityView) -> dict[str, Any]:
         ],
         "drawn": all(pairs.matrix.size <= _MOST_CELLS for pairs in view.pairs),
         "scale": view.scale,
-        "steps": _STEPS,
-        "decimals": None if "e" in one else len(one.partition(".")[2]),
+        "step": step,
+        "decimals": decimals,
     }
 
 

@@ -44,11 +44,13 @@ def draw_heat_maps(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the path has another ending.
+        ValueError: the path has another ending, or a text has no tokens.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise ValueError(f"path={os.fspath(path)!r} must end in .png, .svg or .pdf.")
+    if not all(pairs.matrix.size for pairs in view.pairs):
+        raise ValueError("a text has no tokens to draw.")
     check_target(path)
     figures = import_extra("matplotlib.figure", "to_image needs", extra="notebooks")
     from matplotlib import font_manager, rc_context

@@ -30,10 +30,11 @@
     let held = null;
 
     const number = (value) => {
-      const score = (value * data.scale) / data.steps;
+      const score = value * data.step;
       const text = data.decimals === null ? Math.abs(score).toExponential(2) : Math.abs(score).toFixed(data.decimals);
       return (Number(text) === 0 ? "" : score < 0 ? "−" : "+") + text;
     };
+    const strength = (value) => (data.scale ? (value * data.step) / data.scale : 0);
     // What a unit adds with those of each other text: [number of the text, values].
     const matches = ([text, unit]) => data.pairs.flatMap((pairs) =>
       pairs.a === text ? [[pairs.b, pairs.values[unit]]]
@@ -96,9 +97,9 @@
       if (texts.length > 2) head[4].textContent = text ? "with the whole query" : "with the first document, less that with the second";
       const lines = found.map(([other, values]) => {
         clear(other);
-        values.forEach((value, i) => paint(units[other][i], value / data.steps));
+        values.forEach((value, i) => paint(units[other][i], strength(value)));
         const places = strongest(values, 6);
-        note(other, values, places.slice(0, 4).filter((i) => Math.abs(values[i]) >= data.steps * 0.08));
+        note(other, values, places.slice(0, 4).filter((i) => Math.abs(strength(values[i])) >= 0.08));
         const chips = places.map((i) => chip(other, i, values[i]));
         return [...(found.length > 1 ? [make("i", "", data.names[other] + ": ")] : []), ...chips];
       });
@@ -112,7 +113,7 @@
         clear(text);
       });
       [[pairs.a, i], [pairs.b, j]].forEach(([text, unit]) => {
-        paint(units[text][unit], value / data.steps);
+        paint(units[text][unit], strength(value));
         units[text][unit].classList.add("bcosx-chosen");
         mark(text, unit);
       });
@@ -189,7 +190,7 @@
       const rows = data.labels[down], columns = data.labels[along];
       const room = Math.max(figure.clientWidth, 300) - 150;
       const cell = Math.max(14, Math.min(26, Math.floor(room / columns.length)));
-      const longest = (labels) => Math.max(...labels.map((label) => short(label).length)) * 6.6;
+      const longest = (labels) => Math.max(2, ...labels.map((label) => short(label).length)) * 6.6;
       const left = Math.max(40, longest(rows) + 12), top = longest(columns) * 0.87 + 16, width = left + columns.length * cell + 50, height = top + rows.length * cell + 2;
       const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
         "aria-label": `${data.names[down]} down, ${data.names[along]} along` });
@@ -209,7 +210,7 @@
         columns.forEach((_, j) => {
           const place = flip ? [which, j, i] : [which, i, j], value = pairs.values[place[1]][place[2]];
           const rect = draw("rect", { x: left + j * cell, y: top + i * cell, width: cell - 1, height: cell - 1, rx: 2 });
-          paint(rect, value / data.steps);
+          paint(rect, strength(value));
           const [one, two] = [data.labels[pairs.a][place[1]], data.labels[pairs.b][place[2]]];
           rect.append(draw("title", {}, `${one} · ${two}: ${number(value)}`));
           point(rect, place, false);
