@@ -1,4 +1,4 @@
-"""Rules of products of matrices: layers, attention, convolutions."""
+"""Rules of products of matrices: layers, convolutions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcos_peft.operations.elementwise import share
-from bcos_peft.operations.live import _argument, _held, _hold_all, is_live
+from bcos_peft.operations.live import _argument, _hold_all, is_live
 
 
 def _left_held(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -86,14 +86,6 @@ def _add_product(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> A
         if beta == 0:
             return product
         return product + (a if beta == 1 else a * beta)
-
-
-def _attention(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Fused attention is linear in its values; query, key and mask are held."""
-    names = ("query", "key", "value")
-    query, key, value = (_argument(args, kwargs, index, name) for index, name in enumerate(names))
-    more = {name: _held(one) for name, one in kwargs.items() if name not in names}
-    return func(query.detach(), key.detach(), value, *_held(tuple(args[3:])), **more)
 
 
 def _solve(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bcos_peft.operations.affine import _reshaped
+from bcos_peft.operations.attention import _attention
 from bcos_peft.operations.elementwise import (
     _add,
     _addcmul,
@@ -27,7 +28,6 @@ from bcos_peft.operations.live import is_live
 from bcos_peft.operations.norms import _batch_norm, _group_norm, _layer_norm, _normalize, _rms_norm
 from bcos_peft.operations.products import (
     _add_product,
-    _attention,
     _convolution,
     _einsum,
     _left_held,
