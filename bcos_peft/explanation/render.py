@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -78,16 +77,13 @@ def export_svg(
     Returns:
         `str`: The SVG, which loads nothing from elsewhere. Equal explanations give equal pictures.
     """
-    from rich.console import Console
+    from bcos_peft.explanation.views import draw_svg
 
-    console = Console(
-        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False,
-        legacy_windows=False,
-    )  # fmt: skip
-    show(explanation, words=words, console=console, hide_special=hide_special, top=top)
-    console.print()  # the picture is cut at the foot of its last line
-    svg = console.export_svg(title=title, unique_id="bcos-peft")
-    svg = re.sub(r"@font-face\s*\{[^}]*\}", "", svg)  # rich refers to a font on the web
+    svg = draw_svg(
+        lambda console: show(explanation, words=words, console=console, hide_special=hide_special, top=top),
+        width,
+        title,
+    )
     if path is not None:
         write_text(path, svg)
     return svg

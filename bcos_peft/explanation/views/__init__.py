@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bcos_peft.explanation.views.terminal import (
         ascii_text,
         choose_palette,
+        draw_svg,
         encodable,
         render,
         render_bar,
@@ -37,6 +38,7 @@ __all__ = [
     "draw_generation_frame",
     "draw_generation_page",
     "draw_page",
+    "draw_svg",
     "encodable",
     "format_residual",
     "format_score",
@@ -62,6 +64,7 @@ __getattr__ = lazy_names(
         "ascii_text": "terminal",
         "encodable": "terminal",
         "choose_palette": "terminal",
+        "draw_svg": "terminal",
         "render": "terminal",
         "render_bar": "terminal",
         "render_pieces": "terminal",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -193,3 +195,24 @@ def ascii_text(text: Text) -> Text:
         plain = character.plain.encode("ascii", "backslashreplace").decode()
         safe.append(plain, style=character.spans[0].style if character.spans else character.style)
     return safe
+
+
+def draw_svg(show: Callable[[Console], None], width: int, title: str) -> str:
+    """What is printed in a colour terminal as a picture, which loads nothing from elsewhere.
+
+    Args:
+        show (`Callable[[Console], None]`): Prints on a console.
+        width (`int`): Columns of the terminal.
+        title (`str`): Of the window.
+
+    Returns:
+        `str`: The SVG; equal prints give equal pictures.
+    """
+    console = Console(
+        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False,
+        legacy_windows=False,
+    )  # fmt: skip
+    show(console)
+    console.print()  # the picture is cut at the foot of its last line
+    svg = console.export_svg(title=title, unique_id="bcos-peft")
+    return re.sub(r"@font-face\s*\{[^}]*\}", "", svg)  # rich refers to a font on the web

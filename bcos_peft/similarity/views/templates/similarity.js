@@ -94,7 +94,7 @@
       });
       const head = [make("b", "", data.labels[text][unit]), ": ", make("b", "", data.sums[text][unit]), " ",
         make("i", "", "with all of the other text")];
-      if (texts.length > 2) head[4].textContent = text ? "with the whole query" : "with the first document, less that with the second";
+      if (texts.length > 2) head[4].textContent = text ? "with the whole query" : "first less second document";
       const lines = found.map(([other, values]) => {
         clear(other);
         values.forEach((value, i) => paint(units[other][i], strength(value)));
