@@ -174,14 +174,10 @@ class WordReader:
 
     def token_states(self, encoding: Encoding) -> Tensor:
         """The last layer's vector of each token of a text, `(tokens, features)`."""
-        found: list[Tensor] = []
-        inner = self.inner
-        handle = inner.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
-        try:
-            self.embeddings([encoding])
-        finally:
-            handle.remove()
-        return found[0][0].detach().double().cpu()
+        # Not by a hook: a SentenceTransformer calls the forward of its transformer past it.
+        self._count(1)
+        with torch.no_grad(), named_outputs(self.inner.config):
+            return self.inner(**self._collate([encoding])).last_hidden_state[0].double().cpu()
 
     def products(self, texts: Sequence[Encoding]) -> Tensor:
         """What each token gives to the cosine of two texts, `(2, tokens)`, padded: a forward and a backward pass.
