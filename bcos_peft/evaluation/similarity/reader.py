@@ -232,8 +232,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.similarity.reader import _unit
-        >>> _unit(torch.tensor([[3.0, 4.0]])).tolist()
-        [[0.6000000238418579, 0.800000011920929]]
+        >>> _unit(torch.tensor([[3.0, 4.0]], dtype=torch.float64)).tolist()
+        [[0.6, 0.8]]
     """
     return torch.nn.functional.normalize(vectors, dim=-1)
