@@ -44,7 +44,7 @@ from bcos_peft.evaluation.similarity import SimilarityComprehensiveness, Similar
 SOURCES = {"reviews": lambda: [text for text, _ in reviews()], "news": news}
 METHODS = {
     "bcos": {},
-    "occlusion": {},
+    "occlusion": {"perturbation": "mask"},
     "occlusion, deleting": {"name": "occlusion", "perturbation": "delete"},
     "input_x_gradient": {},
     "integrated_jacobians": {},

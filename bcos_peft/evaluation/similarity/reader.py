@@ -96,13 +96,14 @@ class WordReader:
         known = [limit for limit in (read, max_tokens(self.inner)) if limit is not None and 0 < limit < _NO_LIMIT]
         return min(known, default=None)
 
-    def hidden(self, text: str, words: Iterable[int], way: str = "mask") -> Encoding:
+    def hidden(self, text: str, words: Iterable[int], way: str = "delete") -> Encoding:
         """A text without some of its words.
 
         Args:
             text (`str`): the text.
             words (`Iterable[int]`): places of the words to hide, in `words(text)`.
-            way (`"mask"` or `"delete"`): the mask token takes the place of each of their tokens, or they are left out.
+            way (`"delete"` or `"mask"`, defaults to `"delete"`): words are left out, or the mask token takes the
+                place of each of their tokens.
 
         Returns:
             [`~bcos_peft.text.Encoding`]

@@ -90,7 +90,7 @@ def test_integrated_jacobians_sum_to_what_their_reference_leaves(converted):
     one = reader(converted)
     found = get_similarity_method("integrated_jacobians", steps=300)(one, *PAIR)
     a, b = map(one.encoding, PAIR)
-    r, s = (one.hidden(text, range(len(one.words(text)))) for text in PAIR)
+    r, s = (one.hidden(text, range(len(one.words(text))), "mask") for text in PAIR)
     for side, text in ((r, a), (s, b)):
         ids = [
             one.tokenizer.pad_token_id if token == one.tokenizer.mask_token_id else token for token in side.input_ids
@@ -198,4 +198,4 @@ def test_what_is_wrong_is_said():
         get_similarity_method("occlusion", perturbation="pad")(one, *PAIR)
     one.tokenizer.mask_token = None
     with pytest.raises(ValueError, match="needs a mask token"):
-        get_similarity_method("occlusion")(one, *PAIR)
+        get_similarity_method("occlusion", perturbation="mask")(one, *PAIR)
