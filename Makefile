@@ -23,7 +23,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-llm test fuzz test-oldest quality style bench architectures studies studies-quick study-tweets study-full docs dist coverage clean
+.PHONY: help demo demo-llm test fuzz test-oldest quality style bench architectures studies studies-quick study-tweets study-similarity study-full docs dist coverage clean
 
 help:  ## List the targets
 	@$(PYTHON) -c "import re; [print(f'  make {t:<13} {h}') for t, h in re.findall(r'^([a-z-]+):.*?## (.+)', open('Makefile').read(), re.M)]"
@@ -72,6 +72,10 @@ studies-quick: $(VENV)/.dev  ## Run them in small sizes, to see that they run; w
 study-tweets: $(VENV)/.dev  ## The study of classifiers on tweets: within an hour on two cores
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/torchrun --standalone --nproc-per-node $(STUDY_PROCESSES) \
 	  benchmarks/paper_classification.py --tasks tweets $(STUDY_ARGS)
+
+# Times are in it, too: one process.
+study-similarity: $(VENV)/.dev  ## The study of explanations of similarity: about an hour and a half on a core
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/similarity.py $(STUDY_ARGS)
 
 # As long as the paper trains: three times over 7,910 sentences.
 study-full: $(VENV)/.dev  ## Train classifiers to the end and compare the strong methods: some four hours on a core

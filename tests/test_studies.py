@@ -326,3 +326,27 @@ def test_models_are_compared_with_a_conventional_one_trained_alike():
     assert alike("B=1.25 calibrated, hidden 0.1", cells) == "conventional, hidden 0.1"
     assert alike("B=1.25 calibrated, after 0.67, rate 0.0002, BCE, hidden 0.1", cells) == "conventional, BCE"
     assert alike("B=2 calibrated, BCE", ["conventional"]) == "conventional"
+
+
+@pytest.mark.slow
+def test_quick_study_of_similarity(tiny_bert, tmp_path):
+    """On a SentenceTransformer whose transformer is tiny."""
+    from transformers import AutoModel
+
+    folder = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    arguments = ["--quick", "--model", folder, "--output", tmp_path / "study", "--kept", tmp_path / "kept"]
+    out = run("similarity.py", *arguments)
+    page = (tmp_path / "study" / "results.md").read_text()
+    assert page in out
+    cells = json.loads((tmp_path / "study" / "results.json").read_text())["cells"]
+    assert list(cells) == ["reviews", "news", "costs"]
+    assert list(cells["news"])[:2] == ["B-cos, bcos", "B-cos, occlusion"]
+    assert cells["news"]["stock, detached"]["rows"]["detached"]["pointing"]["count"] == 4
+    assert cells["costs"]["B-cos"]["costs"]["bcos"] | {"milliseconds": 0} == {
+        "milliseconds": 0, "ratio": 1.0, "forward": 2.0, "backward": 2.0, "pairs": 2, "estimated": False,
+    }  # fmt: skip
+    assert cells["costs"]["B-cos"]["costs"]["integrated_jacobians, table"]["estimated"]
+    assert "| B-cos | integrated_jacobians, table | ≈ " in page
+    assert (tmp_path / "study" / "news.svg").read_text().count("<path") > 10

@@ -7,7 +7,7 @@ from bcos_peft.evaluation.similarity import WordReader
 from helpers import tiny
 
 
-PAIR = "A gripping, beautifully shot film.", "It is not bad."
+PAIR = "A film grippingly shot, unbelievable.", "It is not bad."
 PAIRS = [PAIR, ("We loved the music.", "The story isn't good."), ("dull", "great great great")]
 
 

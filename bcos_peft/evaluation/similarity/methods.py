@@ -67,19 +67,19 @@ class SimilarityOcclusion(SimilarityMethod):
 
     Args:
         name (`str`): what tables call it.
-        perturbation (`"mask"` or `"delete"`, defaults to `"mask"`): the mask token takes a word's place, or it is left
-            out.
+        perturbation (`"delete"` or `"mask"`, defaults to `"delete"`): a word is left out, or the mask token takes its
+            place.
 
     Example:
         >>> from bcos_peft.evaluation.similarity import get_similarity_method
-        >>> get_similarity_method("occlusion", perturbation="delete").perturbation
-        'delete'
+        >>> get_similarity_method("occlusion", perturbation="mask").perturbation
+        'mask'
 
     Source: Zeiler & Fergus (arXiv 1311.2901); Li et al. (arXiv 1612.08220).
     """
 
     name: str = "occlusion"
-    perturbation: str = "mask"
+    perturbation: str = "delete"
 
     def _scores(self, reader: WordReader, a: str, b: str) -> PairScores:
         rows = [reader.encoding(a), reader.encoding(b)]

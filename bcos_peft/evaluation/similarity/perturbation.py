@@ -22,7 +22,7 @@ def similarity_curves(
     scores: PairScores,
     keep: bool = False,
     fractions: Sequence[float] = _FRACTIONS,
-    perturbation: str = "mask",
+    perturbation: str = "delete",
 ) -> dict[str, np.ndarray]:
     """By how much a cosine falls when a growing part of the words is hidden.
 
@@ -34,7 +34,8 @@ def similarity_curves(
         keep (`bool`, defaults to `False`): hide all but the highest words (sufficiency), not those
             (comprehensiveness).
         fractions (`Sequence[float]`): of the words of each text, rounded, at least one word.
-        perturbation (`"mask"` or `"delete"`, defaults to `"mask"`): how words are hidden.
+        perturbation (`"delete"` or `"mask"`, defaults to `"delete"`): how words are hidden. Two
+            texts of many mask tokens are close for these alone.
 
     Returns:
         `dict[str, np.ndarray]`: `(fractions,)` each: words hidden in `"both"` texts, in `"a"` alone, in `"b"` alone.
@@ -75,7 +76,9 @@ class _SimilarityPerturbation:
 
     name, _keep = "", False
 
-    def __init__(self, perturbation: str = "mask", fractions: Sequence[float] = _FRACTIONS, label: str | None = None):
+    def __init__(
+        self, perturbation: str = "delete", fractions: Sequence[float] = _FRACTIONS, label: str | None = None
+    ):
         if not len(fractions) or list(fractions) != sorted(set(fractions)) or fractions[0] <= 0 or fractions[-1] > 1:
             raise ValueError(f"fractions must be numbers in rising order, in (0, 1]; got {fractions!r}.")
         if perturbation not in ("mask", "delete"):
@@ -111,7 +114,7 @@ class SimilarityComprehensiveness(_SimilarityPerturbation):
     """By how much the cosine falls when the highest words are hidden. Larger is better.
 
     Args:
-        perturbation (`"mask"` or `"delete"`, defaults to `"mask"`): how words are hidden.
+        perturbation (`"delete"` or `"mask"`, defaults to `"delete"`): how words are hidden.
         fractions (`Sequence[float]`, defaults to 0.1 … 0.5): of the words of each text.
         label (`str`, *optional*): another name for its numbers, to have it twice in a table with different options.
 
@@ -133,7 +136,7 @@ class SimilaritySufficiency(_SimilarityPerturbation):
     """By how much the cosine falls when only the highest words are left. Smaller is better.
 
     Args:
-        perturbation (`"mask"` or `"delete"`, defaults to `"mask"`): how words are hidden.
+        perturbation (`"delete"` or `"mask"`, defaults to `"delete"`): how words are hidden.
         fractions (`Sequence[float]`, defaults to 0.1 … 0.5): how many words stay.
         label (`str`, *optional*): another name for its numbers, to have it twice in a table with different options.
 
@@ -142,8 +145,8 @@ class SimilaritySufficiency(_SimilarityPerturbation):
 
     Example:
         >>> from bcos_peft.evaluation.similarity import SimilaritySufficiency
-        >>> SimilaritySufficiency(perturbation="delete").settings()["perturbation"]
-        'delete'
+        >>> SimilaritySufficiency(perturbation="mask").settings()["perturbation"]
+        'mask'
 
     Source: DeYoung et al. (ERASER, arXiv 1911.03429), section 4.2, with a cosine in the place of a probability.
     """

@@ -96,13 +96,14 @@ class WordReader:
         known = [limit for limit in (read, max_tokens(self.inner)) if limit is not None and 0 < limit < _NO_LIMIT]
         return min(known, default=None)
 
-    def hidden(self, text: str, words: Iterable[int], way: str = "mask") -> Encoding:
+    def hidden(self, text: str, words: Iterable[int], way: str = "delete") -> Encoding:
         """A text without some of its words.
 
         Args:
             text (`str`): the text.
             words (`Iterable[int]`): places of the words to hide, in `words(text)`.
-            way (`"mask"` or `"delete"`): the mask token takes the place of each of their tokens, or they are left out.
+            way (`"delete"` or `"mask"`, defaults to `"delete"`): words are left out, or the mask token takes the
+                place of each of their tokens.
 
         Returns:
             [`~bcos_peft.text.Encoding`]
@@ -174,14 +175,10 @@ class WordReader:
 
     def token_states(self, encoding: Encoding) -> Tensor:
         """The last layer's vector of each token of a text, `(tokens, features)`."""
-        found: list[Tensor] = []
-        inner = self.inner
-        handle = inner.register_forward_hook(lambda module, args, output: found.append(output.last_hidden_state))
-        try:
-            self.embeddings([encoding])
-        finally:
-            handle.remove()
-        return found[0][0].detach().double().cpu()
+        # Not by a hook: a SentenceTransformer calls the forward of its transformer past it.
+        self._count(1)
+        with torch.no_grad(), named_outputs(self.inner.config):
+            return self.inner(**self._collate([encoding])).last_hidden_state[0].double().cpu()
 
     def products(self, texts: Sequence[Encoding]) -> Tensor:
         """What each token gives to the cosine of two texts, `(2, tokens)`, padded: a forward and a backward pass.
@@ -236,8 +233,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from bcos_peft.evaluation.similarity.reader import _unit
-        >>> _unit(torch.tensor([[3.0, 4.0]])).tolist()
-        [[0.6000000238418579, 0.800000011920929]]
+        >>> _unit(torch.tensor([[3.0, 4.0]], dtype=torch.float64)).tolist()
+        [[0.6, 0.8]]
     """
     return torch.nn.functional.normalize(vectors, dim=-1)
