@@ -45,3 +45,8 @@ def editorials() -> list[str]:
     for number, _, text in _lines("nytEditorialSnippets_GroundTruth.txt"):
         articles.setdefault(number.split("_")[0], []).append(text)
     return [" ".join(snippets) for snippets in articles.values()]
+
+
+def news_sentences() -> list[str]:
+    """The 5,190 snippets of these articles, most of them a sentence."""
+    return [text for _, _, text in _lines("nytEditorialSnippets_GroundTruth.txt")]

@@ -33,7 +33,8 @@ OUTSIDE = {
     "text": {"numpy", "transformers", "torch"},
     "explanation.views": {"jinja2", "numpy", "rich"},
 }
-OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
+OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sentence_transformers"]
+OPTIONAL += ["sklearn", "trl"]
 
 
 def module_names() -> dict[str, Path]:
