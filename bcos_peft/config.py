@@ -6,11 +6,10 @@ import json
 import os
 from dataclasses import InitVar, asdict, dataclass, field, fields
 from difflib import get_close_matches
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bcos_peft._utils.checks import valid_b, valid_count, valid_for_peft, valid_modules, valid_regex
+from bcos_peft._utils.checks import valid_b, valid_count, valid_for_peft, valid_modules, valid_regex, valid_simple
 from bcos_peft._utils.config_files import CONFIG_NAME, stored_values
 from bcos_peft._utils.files import write_text
 from bcos_peft._utils.patterns import matches_pattern
@@ -76,7 +75,12 @@ class BcosConfig:
             predicted: by default `8·(b − 1)²` times, rounded, and at most 8: not at all at B = 1.25, twice at 1.5.
             Other models' blocks are trained one by one, towards what the stock block gave: by default `12·(b − 1)`
             times, rounded, at least 4 and at most 12.
-            Quantised layers are left as they are.
+            Quantised layers are left as they are. Models for embeddings then learn as often, all layers together,
+            from the embeddings that they made before.
+        calibration_pooling (`str`, *optional*):
+            Of a model without a head, how embeddings are made of its hidden states, so that calibration fits these
+            too: `"mean"`, `"cls"` (the first token) or `"last"`. Default: the mean, or the last token of models that
+            read from left to right; a `SentenceTransformer` has its own way. `"none"` fits hidden states alone.
         calibration_report (`dict`, *optional*):
             What calibration read and chose, and how far the model's predictions on texts held out are those of the
             original. Filled in by `get_bcos_model`.
@@ -122,6 +126,7 @@ class BcosConfig:
     calibration_tokens: int = 16384
     calibration_replay: int = 16384
     calibration_epochs: int | None = None
+    calibration_pooling: str | None = None
     calibration_report: dict[str, Any] | None = None
     family: dict[str, Any] | None = None
     base_model_name_or_path: str | None = None
@@ -146,29 +151,13 @@ class BcosConfig:
             valid_regex("b_pattern", key, as_part=True): valid_b(f"b_pattern[{key!r}]", value)
             for key, value in self.b_pattern.items()
         }
-        for name in ("normalize_weights", "convert_head", "align", "remove_bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         for name in ("target_modules", "exclude_modules"):
             setattr(self, name, valid_modules(name, getattr(self, name)))
-        if self.pooler_activation not in ("identity", "dynamic"):
-            raise ValueError(f"pooler_activation must be 'identity' or 'dynamic', got {self.pooler_activation!r}.")
-        if self.gates not in ("split", "hold"):
-            raise ValueError(f"gates must be 'split' or 'hold', got {self.gates!r}.")
-        if self.calibration not in ("auto", "ridge", "rows", None):
-            raise ValueError(f"calibration must be 'auto', 'ridge', 'rows' or None, got {self.calibration!r}.")
+        valid_simple(vars(self))
         valid_count("calibration_tokens", self.calibration_tokens, least=1)
         valid_count("calibration_replay", self.calibration_replay)
         if self.calibration_epochs is not None:
             valid_count("calibration_epochs", self.calibration_epochs)
-        for name in ("calibration_report", "family"):
-            if not isinstance(getattr(self, name), (dict, type(None))):
-                raise TypeError(f"{name} must be a dict or None, got {getattr(self, name)!r}.")
-        for name in ("base_model_name_or_path", "bcos_version"):
-            if not isinstance(getattr(self, name), (str, type(None))):
-                raise TypeError(f"{name} must be a string or None, got {getattr(self, name)!r}.")
-        if not isinstance(self.probe_residual, (Real, type(None))) or isinstance(self.probe_residual, bool):
-            raise TypeError(f"probe_residual must be a number or None, got {self.probe_residual!r}.")
         if not self.align and (self.normalize_weights or not self.remove_bias):
             raise ValueError(
                 "align=False removes the biases and changes nothing else; it cannot go with normalize_weights=True "

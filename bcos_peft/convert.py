@@ -16,7 +16,7 @@ from bcos_peft._utils.accelerate_hooks import is_hooked
 from bcos_peft._utils.arguments import checked_arguments
 from bcos_peft._utils.sentence_models import is_sentence_model
 from bcos_peft.attribution import certify
-from bcos_peft.calibration import Calibration, Embedding, calibration_rows, embedding_of
+from bcos_peft.calibration import Calibration, Embedding, calibration_rows, embedding_of, pooling_of
 from bcos_peft.config import BcosConfig
 from bcos_peft.discovery import infer_family
 from bcos_peft.families import Family, families, find_family, register_family
@@ -105,7 +105,7 @@ def get_bcos_model(
     if not isinstance(config, BcosConfig):
         raise TypeError(f"config must be a BcosConfig, got {type(config).__name__}.")
     config = replace(copy.deepcopy(config))  # which checks its fields, should they have been changed
-    whole, embedding = model, Embedding()
+    whole, embedding = model, None
     if is_sentence_model(whole):
         model, embedding = find_transformer(whole), embedding_of(whole)
         tokenizer = whole.tokenizer if tokenizer is None else tokenizer
@@ -156,7 +156,7 @@ def _plain_arithmetic(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _calibration(
-    model, plan, config: BcosConfig, family: Family, data, tokenizer, embedding: Embedding, progress
+    model, plan, config: BcosConfig, family: Family, data, tokenizer, embedding: Embedding | None, progress
 ) -> Calibration | None:
     config.calibration_report = None
     if data is None:
@@ -168,8 +168,10 @@ def _calibration(
             "calibration_data cannot go with normalize_weights=True: calibration sets the lengths of weight rows, "
             "which normalising takes away. Use normalize_weights=False, the default."
         )
+    embedding = embedding or Embedding(pooling_of(model, family, config))
+    pool = None if config.calibration_pooling == "none" else embedding.pool
     rows = calibration_rows(data, tokenizer, model, config.calibration_tokens, embedding.max_length, embedding.prompts)
-    return Calibration(model, plan, config, family, rows, progress)
+    return Calibration(model, plan, config, family, rows, progress, pool)
 
 
 def _check_model(model, family: Family | None) -> None:

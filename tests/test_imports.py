@@ -35,7 +35,8 @@ OUTSIDE = {
     "explanation.views": {"jinja2", "numpy", "rich"},
     "similarity.views": {"jinja2", "matplotlib", "numpy", "rich"},
 }
-OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sklearn", "trl"]
+OPTIONAL = ["bitsandbytes", "captum", "datasets", "IPython", "matplotlib", "peft", "sentence_transformers"]
+OPTIONAL += ["sklearn", "trl"]
 
 
 def module_names() -> dict[str, Path]:

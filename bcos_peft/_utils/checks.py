@@ -8,9 +8,33 @@ from numbers import Real
 from typing import Any
 
 
-__all__ = ["valid_b", "valid_count", "valid_for_peft", "valid_modules", "valid_regex"]
+__all__ = ["valid_b", "valid_count", "valid_for_peft", "valid_modules", "valid_regex", "valid_simple"]
 
 _TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+_CHOICES = {
+    "pooler_activation": ("identity", "dynamic"),
+    "gates": ("split", "hold"),
+    "calibration": ("auto", "ridge", "rows", None),
+    "calibration_pooling": ("mean", "cls", "last", "none", None),
+}
+_KINDS = {
+    ("normalize_weights", "convert_head", "align", "remove_bias"): (bool, "True or False"),
+    ("calibration_report", "family"): ((dict, type(None)), "a dict or None"),
+    ("base_model_name_or_path", "bcos_version"): ((str, type(None)), "a string or None"),
+    ("probe_residual",): ((Real, type(None)), "a number or None"),
+}
+
+
+def valid_simple(fields: dict[str, Any]) -> None:
+    """Fields that hold one of a few values, or any of a kind; by name."""
+    for name, known in _CHOICES.items():
+        if fields[name] not in known:
+            *others, last = map(repr, known)
+            raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {fields[name]!r}.")
+    for names, (kind, called) in _KINDS.items():
+        for name in names:
+            if not isinstance(fields[name], kind) or (isinstance(fields[name], bool) and kind is not bool):
+                raise TypeError(f"{name} must be {called}, got {fields[name]!r}.")
 
 
 def valid_b(name: str, value: Any) -> float:

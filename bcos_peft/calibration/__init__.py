@@ -2,7 +2,7 @@
 
 from bcos_peft.calibration.calibrate import Calibration
 from bcos_peft.calibration.data import calibration_rows
-from bcos_peft.calibration.embeddings import Embedding, embedding_of
+from bcos_peft.calibration.embeddings import Embedding, embedding_of, pooling_of
 
 
 __all__ = [
@@ -10,4 +10,5 @@ __all__ = [
     "Embedding",
     "calibration_rows",
     "embedding_of",
+    "pooling_of",
 ]

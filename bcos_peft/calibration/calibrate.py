@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.attribution import named_outputs
 from bcos_peft.calibration.block_fit import _BlockFit
 from bcos_peft.calibration.blocks import _find_blocks, _layers_outside, _Stage
 from bcos_peft.calibration.distill import _Distillation
+from bcos_peft.calibration.embeddings import _Embeddings
 from bcos_peft.calibration.fit import _is_trained, _LayerFits, _Weights
 from bcos_peft.calibration.passes import _Passes
 from bcos_peft.calibration.report import _predictions, _report
@@ -40,6 +41,7 @@ class Calibration:
         family ([`Family`]): the model's table.
         rows (`list[dict]`): token ids, from `calibration_rows`.
         progress (`bool`): show a progress bar.
+        pool (`torch.nn.Module`, *optional*): of a model for embeddings, what makes them of hidden states.
 
     Raises:
         ValueError: a model that has no blocks, or no weights here.
@@ -55,7 +57,16 @@ class Calibration:
         20
     """
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, config: BcosConfig, family: Family, rows, progress: bool):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        plan: Plan,
+        config: BcosConfig,
+        family: Family,
+        rows,
+        progress: bool,
+        pool: nn.Module | None = None,
+    ):
         if any(parameter.is_meta for parameter in model.parameters()):
             raise ValueError(
                 "calibration_data was given, but weights of the model are on the meta device or offloaded. Load the "
@@ -71,7 +82,11 @@ class Calibration:
         self.activations = {name.rpartition(".")[0]: model.get_submodule(name) for name in plan.dropped_activations}
         language = _is_language_model(model)
         epochs = config.epochs(language) if config.calibration == "auto" else 0
-        self.distillation = _Distillation(model, self.passes, self.texts, epochs) if language and epochs else None
+        self.pool, self.distillation = pool, None
+        if epochs and language:
+            self.distillation = _Distillation(model, self.passes, self.texts, epochs)
+        elif epochs and pool is not None:
+            self.distillation = _Embeddings(model, self.passes, self.texts, epochs, pool)
         self.progress = progress
         self.weights = _Weights(model)
         self.layers = _LayerFits(model, self.weights, config.calibration, self.dtype)
@@ -121,6 +136,7 @@ class Calibration:
 
     def convert_heads(self) -> None:
         """Fit the layers after the last block, once the model has its class, and write the report."""
+        learnt = None
         restore_modes = _modes(self.model)
         try:
             self.model.eval()
@@ -129,7 +145,7 @@ class Calibration:
                 if self.distillation:
                     modules = map(self.model.get_submodule, self.layers.found)
                     layers = [module for module in modules if _is_trained(module)]
-                    self.refined.append(self.distillation.learn(layers, self.progress))
+                    learnt = self.distillation.learn(layers, self.progress)
                 factor = self._fit_scale()
                 after = self._told_predictions()
         finally:
@@ -139,6 +155,8 @@ class Calibration:
         read["replayed_tokens"] = self.texts.tokens(given, count)
         if self.refined:
             read["refinement"] = sum(self.refined) / len(self.refined)
+        if learnt is not None:
+            read["distillation" if self.pool else "refinement"] = learnt
         self.config.calibration_report = _report(
             self.config.calibration, read, self.before, after, self.layers.found, factor
         )
@@ -163,9 +181,9 @@ class Calibration:
 
     def _told_predictions(self):
         batches = map(self.passes.collate, self._told_batches())
-        return _predictions(self.model, batches, causal=self.family.causal)
+        return _predictions(self.model, batches, causal=self.family.causal, pool=self.pool)
 
-    def _run_all(self, distillation: _Distillation | None = None) -> _Stage:
+    def _run_all(self, distillation: _Distillation | _Embeddings | None = None) -> _Stage:
         """One pass over the data: what feeds the first block, what else every block is called with, and the outputs
         of the layers outside."""
         stage = _Stage(self.model, self.blocks, self.outside)

@@ -1,5 +1,5 @@
-"""What the fits of single layers cannot see: small corrections of all layers, learnt together from the original's
-predictions."""
+"""What the fits of single layers cannot see: corrections of all layers, learnt together from what the original
+predicted."""
 
 from __future__ import annotations
 
@@ -67,10 +67,32 @@ class _Correction(nn.Module):
         return (whole.t() if self._transposed else whole).to(weight.dtype)
 
 
+class _Change(nn.Module):
+    """A weight plus another of the same shape, in units of the weight's size: at first it is the weight.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.ones(3, 4)
+        >>> torch.equal(_Change(weight, False, torch.Generator())(weight), weight)
+        True
+    """
+
+    def __init__(self, weight: Tensor, transposed: bool, generator: torch.Generator):
+        super().__init__()
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._size = float(weight.detach().to(dtype).square().mean().sqrt())
+        self.change = nn.Parameter(torch.zeros_like(weight, dtype=dtype))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight + self._size * self.change).to(weight.dtype)
+
+
 @contextmanager
-def _corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[_Correction]]:
-    """Corrections of layers of a model, which are all that needs a gradient while it is entered; afterwards they are
-    part of the weights. After an exception the weights are what they were.
+def _corrections(
+    model: nn.Module, layers: list[nn.Module], kind: type[nn.Module] = _Correction
+) -> Iterator[list[nn.Module]]:
+    """Corrections, of some `kind`, of layers of a model, which are all that needs a gradient while it is entered;
+    afterwards they are part of the weights. After an exception the weights are what they were.
 
     Example:
         >>> import torch
@@ -83,12 +105,12 @@ def _corrections(model: nn.Module, layers: list[nn.Module]) -> Iterator[list[_Co
     """
     generator = torch.Generator().manual_seed(0)
     needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    made: list[_Correction] = []
+    made: list[nn.Module] = []
     try:
         for parameter in needed:
             parameter.requires_grad_(False)
         for layer in layers:
-            correction = _Correction(layer.weight, isinstance(layer, BcosConv1D), generator)
+            correction = kind(layer.weight, isinstance(layer, BcosConv1D), generator)
             parametrize.register_parametrization(layer, "weight", correction)
             made.append(correction)
         yield made

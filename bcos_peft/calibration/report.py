@@ -7,21 +7,26 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft.calibration.least_squares import _Fit
 from bcos_peft.calibration.running import _is_language_model
 
 
-def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool) -> dict[str, Any]:
-    """What a model predicts: `choices`, the classes or tokens, or `values` where there is one number; and the mean
-    negative log-likelihood of the texts, `loss`, in nats per token, where the model is a causal language model."""
+def _predictions(
+    model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], causal: bool, pool: nn.Module | None = None
+) -> dict[str, Any]:
+    """What a model predicts: `choices`, the classes or tokens, or `values` where there is one number; the mean
+    negative log-likelihood of the texts, `loss`, in nats per token, where the model is a causal language model; and
+    `embeddings`, of length 1, where there is a `pool` that makes them of hidden states."""
     language = _is_language_model(model)
-    choices, values, loss, count = [], [], 0.0, 0
+    choices, values, embeddings, loss, count = [], [], [], 0.0, 0
     for batch in batches:
         output = model(**batch, **({"use_cache": False} if causal or "decoder_input_ids" in batch else {}))
         mask = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
+        if pool is not None:
+            embeddings.append(nn.functional.normalize(pool(output[0], mask).float(), dim=-1))
         if language:
             logits, following, kept = output.logits[:, :-1].float(), batch["input_ids"][:, 1:], mask[:, 1:]
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
@@ -41,6 +46,7 @@ def _predictions(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], c
     return {
         "choices": torch.cat(choices).cpu() if choices else None,
         "values": torch.cat(values).cpu() if values else None,
+        "embeddings": torch.cat(embeddings).cpu() if embeddings else None,
         "loss": loss / count if count else None,
     }
 
@@ -57,6 +63,8 @@ def _report(
         result["agreement"] = float((before["choices"] == after["choices"]).double().mean())
     if before["values"] is not None:
         result["mean_difference"] = float((before["values"] - after["values"]).abs().mean())
+    if before["embeddings"] is not None:
+        result["embedding_cosine"] = float((before["embeddings"] * after["embeddings"]).sum(1).mean())
     if before["loss"] is not None:
         result["loss_before"], result["loss_after"] = before["loss"], after["loss"]
     return result

@@ -136,7 +136,9 @@ def _told(report: dict[str, Any]) -> str:
     parts = [f"{report['texts']:,} texts, {report['tokens']:,} tokens; on texts held out: "]
     if "agreement" in report:
         parts.append(f"{100 * report['agreement']:.3g} % of the predictions are the original's")
-    if "mean_difference" in report:
+    if "embedding_cosine" in report:
+        parts.append(f"embeddings have a cosine of {report['embedding_cosine']:.4f} with the original's")
+    elif "mean_difference" in report:
         parts.append(f"{report['mean_difference']:.3g} off the original's value")
     if "loss_before" in report:
         parts.append(f", loss {report['loss_before']:.3f} before, {report['loss_after']:.3f} after")

@@ -17,7 +17,8 @@ from bcos_peft.models import BcosModel, check_modules, current_config
 
 # Fields of BcosConfig that tell where a model comes from, not what it computes.
 _ORIGIN = {"base_model_name_or_path", "bcos_version", "probe_residual"}
-_ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_report"}
+_ORIGIN |= {"calibration", "calibration_tokens", "calibration_replay", "calibration_epochs", "calibration_pooling"}
+_ORIGIN |= {"calibration_report"}
 
 
 def different_fields(then: BcosConfig, now: BcosConfig) -> dict[str, tuple[Any, Any]]:
