@@ -179,3 +179,14 @@ def test_nothing_depends_on_what_is_constant():
 def test_without_gradients_it_is_out_of_the_way():
     with torch.no_grad(), LinearMode():
         torch.testing.assert_close(torch.lgamma(live(3).abs()), torch.lgamma(live(3).abs()).detach())
+
+
+def test_a_vector_that_reads_a_state_is_held():
+    """Of `state @ query` the state is explained; of two matrices the right one; of a row and a column the column."""
+    for left, right, explained in [((3, 4), (4, 1), 0), ((3, 4), (4,), 0), ((3, 4), (4, 2), 1), ((1, 4), (4, 1), 1)]:
+        values = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in (left, right)]
+        with LinearMode():
+            y = torch.matmul(*values).sum()
+        gradients = torch.autograd.grad(y, values, allow_unused=True)
+        assert gradients[1 - explained] is None
+        torch.testing.assert_close((gradients[explained] * values[explained]).sum(), y)
