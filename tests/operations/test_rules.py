@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from bcos_peft.operations import Constants, LinearMode, UnknownOperation, add_rule, is_linear
-from bcos_peft.operations.table import _CASTS, _LINEAR, _RULES, _SHAPES
+from bcos_peft.operations.table import _CASTS, _FILLED, _LINEAR, _RULES, _SHAPES
 
 
 def live(*shape, seed=0):
@@ -164,7 +164,7 @@ def test_a_rule_can_be_added(monkeypatch):
 
 
 def test_a_function_is_in_one_set():
-    sets = [_LINEAR, _SHAPES, _CASTS, frozenset(_RULES)]
+    sets = [_LINEAR, _SHAPES, _CASTS, _FILLED, frozenset(_RULES)]
     assert sum(map(len, sets)) == len(frozenset.union(*sets))
 
 
