@@ -104,6 +104,7 @@ def attribute_answer(
         foils=chosen.foils,
         baseline=average,
         constants=given,
+        note=family.note,
     )
 
 

@@ -192,7 +192,7 @@ def attribute(
     if "decoder_input_ids" not in inputs and leaves.reads_twice():
         for read in reads:
             read.join_stages()
-    result = _result(chosen, reads, split, shift, together, stock)
+    result = _result(chosen, reads, split, shift, together, stock, family.note)
     _warn_of_residual(inner, result.scores, result.logit, result.residual)
     return result
 

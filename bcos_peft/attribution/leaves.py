@@ -75,7 +75,8 @@ class _Leaves:
         present, thread = dict(model.base_model.named_modules(remove_duplicate=False)), get_ident()
         paths, seen = {}, set()
         for name, path in family.parts.items():
-            if path in present and present[path] not in seen:
+            path = _path_in(present, path)
+            if path is not None and present[path] not in seen:
                 paths[name] = path
                 seen.add(present[path])
         if self.averaged and "word" not in paths:
@@ -251,6 +252,14 @@ class _StagedConstants(Constants):
         position = name == "position"
         if position or self._leaves.constants:
             self._leaves.found.append(_Leaf(name, leaf, self._leaves.stage, is_constant=not position))
+
+
+def _path_in(present: dict[str, nn.Module], path: str) -> str | None:
+    """The path of a part; of a body that is loaded without its head, or the other way round, it may be shorter."""
+    if path in present:
+        return path
+    same = [name for name in present if name and (path.endswith(f".{name}") or name.endswith(f".{path}"))]
+    return same[0] if len(same) == 1 else None
 
 
 def _start_of(ids: Tensor, mine: Tensor) -> int:

@@ -45,6 +45,7 @@ class Attribution:
             some architectures learned inputs (global tokens, prompts), of a classifier that has a decoder the token
             that starts it. None of a converted model without such.
         constant_parts (`dict[str, torch.Tensor]`, *optional*): the same by name.
+        note (`str`, *optional*): of experimental architectures (scans, linear attention): what is held.
 
     Example:
         >>> import torch
@@ -69,6 +70,7 @@ class Attribution:
     prefix_scores: Tensor | None = None
     constants: Tensor | None = None
     constant_parts: dict[str, Tensor] | None = None
+    note: str | None = None
 
 
 def _result(
@@ -78,6 +80,7 @@ def _result(
     shift: Tensor | None,
     together: _Together | None,
     with_constants: bool,
+    note: str | None = None,
 ) -> Attribution:
     def stacked(of_each: list) -> Tensor:
         value = torch.stack(of_each, dim=1)
@@ -124,4 +127,5 @@ def _result(
         prefix_scores=prefix,
         constants=constants,
         constant_parts=constant_parts or None,
+        note=note,
     )

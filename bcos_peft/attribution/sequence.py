@@ -48,6 +48,7 @@ class _SequenceAttribution:
         foils (`list[list[int]]`): what it was contrasted with; empty lists for no contrast.
         baseline (`torch.Tensor`, *optional*): `(places,)`, with `baseline="average"`: what average words would give.
         constants (`torch.Tensor`, *optional*): `(places,)`, of a stock model: what its biases give.
+        note (`str`, *optional*): of experimental architectures: what is held.
 
     Example:
         >>> import torch
@@ -65,6 +66,7 @@ class _SequenceAttribution:
     foils: list[list[int]]
     baseline: Tensor | None = None
     constants: Tensor | None = None
+    note: str | None = None
 
 
 @checked_arguments
@@ -217,6 +219,7 @@ def attribute_sequences(
                 foils=chosen.foils[own],
                 baseline=None if average is None else average[own],
                 constants=None if constants is None else constants[own],
+                note=family.note,
             )
         )
         start += count

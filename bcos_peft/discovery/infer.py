@@ -19,8 +19,9 @@ _SCANS = re.compile(
     "Mamba|BambaMixer|FalconH1Mixer|Delta|Rwkv|xLSTM|mLSTM|Rglru|ShortConv|Lightning|LinearAttention|KimiLinear"
 )
 _OF_SCANS = (
-    "experimental: a scan multiplies several functions of the input, and contributions depend on which of them are "
-    "held; here the left factor of every matrix product is, and elementwise products are shared"
+    "Experimental: a scan, or linear attention, multiplies several functions of the input, and more than one way of "
+    "sharing such products sums to the logit. Here decay and step sizes are held; of a product of matrices the left "
+    "one, or the vector that reads a state; other products are shared half and half"
 )
 
 

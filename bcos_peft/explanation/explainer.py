@@ -278,5 +278,6 @@ class BcosExplainer(_GenerationExplainer):
             parts=parts or None,
             baseline=None if result.baseline is None else float(result.baseline[at]),
             constants=None if result.constants is None else float(result.constants[at]),
+            note=result.note,
             **_named(self.labels, encoding, result, at, target, predicted, after),
         )

@@ -62,6 +62,7 @@ class Explanation(_Readings, Kept):
         positions (`list[int]`, *optional*): The tokens whose outputs are explained together, where there are several:
             those of an entity, or start and end of an answer (with `target_ids` 0 and 1, and the texts of the answers
             as labels).
+        note (`str`, *optional*): What a reader should know: of experimental architectures, what is held.
 
     Raises:
         ValueError: If lengths do not match, a number is not finite, or a span lies outside its text.
@@ -110,6 +111,7 @@ class Explanation(_Readings, Kept):
     baseline: float | None = None
     positions: list[int] | None = None
     constants: float | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -128,7 +130,7 @@ class Explanation(_Readings, Kept):
         values["parts"] = None if self.parts is None else {name: part.tolist() for name, part in self.parts.items()}
         if self.segments is not None:
             values["segments"] = {name: list(span) for name, span in self.segments.items()}
-        optional = ("segments", "target_ids", "foil_ids", "baseline", "positions", "constants")
+        optional = ("segments", "target_ids", "foil_ids", "baseline", "positions", "constants", "note")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     # ---- showing ----------------------------------------------------------------------------------------------------

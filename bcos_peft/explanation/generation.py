@@ -54,6 +54,7 @@ class GenerationExplanation(_GenerationReadings, Kept):
         segments (`dict[str, tuple[int, int]]`, *optional*): Named spans of `text`: the prompt or the messages of a
             chat, and `"answer"`, the generated text.
         constants (`np.ndarray`, *optional*): `(generated,)`, what belongs to no token: of a stock model its biases.
+        note (`str`, *optional*): What a reader should know: of experimental architectures, what is held.
         baselines (`np.ndarray`, *optional*): `(generated,)`, what average words would give in the place of all before,
             in logit units; `None` where scores are not relative to them.
 
@@ -94,6 +95,7 @@ class GenerationExplanation(_GenerationReadings, Kept):
     segments: dict[str, tuple[int, int]] | None = None
     baselines: np.ndarray | None = None
     constants: np.ndarray | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -191,6 +193,8 @@ class GenerationExplanation(_GenerationReadings, Kept):
         values["labels"] = {str(number): label for number, label in self.labels.items()}
         if self.segments is not None:
             values["segments"] = {name: list(place) for name, place in self.segments.items()}
+        if self.note is None:
+            del values["note"]
         for name in ("baselines", "constants"):
             given = values.pop(name)
             if given is not None:

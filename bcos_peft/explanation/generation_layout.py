@@ -56,7 +56,7 @@ def _layout_generation(
         sums = found.by_segment(segments)
     build = _Steps(found, units, found.scores @ member.T, sums, top)
     steps = [build.step(unit) for unit in answer if unit.tokens]
-    return GenerationView(prompt, answer, steps, build.whole(), found.foils is not None)
+    return GenerationView(prompt, answer, steps, build.whole(), found.foils is not None, found.note)
 
 
 def _groups(found: _GenerationReadings) -> list[list[int]]:

@@ -94,6 +94,7 @@ def _next_token(task: _Task, result, tokenizer, labels) -> Explanation:
         foil_ids=foils if len(foils) > 1 else None,
         baseline=None if result.baseline is None else float(result.baseline[0]),
         constants=None if result.constants is None else float(result.constants[0]),
+        note=result.note,
     )
 
 
@@ -126,4 +127,5 @@ def _answer(task: _Task, result, tokenizer, labels) -> GenerationExplanation:
         segments=segments or None,
         baselines=None if result.baseline is None else result.baseline.cpu().double().numpy(),
         constants=None if result.constants is None else result.constants.cpu().double().numpy(),
+        note=result.note,
     )

@@ -83,6 +83,7 @@ def layout(explanation: _Readings, words: bool = True, hide_special: bool = Fals
         residual=explanation.residual,
         exact=is_exact(explanation.residual, explanation.logit, explanation.scores),
         unseen=lines.unseen,
+        note=explanation.note,
     )
 
 

@@ -8,6 +8,7 @@ imported, and without the import transformers refuses it instead of loading a si
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from contextvars import ContextVar
 from dataclasses import replace
@@ -94,7 +95,8 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
             return self.bcos_table or _refuse_untabled(self)
         known = self.__dict__.get("_bcos_family")
         if known is None or known[0] != stored:
-            self.__dict__["_bcos_family"] = known = copy.deepcopy(stored), Family.from_dict(stored)
+            found = _as_in(Family.from_dict(stored), self.bcos_stock_class, self.config)
+            self.__dict__["_bcos_family"] = known = copy.deepcopy(stored), found
         return known[1]
 
     def bcos_name(self, name: str) -> str:
@@ -183,6 +185,13 @@ class BcosModel(_InitializedAsStock, BcosHubMixin):
             resized = _resized(gain, embeddings.num_embeddings).requires_grad_(trained)
             self.get_output_embeddings().gain = resized
         return embeddings
+
+
+def _as_in(family: Family, stock: type[PreTrainedModel], config: PretrainedConfig) -> Family:
+    """What was found out about a model, for another class that its weights are loaded into: one stack of two, say."""
+    if not family.seq2seq or "decoder_input_ids" in inspect.signature(stock.forward).parameters:
+        return family
+    return replace(family, seq2seq=False, causal=bool(getattr(config, "is_decoder", False)))
 
 
 def _resized(gain: Gain, size: int) -> Gain:

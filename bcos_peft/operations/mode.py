@@ -12,7 +12,17 @@ from torch.overrides import TorchFunctionMode
 from bcos_peft.operations.affine import Constants, _reshaped
 from bcos_peft.operations.elementwise import _hold, _ratio
 from bcos_peft.operations.live import _any_live, is_live
-from bcos_peft.operations.table import _CASTS, _LINEAR, _RULES, _SHAPES, _cast, _in_place_of, _Rule
+from bcos_peft.operations.table import (
+    _CASTS,
+    _FILLED,
+    _LINEAR,
+    _RULES,
+    _SHAPES,
+    _cast,
+    _filled,
+    _in_place_of,
+    _Rule,
+)
 from bcos_peft.operations.unknown import _try_unknown
 
 
@@ -71,6 +81,8 @@ class LinearMode(TorchFunctionMode):
             return _reshaped(func, func(*args, **kwargs), args, kwargs)
         if name in _CASTS:
             return _cast(self, func, args, kwargs)
+        if name in _FILLED:
+            return _filled(self, func, args, kwargs)
         if not (_any_live(args) or _any_live(kwargs.values())):
             return func(*args, **kwargs)
         rule = _RULES.get(name)
@@ -116,6 +128,6 @@ def add_rule(name: str, rule: str) -> None:
     rules: dict[str, _Rule] = {"hold": _hold, "ratio": _ratio, "linear": _pass}
     if rule not in rules:
         raise ValueError(f"rule must be 'hold', 'ratio' or 'linear', got {rule!r}.")
-    if name in _RULES or name in _LINEAR or name in _SHAPES or name in _CASTS:
+    if name in _RULES or name in _LINEAR or name in _SHAPES or name in _CASTS or name in _FILLED:
         raise ValueError(f"name={name!r} has a rule already.")
     _RULES[name] = rules[rule]

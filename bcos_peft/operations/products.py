@@ -13,11 +13,17 @@ from bcos_peft.operations.live import _argument, _hold_all, is_live
 
 
 def _left_held(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Of a product of two live matrices the left one is held: attention weights times values, scores, scans."""
+    """Of a product of two live matrices the left one is held: attention weights times values, queries times states.
+
+    A single column on the right is a query too: it reads a state (Mamba), and is held instead.
+    """
     name = "mat2" if "mat2" in kwargs else "other"
     left, right = _alike(args[0], _argument(args, kwargs, 1, name, "vec", "tensor"))
     if is_live(left) and is_live(right):
-        left = left.detach()
+        if left.dim() > 1 and left.shape[-2] > 1 and (right.dim() == 1 or right.shape[-1] == 1):
+            right = right.detach()
+        else:
+            left = left.detach()
     more = {key: value for key, value in kwargs.items() if key not in (name, "vec", "tensor")}
     return func(left, right, *args[2:], **more)
 

@@ -57,8 +57,8 @@ _LINEAR = frozenset(
     fftn ifftn fft ifft rfft irfft fft_fft fft_ifft fft_rfft fft_irfft fft_fftn fft_ifftn
     norm linalg_norm linalg_vector_norm vector_norm frobenius_norm std max min amax amin aminmax median topk sort abs
     abs_ absolute __abs__ maximum minimum fmax fmin kthvalue msort _grouped_mm grouped_mm
-    detach detach_ nonzero argmax argmin argsort argwhere zeros_like ones_like full_like empty_like rand_like
-    randn_like new_zeros new_ones new_full new_empty new_tensor new dim ndimension size numel nelement element_size
+    detach detach_ nonzero argmax argmin argsort argwhere rand_like randn_like new_tensor new
+    dim ndimension size numel nelement element_size
     storage_offset stride is_contiguous is_floating_point is_complex is_nonzero is_same_size is_signed is_inference
     is_shared is_pinned get_device data_ptr untyped_storage storage storage_type item tolist numpy __len__ __get__
     __set__ __delete__ __bool__ __int__ __float__ __index__ __contains__ __iter__ __hash__ __repr__ __format__ __str__
@@ -140,6 +140,18 @@ _REFLECTED = {
     "__ipow__": "pow",
     "__imatmul__": "matmul",
 }
+
+
+# New tensors in the form of another, in which stock code may gather what it would round.
+_FILLED = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+
+
+def _filled(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """A new tensor: one that is to gather what depends on the input in float64 is in float64."""
+    dtype = kwargs.get("dtype")
+    if args[0].dtype == torch.float64 and is_live(args[0]) and dtype is not None and dtype.is_floating_point:
+        kwargs = {**kwargs, "dtype": torch.float64}
+    return func(*args, **kwargs)
 
 
 def _in_place_of(name: str) -> str | None:

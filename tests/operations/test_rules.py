@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from bcos_peft.operations import Constants, LinearMode, UnknownOperation, add_rule, is_linear
-from bcos_peft.operations.table import _CASTS, _LINEAR, _RULES, _SHAPES
+from bcos_peft.operations.table import _CASTS, _FILLED, _LINEAR, _RULES, _SHAPES
 
 
 def live(*shape, seed=0):
@@ -164,7 +164,7 @@ def test_a_rule_can_be_added(monkeypatch):
 
 
 def test_a_function_is_in_one_set():
-    sets = [_LINEAR, _SHAPES, _CASTS, frozenset(_RULES)]
+    sets = [_LINEAR, _SHAPES, _CASTS, _FILLED, frozenset(_RULES)]
     assert sum(map(len, sets)) == len(frozenset.union(*sets))
 
 
@@ -179,3 +179,14 @@ def test_nothing_depends_on_what_is_constant():
 def test_without_gradients_it_is_out_of_the_way():
     with torch.no_grad(), LinearMode():
         torch.testing.assert_close(torch.lgamma(live(3).abs()), torch.lgamma(live(3).abs()).detach())
+
+
+def test_a_vector_that_reads_a_state_is_held():
+    """Of `state @ query` the state is explained; of two matrices the right one; of a row and a column the column."""
+    for left, right, explained in [((3, 4), (4, 1), 0), ((3, 4), (4,), 0), ((3, 4), (4, 2), 1), ((1, 4), (4, 1), 1)]:
+        values = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in (left, right)]
+        with LinearMode():
+            y = torch.matmul(*values).sum()
+        gradients = torch.autograd.grad(y, values, allow_unused=True)
+        assert gradients[1 - explained] is None
+        torch.testing.assert_close((gradients[explained] * values[explained]).sum(), y)

@@ -120,4 +120,6 @@ def _sum(view: GenerationView, plain: bool) -> Text:
     text.append(f" (largest residual of a token {format_residual(worst)})")
     if not exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
+    if view.note is not None:
+        text.append(f"\n{view.note}")
     return text

@@ -73,6 +73,7 @@ class GenerationView:
         steps (`list[Step]`): One for each unit of the answer that has tokens.
         whole (`Step`): The answer as one.
         compared (`bool`): Whether logits are differences.
+        note (`str`, *optional*): What a reader should know of the architecture.
     """
 
     prompt: list[Unit]
@@ -80,6 +81,7 @@ class GenerationView:
     steps: list[Step]
     whole: Step
     compared: bool
+    note: str | None = None
 
     @property
     def logit_name(self) -> str:

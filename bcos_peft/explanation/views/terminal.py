@@ -163,6 +163,8 @@ def _sum(view: View, plain: bool) -> Text:
     text.append(f" (residual {format_residual(view.residual)})")
     if not view.exact:
         text.append("\nThe contributions do not sum to the logit: do not rely on them.", style="bold")
+    if view.note is not None:
+        text.append(f"\n{view.note}")
     return text
 
 

@@ -61,6 +61,7 @@ class View:
         residual (`float`): The logit less the total.
         exact (`bool`): Whether the contributions sum to the logit.
         unseen (`int`): Characters that no token covers.
+        note (`str`, *optional*): What a reader should know of the architecture.
     """
 
     facts: list[tuple[str, str]]
@@ -76,6 +77,7 @@ class View:
     residual: float
     exact: bool
     unseen: int
+    note: str | None = None
 
     def number(self, value: float) -> str:
         """A contribution as text, with as many decimals as the largest one needs."""
