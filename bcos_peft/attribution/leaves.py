@@ -18,6 +18,7 @@ from bcos_peft.nn import widest
 from bcos_peft.operations import Constants
 
 
+_CACHED = 65536  # numbers in float64 that stay in cache
 _TOKENS_AT_ONCE = 512  # of the vocabulary: a cache holds their embeddings, which are summed in float32
 
 _START = "decoder_start"  # the token that starts an answer; that of a classifier belongs to no token of its text
@@ -285,7 +286,11 @@ def average_embedding(embedding: nn.Module, vocabulary: int, device: torch.devic
 
 def _contributions(gradient: Tensor, leaf: Tensor, reference: Tensor | None = None) -> Tensor:
     """Gradient × (input − reference), summed over the embedding dimensions: `(..., sequence)`, in float32 at least."""
-    wide = widest(leaf)
-    value = leaf.detach().to(wide)
-    scores = (gradient.to(wide) * (value if reference is None else value - reference)).sum(-1)
-    return scores.to(torch.promote_types(leaf.dtype, torch.float32))
+    wide, found = widest(leaf), []
+    # On a CPU some tokens at a time, whose wide copies stay in cache.
+    tokens = leaf.shape[-2]
+    at_once = max(1, _CACHED * tokens // leaf.numel()) if leaf.device.type == "cpu" else tokens
+    for of_some, some in zip(gradient.split(at_once, -2), leaf.detach().split(at_once, -2), strict=True):
+        value = some.to(wide) if reference is None else some.to(wide) - reference
+        found.append((of_some.to(wide) * value).sum(-1))
+    return torch.cat(found, -1).to(torch.promote_types(leaf.dtype, torch.float32))

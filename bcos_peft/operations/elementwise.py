@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcos_peft.nn import hold_ratio
-from bcos_peft.operations.affine import _mark, _marked, _product_with_constant
+from bcos_peft.operations.affine import _mark, _marked, _product_with_constant, _SharedProduct
 from bcos_peft.operations.live import _argument, _hold_all, is_live
 
 
@@ -88,7 +88,9 @@ def _multiply(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             return func(a.detach(), b)
         if gated == (False, True):
             return func(a, b.detach())
-    return share(func(a, b))
+    if a.is_complex() != b.is_complex():
+        return share(func(a, b))
+    return _SharedProduct.apply(a, None, b)
 
 
 def _divide(mode, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -71,12 +71,13 @@ class LinearMode(TorchFunctionMode):
         self.linear_by_trial: set[str] = set()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None):
+        # Most calls by far: looks at a tensor, and what the functions of `nn` compute, whose gradients are their own.
+        if not torch.is_grad_enabled() or func.__name__ in _LINEAR:
+            return func(*args, **(kwargs or {}))
         kwargs = dict(kwargs or {})
         if not args and "input" in kwargs:  # the rules go by places
             args = (kwargs.pop("input"),)
         name = func.__name__
-        if name in _LINEAR or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
         if name in _SHAPES:
             return _reshaped(func, func(*args, **kwargs), args, kwargs)
         if name in _CASTS:

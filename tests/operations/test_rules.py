@@ -109,6 +109,26 @@ def test_a_product_is_shared():
     torch.testing.assert_close(x.grad, functional.silu(gate.detach()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, torch.bfloat16])
+@pytest.mark.parametrize("shapes", [((3, 5), (3, 5)), ((3, 5), (5,)), ((3, 1), (2, 1, 5)), ((1,), (4,))])
+@pytest.mark.parametrize("constant_of", [None, 2.0])
+def test_a_shared_product_gives_half_of_the_derivatives(dtype, shapes, constant_of):
+    """Those of the product itself, halved; what a constant in a factor gives is the other factor's alone."""
+    a, b = (live(*shape, seed=seed).detach().to(dtype).requires_grad_() for seed, shape in enumerate(shapes))
+    with LinearMode():
+        y = (a if constant_of is None else a + constant_of) * b
+    direction = constant(*y.shape).to(dtype)
+    found = torch.autograd.grad(y, [a, b], direction, retain_graph=True)
+    of_a, of_b = torch.autograd.grad(a * b, [a, b], direction)
+    if constant_of is not None:
+        of_b = of_b + 2 * (constant_of * direction).sum_to_size(b.shape)
+    close = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(found, (of_a / 2, of_b / 2), **close)
+    many = torch.autograd.grad(y, [a, b], torch.stack([direction, 2 * direction]), is_grads_batched=True)
+    torch.testing.assert_close([one[0] for one in many], list(found), **close)
+    torch.testing.assert_close([one[1] for one in many], [2 * one for one in found], **close)
+
+
 def test_the_left_factor_of_a_matrix_product_is_held():
     left, right = live(3, 4), live(4, 2, seed=1)
     with LinearMode():
