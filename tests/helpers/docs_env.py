@@ -43,7 +43,6 @@ MODELS = {
     "google/electra-small-discriminator": ("electra", "AutoModelForMaskedLM", None),
     "answerdotai/ModernBERT-base": ("modernbert", "AutoModelForMaskedLM", None),
     "microsoft/deberta-v3-base": ("deberta-v2", "AutoModelForMaskedLM", None),
-    "sentence-transformers/all-MiniLM-L6-v2": ("bert", "AutoModel", None),
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", "AutoModelForCausalLM", None),
     "meta-llama/Llama-3.2-1B": ("llama", "AutoModelForCausalLM", None),
 }
