@@ -154,19 +154,20 @@ class SimilarityExplainer:
         role = self._embedder.role(
             None if prompts is None else prompts[place], None if roles is None else roles[place], place
         )
+        space = self._embedder.space() if any(isinstance(item, TokenVectors) for item in items) else ""
         known: dict[Any, _Text] = {}
         found = []
         for i, item in enumerate(items):
             where = f"{name}[{i}]" if many else name
             key = id(item) if isinstance(item, TokenVectors) else item
             if key not in known:
-                known[key] = self._text(item, role, truncation, where)
+                known[key] = self._text(item, role, space, truncation, where)
             found.append(known[key])
         return found
 
-    def _text(self, item: Any, role: _Role, truncation: bool, where: str) -> _Text:
+    def _text(self, item: Any, role: _Role, space: str, truncation: bool, where: str) -> _Text:
         if isinstance(item, TokenVectors):
-            if item.space != self._embedder.space():
+            if item.space != space:
                 raise ValueError(
                     f"{where} holds token vectors of another model, or of this one before it was changed."
                 )
