@@ -45,9 +45,9 @@ def reranker(name: str, offline: bool) -> CrossEncoder:
     model = CrossEncoder(minilm(), num_labels=1, device="cpu", max_length=64)
     optimizer, drawn = torch.optim.AdamW(model.parameters(), lr=1e-4), random.Random(0)
     sentences = [(name, part) for name, text in DOCUMENTS.items() for part in text.split(". ")]
-    for _ in range(60):
+    for _ in range(40):
         pairs, labels = [], []
-        for source, part in drawn.sample(sentences, 8):
+        for source, part in drawn.sample(sentences, 6):
             words = part.split()
             query = " ".join(word for word in words if drawn.random() < 0.5) or part
             other = drawn.choice([name for name in DOCUMENTS if name != source])
