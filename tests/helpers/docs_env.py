@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODELS = {
     "google-bert/bert-base-uncased": ("bert", "AutoModelForMaskedLM", None),
     "sentence-transformers/all-MiniLM-L6-v2": ("bert", "AutoModel", None),
+    "cross-encoder/ms-marco-MiniLM-L6-v2": ("bert", "AutoModelForSequenceClassification", ["LABEL_0"]),
     "FacebookAI/roberta-base": ("roberta", "AutoModelForMaskedLM", None),
     "FacebookAI/xlm-roberta-base": ("xlm-roberta", "AutoModelForMaskedLM", None),
     "distilbert/distilbert-base-uncased": ("distilbert", "AutoModelForMaskedLM", None),
