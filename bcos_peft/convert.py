@@ -113,7 +113,7 @@ def get_bcos_model(
         if type(model).__name__ in _LOADED_AS_STOCK:
             raise ValueError(
                 f"sentence-transformers loads every saved {type(model).__name__} as a stock one: a converted one "
-                "would be another model, without a word, after saving. Convert the transformer by itself, and pool its "
+                "would be another model after saving. Convert the transformer by itself, and pool its "
                 "hidden states: get_bcos_model(model.transformers_model, config)."
             )
         tokenizer = whole.tokenizer if tokenizer is None else tokenizer
