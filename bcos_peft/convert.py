@@ -36,6 +36,8 @@ from bcos_peft.version import __version__
 
 
 _Model = TypeVar("_Model", bound=nn.Module)
+# Encoders of encoder-decoders that it names in its code; the others are in a table that `register_encoders` adds to.
+_LOADED_AS_STOCK = ("T5GemmaEncoderModel", "T5Gemma2Encoder")
 
 
 @checked_arguments
@@ -108,6 +110,12 @@ def get_bcos_model(
     whole, embedding = model, None
     if is_sentence_model(whole):
         model, embedding = find_transformer(whole), embedding_of(whole)
+        if type(model).__name__ in _LOADED_AS_STOCK:
+            raise ValueError(
+                f"sentence-transformers loads every saved {type(model).__name__} as a stock one: a converted one "
+                "would be another model after saving. Convert the transformer by itself, and pool its "
+                "hidden states: get_bcos_model(model.transformers_model, config)."
+            )
         tokenizer = whole.tokenizer if tokenizer is None else tokenizer
     _check_model(model, family)
     refuse_tensor_parallel(model)

@@ -5,10 +5,10 @@
     python benchmarks/embeddings.py --b 1.25 --texts 4000 --ways default
     python benchmarks/embeddings.py --table      # print what is there
 
-all-MiniLM-L6-v2, calibrated on tweets without their labels, tested on sentences of movie reviews and of newspaper
-editorials, 1,500 of each, no two the same: the correlation of the cosines of all pairs with the stock model's, for how
-many texts the nearest other one is the same, and how many of the ten nearest are. Every figure is written to
-results/embeddings.json as soon as it is there.
+all-MiniLM-L6-v2, tested on sentences of movie reviews and of newspaper editorials, 1,500 of each, no two the same. It
+is calibrated on tweets, on other sentences of these two kinds, or on all three, in turn. Measured: the correlation of
+the cosines of all pairs with the stock model's, for how many texts the nearest other one is the same, and how many of
+the ten nearest are. Every figure is written to results/embeddings.json as soon as it is there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import random
 import sys
 import time
 from functools import cache
+from itertools import islice, product, zip_longest
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ WAYS = {
     "blocks": {"calibration_pooling": "none"},
     "default": {},
 }
+SOURCES = ["tweets", "same kinds", "all"]
 MEASURES = ("correlation", "first", "ten")
 
 
@@ -49,20 +51,28 @@ def stock() -> SentenceTransformer:
     return SentenceTransformer(bundled.minilm(), device="cpu")
 
 
-def tweets(count: int) -> list[str]:
-    found = [row["text"] for row in bundled.read_tweets()]
-    random.Random(0).shuffle(found)
-    return found[:count]
-
-
 @cache
-def documents(count: int) -> dict[str, list[str]]:
+def sentences() -> dict[str, list[str]]:
+    """Each once, in an order that is the same each time; the first `DOCUMENTS` are those tested on."""
     domains = {"movies": [text for text, _ in reviews()], "news": news()}
     for name, found in domains.items():
-        found = list(dict.fromkeys(found))
-        random.Random(1).shuffle(found)
-        domains[name] = found[:count]
+        domains[name] = list(dict.fromkeys(found))
+        random.Random(1).shuffle(domains[name])
     return domains
+
+
+def documents(count: int) -> dict[str, list[str]]:
+    return {name: found[:count] for name, found in sentences().items()}
+
+
+def unlabelled(source: str, count: int) -> list[str]:
+    """Texts to calibrate on."""
+    tweets = [row["text"] for row in bundled.read_tweets()]
+    random.Random(0).shuffle(tweets)
+    others = [found[DOCUMENTS:] for found in sentences().values()]
+    kinds = {"tweets": [tweets], "same kinds": others, "all": [*others, tweets]}[source]
+    turns = (text for texts in zip_longest(*kinds) for text in texts if text is not None)
+    return list(islice(turns, count))
 
 
 def embed(model: SentenceTransformer, count: int) -> dict[str, torch.Tensor]:
@@ -83,10 +93,10 @@ def compare(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
     return {"correlation": float(torch.corrcoef(both)[0, 1]), "first": first, "ten": ten}
 
 
-def measured(b: float, texts: int, way: dict, count: int, wanted: dict[str, torch.Tensor]) -> dict[str, float]:
+def measured(b: float, data: list[str], way: dict, count: int, wanted: dict[str, torch.Tensor]) -> dict[str, float]:
     began, model = time.process_time(), stock()
     config = BcosConfig(b=b, calibration_tokens=10**9, **way)
-    get_bcos_model(model, config, calibration_data=tweets(texts))
+    get_bcos_model(model, config, calibration_data=data)
     seconds = time.process_time() - began
     report = find_transformer(model).bcos_config.calibration_report
     found = embed(model, count)
@@ -112,27 +122,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--b", type=float, nargs="+", default=[1.1, 1.25])
     parser.add_argument("--texts", type=int, nargs="+", default=[256, 2000, 4000, 20000], help="to calibrate on")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES, help="of the texts")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["layers", "blocks", "default"])
     parser.add_argument("--quick", action="store_true", help="few texts and documents; nothing is written")
     parser.add_argument("--table", action="store_true", help="compute nothing")
     options = parser.parse_args()
     made = read()
     if options.quick:
-        options.b, options.texts, made = options.b[-1:], [32], {"figures": {}, "machines": {}}
+        options.b, options.texts, options.sources = options.b[-1:], [32], options.sources[-1:]
+        made = {"figures": {}, "machines": {}}
     count = 100 if options.quick else DOCUMENTS
-    cases = (
-        []
-        if options.table
-        else [(b, texts, way) for texts in options.texts for b in options.b for way in options.ways]
-    )
+    cases = product(options.texts, options.sources, options.b, options.ways)
     wanted = None
-    for texts, b, way in cases:
-        name = f"B = {b:g}, {texts:,} texts, {way}"
+    for texts, source, b, way in () if options.table else cases:
+        name = f"B = {b:g}, {texts:,} texts ({source}), {way}"
         if name in made["figures"]:
             continue
         wanted = wanted or embed(stock(), count)
         how = WAYS[way] | ({"calibration_replay": 0} if options.quick else {})
-        values = measured(b, texts, how, count, wanted)
+        values = measured(b, unlabelled(source, texts), how, count, wanted)
         made = made if options.quick else read()  # another run may have added to it
         made["figures"][name] = {key: round(value, 4) for key, value in values.items()}
         made["machines"][name] = machine("cpu")

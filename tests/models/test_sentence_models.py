@@ -148,6 +148,19 @@ def test_what_has_no_transformer_or_two_is_refused(tmp_path):
     assert abs(router.encode_query(TEXTS[:4]) - before).max() > 1e-3
 
 
+def test_an_encoder_that_would_come_back_as_the_stock_one_is_refused(tmp_path):
+    sizes = {"vocab_size": tiny.VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = transformers.T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
+    stock = transformers.T5GemmaEncoderModel(config).eval()
+    body = parts.Transformer(saved(stock_of("bert"), tmp_path / "body"))
+    body.model = stock
+    model = sentence_transformers.SentenceTransformer(modules=[body, parts.Pooling(32)], device="cpu")
+    with pytest.raises(ValueError, match="loads every saved T5GemmaEncoderModel as a stock one"):
+        get_bcos_model(model, BcosConfig())
+    assert type(stock) is transformers.T5GemmaEncoderModel
+
+
 def test_prompts_and_length_are_the_models(tmp_path):
     model = embedder(tmp_path / "stock", prompts={"query": "film: ", "passage": "plot: "})
     model.max_seq_length = 5
