@@ -7,7 +7,7 @@ from studies import COLOURS, Study, draw, figure, table, table_of_means
 
 MODELS = ("B-cos", "stock")
 TITLES = {"comprehensiveness": "Comprehensiveness", "sufficiency": "Sufficiency"}
-# Not masked in both texts: two texts of mask tokens are close for these alone, whatever was hidden. results.json has it.
+# Not masked in both: two texts of mask tokens are close for these alone, whatever was hidden. results.json has it.
 VALUES = {
     f"{what}_{way}": f"{title}, {done}"
     for way, done in (("delete", "left out of both"), ("delete_one", "left out of one"), ("mask_one", "masked in one"))
