@@ -1,4 +1,4 @@
-"""`attribute_span`: contributions to a stretch of an answer in one backward pass, and what the answer before passes on."""
+"""`attribute_span`: contributions to a stretch of an answer in one backward pass, and hops over what is before it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class _SpanAttribution:
         constants (`torch.Tensor`, *optional*): `(1,)`, what belongs to no token.
         stayed (`torch.Tensor`, *optional*): `(1,)`, with hops: what the answer before the span holds after them,
             `Σ |score|`.
+        note (`str`, *optional*): of experimental architectures: what is held.
 
     Example:
         >>> import torch
@@ -52,6 +53,7 @@ class _SpanAttribution:
     baseline: Tensor | None = None
     constants: Tensor | None = None
     stayed: Tensor | None = None
+    note: str | None = None
 
 
 @_outside_inference_mode
@@ -172,6 +174,7 @@ def attribute_span(
         baseline=average,
         constants=given,
         stayed=stayed,
+        note=family.note,
     )
 
 

@@ -105,7 +105,7 @@ def test_hops_pass_on_to_an_average_word_too():
 
 
 def test_enough_hops_leave_nothing_that_may_be_passed_on():
-    """A token comes from those before it only, so as many hops as there are tokens before the span reach the prompt."""
+    """A token comes from those before it, so as many hops as there are tokens before the span reach the prompt."""
     model = make()
     ids = written(model)
     before = SPAN[0] - PROMPT
@@ -151,18 +151,16 @@ def test_weights_are_bounded():
 def test_one_backward_pass_and_one_for_each_hop(hops):
     model = make()
     ids = written(model)
-    passes, through_head = [], []
+    passes, heads = [], []
     layer = model.model.layers[0].register_forward_hook(
         lambda module, args, output: output.register_hook(lambda g: passes.append(1)) and None
     )
-    head = model.lm_head.register_forward_hook(
-        lambda module, args, output: output.register_hook(lambda g: through_head.append(output.shape)) and None
-    )
+    head = model.lm_head.register_forward_hook(lambda module, args, output: heads.append(output.shape))
     attribute_span(model, ids, SPAN, hops=hops, answer_start=PROMPT)
     layer.remove(), head.remove()
     assert len(passes) == hops + 1
     explained = SPAN[1] - (PROMPT if hops else SPAN[0])
-    assert through_head == [(1, explained, model.config.vocab_size)], "logits where they are needed, once"
+    assert heads == [(1, explained, model.config.vocab_size)], "logits where they are needed, once"
 
 
 @pytest.mark.newest
