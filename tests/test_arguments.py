@@ -24,6 +24,7 @@ CALLS = [
     BcosExplainer.__call__,
     BcosExplainer.explain,
     BcosExplainer.explain_generation,
+    BcosExplainer.explain_span,
     BcosExplainer.generate,
     Explanation.show,
     Explanation.spans,

@@ -1,13 +1,13 @@
 """Contributions as tensors: the mode in which a model is linear, and reading the linear map off."""
 
 from bcos_peft.attribution.answers import attribute_answer, writes_answers
-from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.certificate import certify, certify_adapter, probe_inputs
 from bcos_peft.attribution.checks import check_baseline, max_tokens, refuses_padding
 from bcos_peft.attribution.contributions import attribute
 from bcos_peft.attribution.embedding import EmbeddingMap, embedding_map
+from bcos_peft.attribution.hops import attribute_span
 from bcos_peft.attribution.leaves import average_embedding
-from bcos_peft.attribution.linear_map import forward_parameters, frozen, named_outputs
+from bcos_peft.attribution.linear_map import called_part, forward_parameters, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode, reading
 from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning
@@ -22,6 +22,7 @@ __all__ = [
     "attribute_answer",
     "attribute_sequence",
     "attribute_sequences",
+    "attribute_span",
     "average_embedding",
     "called_part",
     "certify",

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.leaves import _gradients, _Leaves
-from bcos_peft.attribution.linear_map import _outside_inference_mode, _rest_of, frozen, named_outputs
+from bcos_peft.attribution.linear_map import _outside_inference_mode, _rest_of, called_part, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.rounding import _warn_of_residual
 from bcos_peft.attribution.sequence import _SequenceAttribution
@@ -70,13 +69,8 @@ def attribute_answer(
     leaves = _Leaves({"source": source, "prefix": prefix}, baseline == "average", constants=constants)
     with explanation_mode(model), frozen(model), named_outputs(inner.config):
         with leaves.cut(inner, family):
-            found = called(
-                input_ids=source,
-                attention_mask=torch.ones_like(source),
-                decoder_input_ids=prefix,
-                use_cache=False,
-            )
-        chosen = _ChosenTokens(found.logits[0, -len(targets) :], targets, _for_each(foils, len(targets)))
+            logits = _answer_logits(called, source, prefix)
+        chosen = _ChosenTokens(logits[0, -len(targets) :], targets, _for_each(foils, len(targets)))
         last = len(targets) - 1
         reads = [
             leaves.read(_gradients(value, leaves.tensors, place < last)) for place, value in enumerate(chosen.values)
@@ -119,6 +113,11 @@ def writes_answers(model) -> bool:
         False
     """
     return family_of(model).seq2seq and model.get_output_embeddings() is not None
+
+
+def _answer_logits(called: nn.Module, source: Tensor, prefix: Tensor) -> Tensor:
+    mask = torch.ones_like(source)
+    return called(input_ids=source, attention_mask=mask, decoder_input_ids=prefix, use_cache=False).logits
 
 
 def _for_each(foils, count: int) -> list:

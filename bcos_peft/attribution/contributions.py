@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bcos_peft._utils.arguments import checked_arguments
-from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import (
     _check_adapters,
     _check_inputs,
@@ -24,6 +23,7 @@ from bcos_peft.attribution.leaves import _Leaves
 from bcos_peft.attribution.linear_map import (
     _keeps_logits,
     _outside_inference_mode,
+    called_part,
     frozen,
     named_outputs,
 )

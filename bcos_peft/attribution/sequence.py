@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.arguments import checked_arguments
-from bcos_peft.attribution.called import called_part
 from bcos_peft.attribution.checks import _check_adapters, _check_inputs, check_baseline
 from bcos_peft.attribution.leaves import _Leaves
 from bcos_peft.attribution.linear_map import (
@@ -19,6 +18,7 @@ from bcos_peft.attribution.linear_map import (
     _keeps_logits,
     _outside_inference_mode,
     _rest_of,
+    called_part,
     frozen,
     named_outputs,
 )
@@ -183,17 +183,11 @@ def attribute_sequences(
     places = torch.tensor(list(chain.from_iterable(positions)))
     owners = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)])
     turns = torch.tensor([turn for count in counts for turn in range(count)])
-    # A mask, or transformers takes some tokens for forgotten padding.
-    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
-    rows = places  # of what enters the head, and of the logits
-    if _keeps_logits(bcos_model):
-        inputs["logits_to_keep"], rows = places.unique(return_inverse=True)
     family = family_of(bcos_model)
     leaves = _Leaves({"source": input_ids}, baseline == "average", constants=stock or family.learned)
-    head: dict[str, Tensor] = {}
     with explanation_mode(model), frozen(model), named_outputs(bcos_model.config):
-        with leaves.cut(bcos_model, family), _cut_head(bcos_model, head):
-            logits = called(**inputs).logits
+        with leaves.cut(bcos_model, family):
+            logits, rows, head = _logits_at(bcos_model, called, input_ids, places)
         against = [
             [row] * n if row is None or isinstance(row, str) else row for row, n in zip(foils, counts, strict=True)
         ]
@@ -224,6 +218,20 @@ def attribute_sequences(
         )
         start += count
     return found
+
+
+def _logits_at(
+    model: BcosModel, called: nn.Module, input_ids: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """One forward pass: logits, the row of them that belongs to each place, and what enters the head, cut there."""
+    # A mask, or transformers takes some tokens for forgotten padding.
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
+    rows = places  # of what enters the head, and of the logits
+    if _keeps_logits(model):
+        inputs["logits_to_keep"], rows = places.unique(return_inverse=True)
+    head: dict[str, Tensor] = {}
+    with _cut_head(model, head):
+        return called(**inputs).logits, rows, head
 
 
 def is_causal_lm(model) -> bool:

@@ -2,9 +2,8 @@
 
 from bcos_peft.explanation.contribution import Contribution
 from bcos_peft.explanation.explainer import BcosExplainer
-from bcos_peft.explanation.explanation import Explanation
+from bcos_peft.explanation.explanation import Explanation, PairDifference, pair_difference
 from bcos_peft.explanation.generation import GenerationExplanation
-from bcos_peft.explanation.pairs import PairDifference, pair_difference
 from bcos_peft.explanation.render import export_svg, render_generation_html, render_html, show, show_generation
 from bcos_peft.explanation.targets import Alternatives
 from bcos_peft.explanation.text_layout import layout

@@ -70,6 +70,8 @@ def _checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         total += fields["constants"]
     residual = fields["logit"] - total if given["residual"] is None else given["residual"]
     fields["residual"] = _checked_number("residual", residual)
+    if given["stayed"] is not None:
+        fields["stayed"] = _checked_number("stayed", given["stayed"])
     if given["probability"] is not None:
         probability = fields["probability"] = _checked_number("probability", given["probability"])
         if not 0.0 <= probability <= 1.0:

@@ -22,8 +22,8 @@ from bcos_peft.attribution import (
     refuses_padding,
 )
 from bcos_peft.explanation.explanation import Explanation
-from bcos_peft.explanation.generation_explainer import _GenerationExplainer
 from bcos_peft.explanation.places import _check_choices, _named, _one_each, _padded, _Places
+from bcos_peft.explanation.span_explainer import _SpanExplainer
 from bcos_peft.explanation.targets import Alternatives, _before
 from bcos_peft.models import Labels, family_of, find_model
 from bcos_peft.text import Encoding, encode, split_inputs
@@ -33,11 +33,11 @@ from bcos_peft.text import Encoding, encode, split_inputs
 _NO_LIMIT = 10**6
 
 
-class BcosExplainer(_GenerationExplainer):
+class BcosExplainer(_SpanExplainer):
     """Explain the predictions of a B-cos model on text.
 
-    Calling it explains a prediction of any model; `explain`, `generate` and `explain_generation` are for causal
-    language models.
+    Calling it explains a prediction of any model; `explain`, `generate`, `explain_generation` and `explain_span` are
+    for causal language models.
 
     Args:
         model (`torch.nn.Module`): a converted model, or a wrapper around one; on any device.

@@ -139,45 +139,21 @@ class GenerationExplanation(_GenerationReadings, Kept):
 
     def _read(self, first: int, last: int) -> Explanation:
         """The generated tokens from `first` to before `last`, added."""
-        end = self.prompt_length + last - 1  # what comes before the last of them
-        targets = self.token_ids[self.prompt_length + first : end + 1]
-        single = len(targets) == 1
-        cut = max((place[1] for place in self.offsets[:end] if place is not None), default=0)
-        known = {name: (low, min(high, cut)) for name, (low, high) in (self.segments or {}).items() if low < cut}
-        foil = None if self.foils is None else self.foils[first]
-        foil_label = None if foil is None else self.labels[foil] if single else "the runners-up"
-        return Explanation(
-            tokens=self.tokens[:end],
-            scores=self.scores[first:last, :end].sum(0),
-            text=self.text[:cut],
-            offsets=self.offsets[:end],
-            sequence_ids=[None if place is None else 0 for place in self.offsets[:end]],
-            special=self.special[:end],
-            token_ids=self.token_ids[:end],
-            target=targets[0],
-            target_label=self._label(first, last),
+        return _explain_together(
+            self,
+            first,
+            last,
+            labels=self.labels,
             predicted=self.predicted[first],
-            predicted_label=self.labels[self.predicted[first]],
+            foils=None if self.foils is None else self.foils[first:last],
+            scores=self.scores[first:last].sum(0),
             logit=float(self.logits[first:last].sum()),
             probability=float(self.probabilities[first:last].prod()),
-            foil=foil,
-            foil_label=foil_label,
             residual=float(self.residuals[first:last].sum()),
-            position=end - 1 if single else None,
-            segments=known or None,
-            target_ids=None if single else targets,
-            foil_ids=None if single or self.foils is None else self.foils[first:last],
             baseline=None if self.baselines is None else float(self.baselines[first:last].sum()),
             constants=None if self.constants is None else float(self.constants[first:last].sum()),
+            note=self.note,
         )
-
-    def _label(self, first: int, last: int) -> str:
-        """The tokens by name; where they are parts of a character, the characters."""
-        tokens = range(self.prompt_length + first, self.prompt_length + last)
-        labels = [self.labels[self.token_ids[i]] for i in tokens]
-        places = [place for i in tokens if (place := self.offsets[i]) is not None]
-        whole = all(label and "\N{REPLACEMENT CHARACTER}" not in label for label in labels)
-        return "".join(labels) if whole or not places else self.text[places[0][0] : places[-1][1]]
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
@@ -226,3 +202,64 @@ class GenerationExplanation(_GenerationReadings, Kept):
             f"GenerationExplanation({self.answer!r}, tokens={self.prompt_length} + {len(self)}{compared}, "
             f"largest residual={worst:.1e})"
         )
+
+
+def _explain_together(
+    written,
+    first: int,
+    last: int,
+    labels: dict[int, str],
+    foils: list[int] | None,
+    against: str = "",
+    **found,
+) -> Explanation:
+    """The explanation of the tokens of an answer from `first` to before `last` together.
+
+    Args:
+        written: prompt and answer, with the fields `text`, `tokens`, `token_ids`, `offsets`, `special`, `segments` and
+            `prompt_length`.
+        first: the number of the first of them in the answer.
+        last: one past the last.
+        labels: names of these tokens, of their foils and of what is predicted in the place of the first.
+        foils: what each of these is compared with.
+        against: the name of several foils; by default they are the runners-up.
+        **found: further fields of `Explanation`; `scores` may go on beyond the last token that contributes.
+    """
+    end = written.prompt_length + last - 1  # what comes before the last of them
+    targets = written.token_ids[written.prompt_length + first : end + 1]
+    single = len(targets) == 1
+    offsets = written.offsets[:end]
+    cut = max((place[1] for place in offsets if place is not None), default=0)
+    known = {name: (low, min(high, cut)) for name, (low, high) in (written.segments or {}).items() if low < cut}
+    foil = None if foils is None else foils[0]
+    foil_label = None if foil is None else labels[foil] if single else against or "the runners-up"
+    predicted = found.pop("predicted")
+    return Explanation(
+        tokens=written.tokens[:end],
+        scores=found.pop("scores")[:end],
+        text=written.text[:cut],
+        offsets=offsets,
+        sequence_ids=[None if place is None else 0 for place in offsets],
+        special=written.special[:end],
+        token_ids=written.token_ids[:end],
+        target=targets[0],
+        target_label=_name_together(written, first, last, labels),
+        predicted=predicted,
+        predicted_label=labels[predicted],
+        foil=foil,
+        foil_label=foil_label,
+        position=end - 1 if single else None,
+        segments=known or None,
+        target_ids=None if single else targets,
+        foil_ids=None if single else foils,
+        **found,
+    )
+
+
+def _name_together(written, first: int, last: int, labels: dict[int, str]) -> str:
+    """Tokens of an answer by name; where they are parts of a character, the characters."""
+    tokens = range(written.prompt_length + first, written.prompt_length + last)
+    names = [labels[written.token_ids[i]] for i in tokens]
+    places = [place for i in tokens if (place := written.offsets[i]) is not None]
+    whole = all(name and "\N{REPLACEMENT CHARACTER}" not in name for name in names)
+    return "".join(names) if whole or not places else written.text[places[0][0] : places[-1][1]]

@@ -98,8 +98,20 @@ def _next_token(task: _Task, result, tokenizer, labels) -> Explanation:
     )
 
 
-def _answer(task: _Task, result, tokenizer, labels) -> GenerationExplanation:
-    prompt, answer = task.prompt, task.answer
+@dataclass(frozen=True)
+class _Written:
+    """A prompt and its answer as they were written: fields of `GenerationExplanation` that need no model."""
+
+    text: str
+    tokens: list[str]
+    token_ids: list[int]
+    offsets: list[tuple[int, int] | None]
+    special: list[bool]
+    prompt_length: int
+    segments: dict[str, tuple[int, int]] | None
+
+
+def _written(prompt: _Prompt, answer: list[int], tokenizer) -> _Written:
     before = prompt.encoding.input_ids
     ids = [*before, *answer]
     text, spans = spell_on(before, answer, tokenizer)
@@ -109,22 +121,29 @@ def _answer(task: _Task, result, tokenizer, labels) -> GenerationExplanation:
     segments = dict(prompt.segments)
     if shown:
         segments[_ANSWER] = (start + shown[0][0], start + shown[-1][1])
-    predicted = result.predicted.tolist()
-    foils = [row[0] for row in result.foils] if all(result.foils) else None
-    return GenerationExplanation(
+    return _Written(
         text=prompt.text + text,
         tokens=tokenizer.convert_ids_to_tokens(ids),
         token_ids=ids,
         offsets=[*prompt.encoding.offsets, *((low + start, high + start) for low, high in spans)],
         special=[*prompt.encoding.special, *(token in special for token in answer)],
         prompt_length=len(before),
+        segments=segments or None,
+    )
+
+
+def _answer(task: _Task, result, tokenizer, labels) -> GenerationExplanation:
+    answer, before = task.answer, task.prompt.encoding.input_ids
+    predicted = result.predicted.tolist()
+    foils = [row[0] for row in result.foils] if all(result.foils) else None
+    return GenerationExplanation(
+        **vars(_written(task.prompt, answer, tokenizer)),
         scores=[row[: len(before) + i] for i, row in enumerate(result.scores.cpu().double().numpy())],
         logits=result.logit.cpu().double().numpy(),
         probabilities=result.probability.cpu().double().numpy(),
         predicted=predicted,
         labels={token: labels.name(token, before) for token in {*answer, *predicted, *(foils or [])}},
         foils=foils,
-        segments=segments or None,
         baselines=None if result.baseline is None else result.baseline.cpu().double().numpy(),
         constants=None if result.constants is None else result.constants.cpu().double().numpy(),
         note=result.note,

@@ -62,6 +62,23 @@ def test_a_text_that_exists_is_explained_as_if_it_was_written(explainer):
     assert several[0].scores == pytest.approx(written.scores, abs=1e-6)
 
 
+def test_a_span_is_the_sum_of_its_tokens(explainer):
+    whole = explainer.explain_generation(SOURCE, "we saw it twice in a row")
+    for given in ((whole,), (SOURCE, "we saw it twice in a row")):
+        found, expected = explainer.explain_span(*given, span=(3, 6)), whole.summed(3, 6)
+        assert found.scores == pytest.approx(expected.scores, abs=1e-9)
+        assert found.constants == pytest.approx(expected.constants, abs=1e-9)
+        assert (found.tokens, found.target_ids, found.segments) == (
+            expected.tokens,
+            expected.target_ids,
+            expected.segments,
+        )
+        passed = explainer.explain_span(*given, span=(3, 6), hops=2)
+        assert passed.logit == pytest.approx(found.logit, abs=1e-9)
+        assert abs(passed.residual) < 1e-9
+        assert passed.scores[whole.prompt_length + 3 :] == pytest.approx(found.scores[whole.prompt_length + 3 :])
+
+
 def test_stock_models_have_constants():
     tokenizer = tiny.tokenizer()
     explainer = BcosExplainer(tiny.model("bert", dtype=torch.float64), tokenizer)
