@@ -51,16 +51,23 @@ def higher(value: str) -> bool:
 def means(cells: dict, values: dict[str, str]) -> str:
     """A row for each method; the best of each model is bold, since a model's numbers depend on it too."""
     parts = []
-    header = ["Model", "Method", *(f"{title} {'↑' if higher(value) else '↓'}" for value, title in values.items())]
+    header = [
+        "Model",
+        "Method",
+        "Pairs",
+        *(f"{title} {'↑' if higher(value) else '↓'}" for value, title in values.items()),
+    ]
     for model in MODELS:
         rows = [
-            ([model, method], [numbers.get(value) for value in values])
+            ([model, method, cell["settings"]["pairs"]], [numbers.get(value) for value in values])
             for name, cell in cells.items()
             if name.startswith(f"{model}, ")
             for method, numbers in cell["rows"].items()
         ]
         if rows:
-            lines = table_of_means(rows, header, [higher(value) for value in values]).split("\n")
+            alike = len({labels[2] for labels, _ in rows}) == 1  # else means cannot be ranked
+            ways = [higher(value) if alike else None for value in values]
+            lines = table_of_means(rows, header, ways, left=3).split("\n")
             parts += lines if not parts else lines[2:]
     return "\n".join(parts)
 
