@@ -21,12 +21,9 @@ def report(study: Study) -> None:
     for source, cells in study.cells.items():
         if source == "costs":
             continue
-        size = next(iter(cells.values()))["settings"]
         parts.append(f"## {source.capitalize()}")
         parts += [means(cells, values) for values in grouped()]
-        parts.append(
-            f"{size['pairs']} pairs. Means of falls of the cosine over 10 to 50 % of the words; 95 % intervals."
-        )
+        parts.append("Means of falls of the cosine over 10 to 50 % of the words; 95 % intervals.")
         parts.append(differences(study, source, cells))
         parts.append(plot(study, source, cells))
     if cells := study.cells.get("costs"):
@@ -37,11 +34,6 @@ def report(study: Study) -> None:
 def grouped() -> list[dict[str, str]]:
     """Numbers of a table each."""
     return [*({value: name for value, name in VALUES.items() if value.startswith(what)} for what in TITLES), POINTING]
-
-
-def counts(cells: dict) -> str:
-    found = {cell["settings"]["pairs"] for name, cell in cells.items() if "integrated_jacobians" in name}
-    return " and ".join(map(str, sorted(found))) or "none"
 
 
 def higher(value: str) -> bool:
