@@ -86,6 +86,7 @@ else:
         AutoModelForCausalLM.from_pretrained(options.model), AutoTokenizer.from_pretrained(options.model)
     )  # fmt: skip
 ranker = reranker(options.reranker, options.offline)
+ranker.model.config.id2label = {0: "relevant"}
 few = {"calibration_replay": 0, "calibration_epochs": 0}
 get_bcos_model(embedder, BcosConfig(b=1.1, **few), calibration_data=[*texts, *sentences])
 pairs = [(sentence, text) for sentence in sentences for text in texts][::6]
@@ -119,7 +120,7 @@ print(f"  {order[0][1]} leads by {margin.logit:+.2f}: its words {margin.first:+.
 passages = {title: DOCUMENTS[title] for title in reversed([title for _, title in order])}
 prompt = "\n".join([*passages.values(), "", options.question])
 explainer = BcosExplainer(writer, tokenizer, baseline="average")
-answer = explainer.generate(messages=[{"role": "user", "content": prompt}], max_new_tokens=24, do_sample=False)
+answer = explainer.generate(messages=[{"role": "user", "content": prompt}], max_new_tokens=12, do_sample=False)
 segments = {**passages, "question": options.question}
 if "answer" in answer.segments:
     segments["answer"] = answer.segments["answer"]
