@@ -115,8 +115,7 @@ def attribute_span(
         >>> result.scores.shape, bool((result.residual.abs() < 1e-5).all())
         (torch.Size([1, 4]), True)
 
-    Source: B-cos LM (arXiv 2502.12992), section 3. Hops over the tokens of a reasoning: FlashTrace (arXiv 2602.01914),
-        there with attention and norms of what it carries in the place of exact contributions.
+    Source: B-cos LM (arXiv 2502.12992), section 3; hops over the tokens of a reasoning: FlashTrace (arXiv 2602.01914).
     """
     inner, called = find_model(model), called_part(model)
     family = family_of(inner)

@@ -138,6 +138,7 @@ def test_weights_are_bounded():
     ids = written(model)
     _, passed = by_hand(model, ids, 3)
     assert (passed.abs() <= SPAN[1] - SPAN[0] + 1e-12).all()
+    assert (passed.abs() > SPAN[1] - SPAN[0] - 1e-12).any(), "the bound is reached"
     all_rows = rows(model, ids, PROMPT, SPAN[1])
     before = SPAN[0] - PROMPT
     bound = all_rows.scores[before:].abs().sum() + 3 * (
