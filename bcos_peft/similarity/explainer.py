@@ -41,7 +41,7 @@ class SimilarityExplainer:
         >>> from bcos_peft import BcosConfig, SimilarityExplainer, get_bcos_model
         >>> model = get_bcos_model(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"), BcosConfig())
         >>> explanation = SimilarityExplainer(model)("A gripping film.", "This movie kept me on edge.")
-        >>> abs(explanation.matrix.sum() - explanation.similarity) < 1e-5
+        >>> bool(abs(explanation.matrix.sum() - explanation.similarity) < 1e-5)
         True
 
     Source: B-cos LM (arXiv 2502.12992), section 3; pairs as in Moeller et al. (arXiv 2310.05703).
