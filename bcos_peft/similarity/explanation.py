@@ -53,7 +53,8 @@ class SimilarityExplanation(Kept, _ShownPair):
     similarity, and the residual is rounding.
 
     Args:
-        a, b ([`TextTokens`]): the texts.
+        a ([`TextTokens`]): the first text.
+        b ([`TextTokens`]): the second.
         matrix (`np.ndarray`): float64, `(tokens of a, tokens of b)`, in units of the similarity.
         similarity (`float`): the cosine, or the dot product.
         function (`"cosine"` or `"dot"`): which of them.
@@ -196,7 +197,8 @@ class SimilarityDifference(Kept, _ShownDifference):
     difference of the constants and the residual are the difference of the similarities.
 
     Args:
-        first, second ([`SimilarityExplanation`]): of the query and either document.
+        first ([`SimilarityExplanation`]): of the query and a document.
+        second ([`SimilarityExplanation`]): of the query and another one.
 
     Raises:
         ValueError: the queries differ, or one is a cosine and one a dot product.

@@ -40,7 +40,8 @@ class Pairs:
     """Two texts of a page, and what each unit of one adds with each of the other.
 
     Args:
-        a, b (`int`): Numbers of the texts.
+        a (`int`): Number of the first text.
+        b (`int`): Number of the second.
         matrix (`np.ndarray`): `(units of a, units of b)`.
     """
 
