@@ -7,6 +7,7 @@ Only torch is needed. `functional` has the transform itself, and its notation; t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,16 @@ from bcos_peft.nn.numerics import (
     _as_autocast,
     _first_order,
     _is_differentiated,
+    _is_traced,
     _matrix,
     _pieces,
     _power_,
     _row_norms,
     _scales,
+    _wants_gradient,
     widest,
 )
+from bcos_peft.nn.plain import _plain_scale
 
 
 class LowRank(NamedTuple):
@@ -103,8 +107,36 @@ def bcos_lora_linear(
         return torch.nn.functional.linear(x, weight) + added.to(x.dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     hidden, down, up = _matrix(update.hidden).to(wide), update.down.to(wide), update.up.to(wide)
-    y = _BcosLora.apply(_matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights, hold_scale)
+    operands = _matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights
+    if _is_traced():
+        y = _plain_lora(*operands, hold_scale)
+    elif _wants_gradient(x, *update, weight) or torch.compiler.is_compiling():
+        y = _BcosLora.apply(*operands, hold_scale)
+    else:
+        y = _lora_forward(*operands)[0]
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _plain_lora(x, hidden, weight, down, up, _, b, unit_rows, hold_scale):
+    """In plain torch operations, with the sum formed."""
+    on = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if on else nullcontext():
+        product = torch.nn.functional.linear(x, weight).to(up.dtype) + hidden @ up.t()
+        norms = _row_norms(weight.to(up.dtype) + up @ down)
+        return _plain_scale(x, product, norms, b, unit_rows, hold_scale).to(x.dtype)
+
+
+def _lora_forward(x, hidden, weight, down, up, w_norm, b, unit_rows):
+    """The output, `V·Dᵀ`, and the norms of inputs and rows."""
+    with torch.autocast(x.device.type, enabled=False):
+        x_norm = _row_norms(x)
+        v_norm, v_down = _updated_norms(weight, down, up, w_norm)
+        sx, sv = _scales(x_norm, v_norm, b, unit_rows)
+        y = torch.nn.functional.linear(x, weight)
+        for out, hidden_rows, scale in _pieces(y, hidden, sx):
+            u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
+            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+    return y, v_down, (x_norm, v_norm)
 
 
 class _BcosLora(torch.autograd.Function):
@@ -113,19 +145,12 @@ class _BcosLora(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, hidden, weight, down, up, w_norm, b, unit_rows, hold_scale):
-        with torch.autocast(x.device.type, enabled=False):
-            x_norm = _row_norms(x)
-            v_norm, v_down = _updated_norms(weight, down, up, w_norm)
-            sx, sv = _scales(x_norm, v_norm, b, unit_rows)
-            y = torch.nn.functional.linear(x, weight)
-            for out, hidden_rows, scale in _pieces(y, hidden, sx):
-                u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
-                torch.mul(u, _power_(u.abs(), b - 1), out=out)
+        y, v_down, norms = _lora_forward(x, hidden, weight, down, up, w_norm, b, unit_rows)
         if hold_scale and not any(ctx.needs_input_grad[2:5]):  # an explanation needs the outputs and norms alone
             x = hidden = None
         if hold_scale:
             down = v_down = None
-        ctx.save_for_backward(x, hidden, weight, down, up, v_down, y, x_norm, v_norm)
+        ctx.save_for_backward(x, hidden, weight, down, up, v_down, y, *norms)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
