@@ -15,16 +15,19 @@ from torch import Tensor
 
 from bcos_peft.nn.numerics import (
     _as_autocast,
+    _count_writes,
     _first_order,
     _is_batched,
     _is_differentiated,
     _is_traced,
+    _is_written,
     _matrix,
     _pieces,
     _power_,
     _row_norms,
     _scales,
     _take_part_along_,
+    _unwritten,
     _wants_gradient,
 )
 from bcos_peft.nn.plain import _plain_linear, _plain_scale
@@ -111,17 +114,24 @@ class _BcosLinear(torch.autograd.Function):
     def forward(ctx, x, weight, w_norm, b, unit_rows, hold_scale):
         y, norms, scales = _linear_forward(x, weight, w_norm, b, unit_rows)
         keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
-        ctx.save_for_backward(x if keep_x else None, weight, y, *(scales if hold_scale else norms))
+        ctx.writes = _count_writes(y)
+        # Of `y.data`, autograd does not mind writes into y: it can be computed again, from x.
+        kept = y.data if keep_x and ctx.writes else y
+        ctx.save_for_backward(x if keep_x else None, weight, kept, *(scales if hold_scale else norms))
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if ctx.hold_scale and not ctx.needs_input_grad[1]:
+            _unwritten(ctx.writes)
         x, weight, y, *factors = ctx.saved_tensors
         b, unit_rows = ctx.b, ctx.unit_rows
         if ctx.hold_scale and not ctx.needs_input_grad[1] and _is_differentiated(grad):
             return (grad * _held_scale(y, *factors, b)) @ weight, None, None, None, None, None
         with torch.no_grad():
+            if _is_written(ctx.writes):
+                y = _linear_forward(x, weight, None if ctx.hold_scale else factors[1], b, unit_rows)[0]
             if ctx.hold_scale:
                 sx, sw = factors
             else:
@@ -143,7 +153,7 @@ class _BcosLinear(torch.autograd.Function):
                     _take_part_along_(grad_x, x, x_norm, (b - 1) / b)
                 if grad_w is not None:
                     _take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
-        return *_first_order((grad_x, grad_w), (grad, y, weight)), None, None, None, None
+        return *_first_order((grad_x, grad_w), (grad, x, y, weight)), None, None, None, None
 
 
 def bcos_scale(
@@ -211,12 +221,14 @@ class _BcosScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, product, w_norm, b, unit_rows, hold_scale):
         y, x_norm = _scale_forward(x, product, w_norm, b, unit_rows)
+        ctx.writes = _count_writes(y)
         ctx.save_for_backward(None if hold_scale else x, y, x_norm, w_norm)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        _unwritten(ctx.writes)
         x, y, x_norm, w_norm = ctx.saved_tensors
         b, grad_x, grad_norm = ctx.b, None, None
         if ctx.hold_scale and _is_differentiated(grad):

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from bcos_peft.nn.numerics import (
     _as_autocast,
+    _count_writes,
     _first_order,
     _is_differentiated,
     _is_traced,
+    _is_written,
     _matrix,
     _pieces,
     _power_,
     _row_norms,
     _scales,
+    _unwritten,
     _wants_gradient,
     widest,
 )
@@ -150,12 +153,16 @@ class _BcosLora(torch.autograd.Function):
             x = hidden = None
         if hold_scale:
             down = v_down = None
-        ctx.save_for_backward(x, hidden, weight, down, up, v_down, y, *norms)
+        ctx.writes = _count_writes(y)
+        kept = y if hold_scale or not ctx.writes else y.data  # as in functional
+        ctx.save_for_backward(x, hidden, weight, down, up, v_down, kept, *norms)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if ctx.hold_scale:
+            _unwritten(ctx.writes)
         x, hidden, weight, down, up, v_down, y, x_norm, v_norm = ctx.saved_tensors
         b, need_weight = ctx.b, ctx.needs_input_grad[2]
         if ctx.hold_scale and not any(ctx.needs_input_grad[2:5]) and _is_differentiated(grad):
@@ -163,6 +170,8 @@ class _BcosLora(torch.autograd.Function):
             scaled = grad * _power_(y.detach().abs().to(v_norm.dtype), (b - 1) / b).mul_(scales[0]).mul_(scales[1])
             return scaled.to(grad.dtype) @ weight, scaled @ up, *[None] * 7
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+            if _is_written(ctx.writes):
+                y = _lora_forward(x, hidden, weight, down, up, None, b, ctx.unit_rows)[0]
             sx, sv = _scales(x_norm, v_norm, b, ctx.unit_rows)
             if not ctx.hold_scale:
                 sx = sx * b
@@ -192,7 +201,7 @@ class _BcosLora(torch.autograd.Function):
                 grad_down = (left.t() @ up @ down).add_(_left_product(left, weight)).neg_()
                 if need_weight:
                     grad_weight.sub_((weight * share).addmm_(left, down))
-        grads = _first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, y, weight))
+        grads = _first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, x, y, weight))
         return *grads, None, None, None, None
 
 

@@ -61,6 +61,28 @@ def _state_of(weight: Tensor) -> tuple:
     return id(weight), weight.data_ptr(), weight.device, weight.dtype, version
 
 
+def _count_writes(y: Tensor) -> tuple[Tensor, int] | None:
+    """How often an output has been written into, now and, by what shares its count but not its memory, later on."""
+    if torch.compiler.is_compiling():  # which lets no write reach what is saved
+        return None
+    counter = y.detach()
+    counter.data = y.new_empty(0)
+    return counter, counter._version
+
+
+def _is_written(writes: tuple[Tensor, int] | None) -> bool:
+    return writes is not None and writes[0]._version != writes[1]
+
+
+def _unwritten(writes: tuple[Tensor, int] | None) -> None:
+    """An error where an output has been written into, and cannot be computed again."""
+    if _is_written(writes):
+        raise RuntimeError(
+            "The output of a B-cos layer was changed in place (as by `y += ...` or `relu_`), and this backward pass needs "
+            "it as it was. Write `y = y + ...`, or set `copied = True` on that layer, which then gives a copy."
+        )
+
+
 def _is_batched(grad: Tensor) -> bool:
     """Whether this is many gradients at once, under `torch.vmap`, which has no room for buffers written in place."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(grad)
@@ -105,7 +127,10 @@ def widest(x: Tensor) -> torch.dtype:
 
 
 def _eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_traced()
+    """Whether values can be looked at for nothing, and buffers written in place."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch.jit.is_tracing() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
