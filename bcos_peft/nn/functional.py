@@ -24,6 +24,7 @@ from bcos_peft.nn.numerics import (
     _matrix,
     _pieces,
     _power_,
+    _refuse_foreign,
     _row_norms,
     _scales,
     _take_part_along_,
@@ -66,6 +67,7 @@ def bcos_linear(
 
     Raises:
         RuntimeError: when a gradient of the gradient is asked for.
+        TypeError: `weight` is of a class with its own arithmetic, such as those of torchao.
 
     Example:
         >>> import torch
@@ -78,6 +80,7 @@ def bcos_linear(
     """
     if b == 1 and not normalize_weights:
         return torch.nn.functional.linear(x, weight)
+    _refuse_foreign(weight)
     x, weight, w_norm = _as_autocast(x, weight, w_norm)
     operands = _matrix(x), weight, w_norm, float(b), normalize_weights
     if _is_traced():

@@ -23,6 +23,7 @@ from bcos_peft.nn.numerics import (
     _matrix,
     _pieces,
     _power_,
+    _refuse_foreign,
     _row_norms,
     _scales,
     _unwritten,
@@ -92,6 +93,7 @@ def bcos_lora_linear(
 
     Raises:
         RuntimeError: when a gradient of the gradient is asked for.
+        TypeError: `weight` is of a class with its own arithmetic, such as those of torchao.
 
     Example:
         >>> import torch
@@ -104,6 +106,7 @@ def bcos_lora_linear(
 
     Source: B-cos networks (arXiv 2205.10268), equation 3, for the weight of LoRA (arXiv 2106.09685), equation 3.
     """
+    _refuse_foreign(weight)
     x, weight, w_norm = _as_autocast(x, weight, w_norm)
     if b == 1 and not normalize_weights:
         added = torch.nn.functional.linear(update.hidden, update.up.to(update.hidden.dtype))

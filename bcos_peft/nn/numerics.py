@@ -55,6 +55,18 @@ def _as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tens
     return x, weight, w_norm
 
 
+def _refuse_foreign(weight: Tensor) -> None:
+    """An error for weights of a class that has its own arithmetic, such as those that torchao has quantised."""
+    kind = type(weight)
+    if kind is Tensor or kind is torch.nn.Parameter or torch.compiler.is_compiling():
+        return
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ and not kind.__module__.startswith("torch."):
+        raise TypeError(
+            f"weight is a {kind.__module__}.{kind.__name__}, from which the norms of its rows cannot be taken. "
+            "Convert the model in float; for fewer bits load it quantised by bitsandbytes, then convert it."
+        )
+
+
 def _state_of(weight: Tensor) -> tuple:
     """What tells a weight from another, and from itself before a change in place (one through `.data` goes unseen)."""
     version = -1 if weight.is_inference() else weight._version
@@ -78,8 +90,8 @@ def _unwritten(writes: tuple[Tensor, int] | None) -> None:
     """An error where an output has been written into, and cannot be computed again."""
     if _is_written(writes):
         raise RuntimeError(
-            "The output of a B-cos layer was changed in place (as by `y += ...` or `relu_`), and this backward pass needs "
-            "it as it was. Write `y = y + ...`, or set `copied = True` on that layer, which then gives a copy."
+            "The output of a B-cos layer was changed in place (as by `y += ...` or `relu_`), and this backward pass "
+            "needs it as it was. Write `y = y + ...`, or set `copied = True` on that layer, which then gives a copy."
         )
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
 from helpers import tiny
 from helpers.functions import both_modes, gradients, operands
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
@@ -22,6 +24,7 @@ from bcos_peft.nn import (
     layer_norm,
     numerics,
     rms_norm,
+    steady_weights,
 )
 
 
@@ -229,3 +232,46 @@ def test_what_is_held_is_differentiated_by_torch_func():
     found = grad(lambda x: network(x).sum())(x)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close((found * x).sum(-1), network(x))
+
+
+class _Codes(torch.Tensor):
+    """As a weight of torchao: numbers of another kind, with the few operations that a plain layer needs."""
+
+    @staticmethod
+    def __new__(cls, codes):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes):
+        self.codes = codes
+
+    def __repr__(self, **options):
+        return "_Codes"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].codes)
+        raise NotImplementedError(func)
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_weights_with_their_own_arithmetic_are_refused_by_their_class(steady):
+    layer = BcosLinear(4, 6)
+    layer.weight = nn.Parameter(_Codes(torch.ones(6, 4, dtype=torch.int8)), requires_grad=False)
+    assert isinstance(layer.weight, nn.Parameter)
+    with steady_weights(layer) if steady else nullcontext(), pytest.raises(TypeError, match="is a .*_Codes.*bitsandb"):
+        layer(torch.ones(1, 4))
+    with pytest.raises(TypeError, match="is a .*_Codes"):
+        layer(torch.ones(1, 4), LowRank(torch.ones(1, 2), torch.ones(2, 4), torch.ones(6, 2)))
+
+
+def test_subclasses_of_torch_and_plain_ones_are_taken():
+    class Named(nn.Parameter):
+        pass
+
+    x, weight = operands()
+    expected = bcos_linear(x, weight, 1.5)
+    assert torch.equal(bcos_linear(x, Named(weight.detach()), 1.5), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = bcos_linear(mode.from_tensor(x), mode.from_tensor(weight), 1.5)
+    assert fake.shape == expected.shape
