@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bcos_peft.nn.numerics import _first_order, _is_batched, _is_differentiated, _matrix, _pieces
+from bcos_peft.nn.numerics import _first_order, _is_batched, _is_differentiated, _is_traced, _matrix, _pieces
 
 
 def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -33,6 +33,9 @@ def hold_ratio(x: Tensor, y: Tensor) -> Tensor:
 
     Source: B-cos LM (arXiv 2502.12992), section 3 (dynamic-linear activations).
     """
+    if _is_traced():
+        ratio = (y / x).nan_to_num(0.0, float("inf"), float("-inf"))
+        return y.detach() + (x - x.detach()) * ratio.detach()
     return _HoldRatio.apply(x, y.detach())
 
 
@@ -78,6 +81,11 @@ def layer_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Source: B-cos LM (arXiv 2502.12992), section 3 and appendix on normalisation layers.
     """
+    if _is_traced():
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = wide - wide.mean(-1, keepdim=True)
+        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
+        return (y if weight is None else y * weight).to(x.dtype)
     return _weighted(_HeldLayerNorm, x, weight, eps)
 
 
@@ -127,13 +135,17 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, hold_scale: bool =
 
     Source: B-cos LM (arXiv 2502.12992), section 3.
     """
-    return _weighted(_HeldRMSNorm, x, weight, eps) if hold_scale else _rms_norm(x, weight, eps)[0]
+    if hold_scale and not _is_traced():
+        return _weighted(_HeldRMSNorm, x, weight, eps)
+    return _rms_norm(x, weight, eps, hold_scale)[0]
 
 
-def _rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def _rms_norm(x: Tensor, weight: Tensor | None, eps: float, hold_scale: bool = False) -> tuple[Tensor, Tensor]:
     """The norm, and `1/rms`."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     inverse_rms = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    if hold_scale:
+        inverse_rms = inverse_rms.detach()
     y = (wide * inverse_rms).to(x.dtype)
     return y if weight is None else y * weight, inverse_rms
 
@@ -181,6 +193,8 @@ def few_rows(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         >>> x.grad
         tensor([[3., 4.]])
     """
+    if _is_traced():
+        return y
     return _FewRows.apply(x, y.detach(), weight)
 
 

@@ -15,16 +15,23 @@ from torch import Tensor
 
 from bcos_peft.nn.numerics import (
     _as_autocast,
+    _count_writes,
     _first_order,
     _is_batched,
     _is_differentiated,
+    _is_traced,
+    _is_written,
     _matrix,
     _pieces,
     _power_,
+    _refuse_foreign,
     _row_norms,
     _scales,
     _take_part_along_,
+    _unwritten,
+    _wants_gradient,
 )
+from bcos_peft.nn.plain import _plain_linear, _plain_scale
 
 
 def bcos_linear(
@@ -60,6 +67,7 @@ def bcos_linear(
 
     Raises:
         RuntimeError: when a gradient of the gradient is asked for.
+        TypeError: `weight` is of a class with its own arithmetic, such as those of torchao.
 
     Example:
         >>> import torch
@@ -72,9 +80,32 @@ def bcos_linear(
     """
     if b == 1 and not normalize_weights:
         return torch.nn.functional.linear(x, weight)
+    _refuse_foreign(weight)
     x, weight, w_norm = _as_autocast(x, weight, w_norm)
-    y = _BcosLinear.apply(_matrix(x), weight, w_norm, float(b), normalize_weights, hold_scale)
+    operands = _matrix(x), weight, w_norm, float(b), normalize_weights
+    if _is_traced():
+        y = _plain_linear(*operands, hold_scale)
+    elif _wants_gradient(x, weight) or torch.compiler.is_compiling():
+        y = _BcosLinear.apply(*operands, hold_scale)
+    else:
+        y = _linear_forward(*operands)[0]
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _linear_forward(x, weight, w_norm, b, unit_rows):
+    """The output, and the norms and scales of inputs and rows."""
+    x_norm, w_norm = _row_norms(x), _row_norms(weight) if w_norm is None else w_norm
+    sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+    # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
+    # after it, in float32, because scaling first would round the operands once more.
+    scale_first = unit_rows and weight.dtype == sw.dtype
+    y = torch.nn.functional.linear(x, weight * sw.unsqueeze(-1) if scale_first else weight)
+    for out, scale in _pieces(y, sx):
+        u = out.to(sx.dtype).mul_(scale)
+        if not scale_first:
+            u = u.mul_(sw)
+        torch.mul(u, _power_(u.abs(), b - 1), out=out)
+    return y, (x_norm, w_norm), (sx, sw)
 
 
 class _BcosLinear(torch.autograd.Function):
@@ -84,30 +115,26 @@ class _BcosLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, w_norm, b, unit_rows, hold_scale):
-        x_norm, w_norm = _row_norms(x), _row_norms(weight) if w_norm is None else w_norm
-        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
-        # Unit rows are made before the product, which may overflow where the output does not; half precision is scaled
-        # after it, in float32, because scaling first would round the operands once more.
-        scale_first = unit_rows and weight.dtype == sw.dtype
-        y = torch.nn.functional.linear(x, weight * sw.unsqueeze(-1) if scale_first else weight)
-        for out, scale in _pieces(y, sx):
-            u = out.to(sx.dtype).mul_(scale)
-            if not scale_first:
-                u = u.mul_(sw)
-            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+        y, norms, scales = _linear_forward(x, weight, w_norm, b, unit_rows)
         keep_x = not hold_scale or ctx.needs_input_grad[1]  # an explanation needs the outputs and norms alone
-        factors = (sx, sw) if hold_scale else (x_norm, w_norm)
-        ctx.save_for_backward(x if keep_x else None, weight, y, *factors)
+        ctx.writes = _count_writes(y)
+        # Of `y.data`, autograd does not mind writes into y: it can be computed again, from x.
+        kept = y.data if keep_x and ctx.writes else y
+        ctx.save_for_backward(x if keep_x else None, weight, kept, *(scales if hold_scale else norms))
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if ctx.hold_scale and not ctx.needs_input_grad[1]:
+            _unwritten(ctx.writes)
         x, weight, y, *factors = ctx.saved_tensors
         b, unit_rows = ctx.b, ctx.unit_rows
         if ctx.hold_scale and not ctx.needs_input_grad[1] and _is_differentiated(grad):
             return (grad * _held_scale(y, *factors, b)) @ weight, None, None, None, None, None
         with torch.no_grad():
+            if _is_written(ctx.writes):
+                y = _linear_forward(x, weight, None if ctx.hold_scale else factors[1], b, unit_rows)[0]
             if ctx.hold_scale:
                 sx, sw = factors
             else:
@@ -129,7 +156,7 @@ class _BcosLinear(torch.autograd.Function):
                     _take_part_along_(grad_x, x, x_norm, (b - 1) / b)
                 if grad_w is not None:
                     _take_part_along_(grad_w, weight, w_norm, 1.0 if unit_rows else (b - 1) / b)
-        return *_first_order((grad_x, grad_w), (grad, y, weight)), None, None, None, None
+        return *_first_order((grad_x, grad_w), (grad, x, y, weight)), None, None, None, None
 
 
 def bcos_scale(
@@ -168,8 +195,24 @@ def bcos_scale(
     """
     if b == 1 and not normalize_weights:
         return product
-    y = _BcosScale.apply(_matrix(x), _matrix(product), w_norm, float(b), normalize_weights, hold_scale)
+    operands = _matrix(x), _matrix(product), w_norm, float(b), normalize_weights
+    if _is_traced():
+        y = _plain_scale(*operands, hold_scale)
+    elif _wants_gradient(x, product, w_norm) or torch.compiler.is_compiling():
+        y = _BcosScale.apply(*operands, hold_scale)
+    else:
+        y = _scale_forward(*operands)[0]
     return y.view(product.shape)
+
+
+def _scale_forward(x, product, w_norm, b, unit_rows):
+    x_norm = _row_norms(x)
+    sx, sw = _scales(x_norm, w_norm, b, unit_rows)
+    y = torch.empty_like(product)
+    for out, o, scale in _pieces(y, product, sx):
+        u = (o.to(sx.dtype) * scale).mul_(sw)
+        torch.mul(u, _power_(u.abs(), b - 1), out=out)
+    return y, x_norm
 
 
 def _held_scale(y: Tensor, sx: Tensor, sw: Tensor, b: float) -> Tensor:
@@ -180,18 +223,15 @@ def _held_scale(y: Tensor, sx: Tensor, sw: Tensor, b: float) -> Tensor:
 class _BcosScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, product, w_norm, b, unit_rows, hold_scale):
-        x_norm = _row_norms(x)
-        sx, sw = _scales(x_norm, w_norm, b, unit_rows)
-        y = torch.empty_like(product)
-        for out, o, scale in _pieces(y, product, sx):
-            u = (o.to(sx.dtype) * scale).mul_(sw)
-            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+        y, x_norm = _scale_forward(x, product, w_norm, b, unit_rows)
+        ctx.writes = _count_writes(y)
         ctx.save_for_backward(None if hold_scale else x, y, x_norm, w_norm)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        _unwritten(ctx.writes)
         x, y, x_norm, w_norm = ctx.saved_tensors
         b, grad_x, grad_norm = ctx.b, None, None
         if ctx.hold_scale and _is_differentiated(grad):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bcos_peft.nn.dynamic_linear import layer_norm, rms_norm
 from bcos_peft.nn.functional import bcos_linear
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
-from bcos_peft.nn.numerics import _row_norms, _state_of
+from bcos_peft.nn.numerics import _keep_scales, _row_norms, _state_of
 
 
 class DynamicLinear:
@@ -78,7 +78,7 @@ class BcosLayer(DynamicLinear):
         state = _state_of(weight)
         if name not in steady or steady[name][0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                steady[name] = state, _row_norms(self.rows(weight))
+                steady[name] = state, _keep_scales(_row_norms(self.rows(weight)))
         return steady[name][1]
 
     @property

@@ -7,6 +7,7 @@ Only torch is needed. `functional` has the transform itself, and its notation; t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,15 +15,22 @@ from torch import Tensor
 
 from bcos_peft.nn.numerics import (
     _as_autocast,
+    _count_writes,
     _first_order,
     _is_differentiated,
+    _is_traced,
+    _is_written,
     _matrix,
     _pieces,
     _power_,
+    _refuse_foreign,
     _row_norms,
     _scales,
+    _unwritten,
+    _wants_gradient,
     widest,
 )
+from bcos_peft.nn.plain import _plain_scale
 
 
 class LowRank(NamedTuple):
@@ -85,6 +93,7 @@ def bcos_lora_linear(
 
     Raises:
         RuntimeError: when a gradient of the gradient is asked for.
+        TypeError: `weight` is of a class with its own arithmetic, such as those of torchao.
 
     Example:
         >>> import torch
@@ -97,14 +106,43 @@ def bcos_lora_linear(
 
     Source: B-cos networks (arXiv 2205.10268), equation 3, for the weight of LoRA (arXiv 2106.09685), equation 3.
     """
+    _refuse_foreign(weight)
     x, weight, w_norm = _as_autocast(x, weight, w_norm)
     if b == 1 and not normalize_weights:
         added = torch.nn.functional.linear(update.hidden, update.up.to(update.hidden.dtype))
         return torch.nn.functional.linear(x, weight) + added.to(x.dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     hidden, down, up = _matrix(update.hidden).to(wide), update.down.to(wide), update.up.to(wide)
-    y = _BcosLora.apply(_matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights, hold_scale)
+    operands = _matrix(x), hidden, weight, down, up, w_norm, float(b), normalize_weights
+    if _is_traced():
+        y = _plain_lora(*operands, hold_scale)
+    elif _wants_gradient(x, *update, weight) or torch.compiler.is_compiling():
+        y = _BcosLora.apply(*operands, hold_scale)
+    else:
+        y = _lora_forward(*operands)[0]
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _plain_lora(x, hidden, weight, down, up, _, b, unit_rows, hold_scale):
+    """In plain torch operations, with the sum formed."""
+    on = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if on else nullcontext():
+        product = torch.nn.functional.linear(x, weight).to(up.dtype) + hidden @ up.t()
+        norms = _row_norms(weight.to(up.dtype) + up @ down)
+        return _plain_scale(x, product, norms, b, unit_rows, hold_scale).to(x.dtype)
+
+
+def _lora_forward(x, hidden, weight, down, up, w_norm, b, unit_rows):
+    """The output, `V·Dᵀ`, and the norms of inputs and rows."""
+    with torch.autocast(x.device.type, enabled=False):
+        x_norm = _row_norms(x)
+        v_norm, v_down = _updated_norms(weight, down, up, w_norm)
+        sx, sv = _scales(x_norm, v_norm, b, unit_rows)
+        y = torch.nn.functional.linear(x, weight)
+        for out, hidden_rows, scale in _pieces(y, hidden, sx):
+            u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
+            torch.mul(u, _power_(u.abs(), b - 1), out=out)
+    return y, v_down, (x_norm, v_norm)
 
 
 class _BcosLora(torch.autograd.Function):
@@ -113,24 +151,21 @@ class _BcosLora(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, hidden, weight, down, up, w_norm, b, unit_rows, hold_scale):
-        with torch.autocast(x.device.type, enabled=False):
-            x_norm = _row_norms(x)
-            v_norm, v_down = _updated_norms(weight, down, up, w_norm)
-            sx, sv = _scales(x_norm, v_norm, b, unit_rows)
-            y = torch.nn.functional.linear(x, weight)
-            for out, hidden_rows, scale in _pieces(y, hidden, sx):
-                u = out.to(sx.dtype).addmm_(hidden_rows, up.t()).mul_(scale).mul_(sv)
-                torch.mul(u, _power_(u.abs(), b - 1), out=out)
+        y, v_down, norms = _lora_forward(x, hidden, weight, down, up, w_norm, b, unit_rows)
         if hold_scale and not any(ctx.needs_input_grad[2:5]):  # an explanation needs the outputs and norms alone
             x = hidden = None
         if hold_scale:
             down = v_down = None
-        ctx.save_for_backward(x, hidden, weight, down, up, v_down, y, x_norm, v_norm)
+        ctx.writes = _count_writes(y)
+        kept = y if hold_scale or not ctx.writes else y.data  # as in functional
+        ctx.save_for_backward(x, hidden, weight, down, up, v_down, kept, *norms)
         ctx.b, ctx.unit_rows, ctx.hold_scale = b, unit_rows, hold_scale
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if ctx.hold_scale:
+            _unwritten(ctx.writes)
         x, hidden, weight, down, up, v_down, y, x_norm, v_norm = ctx.saved_tensors
         b, need_weight = ctx.b, ctx.needs_input_grad[2]
         if ctx.hold_scale and not any(ctx.needs_input_grad[2:5]) and _is_differentiated(grad):
@@ -138,6 +173,8 @@ class _BcosLora(torch.autograd.Function):
             scaled = grad * _power_(y.detach().abs().to(v_norm.dtype), (b - 1) / b).mul_(scales[0]).mul_(scales[1])
             return scaled.to(grad.dtype) @ weight, scaled @ up, *[None] * 7
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+            if _is_written(ctx.writes):
+                y = _lora_forward(x, hidden, weight, down, up, None, b, ctx.unit_rows)[0]
             sx, sv = _scales(x_norm, v_norm, b, ctx.unit_rows)
             if not ctx.hold_scale:
                 sx = sx * b
@@ -167,7 +204,7 @@ class _BcosLora(torch.autograd.Function):
                 grad_down = (left.t() @ up @ down).add_(_left_product(left, weight)).neg_()
                 if need_weight:
                     grad_weight.sub_((weight * share).addmm_(left, down))
-        grads = _first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, y, weight))
+        grads = _first_order((grad_x, grad_hidden, grad_weight, grad_down, grad_up), (grad, x, y, weight))
         return *grads, None, None, None, None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
@@ -23,6 +24,7 @@ def _first_order(grads, origins):
     """The same gradients, such that asking for their own gradient is an error, and not silently zero."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled when create_graph=True
         return grads
+    origins = [origin for origin in origins if origin is not None]
     return tuple(grad if grad is None else _FirstOrder.apply(grad, *origins) for grad in grads)
 
 
@@ -53,15 +55,62 @@ def _as_autocast(x: Tensor, weight: Tensor, w_norm: Tensor | None) -> tuple[Tens
     return x, weight, w_norm
 
 
+def _refuse_foreign(weight: Tensor) -> None:
+    """An error for weights of a class that has its own arithmetic, such as those that torchao has quantised."""
+    kind = type(weight)
+    if kind is Tensor or kind is torch.nn.Parameter or torch.compiler.is_compiling():
+        return
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ and not kind.__module__.startswith("torch."):
+        raise TypeError(
+            f"weight is a {kind.__module__}.{kind.__name__}, from which the norms of its rows cannot be taken. "
+            "Convert the model in float; for fewer bits load it quantised by bitsandbytes, then convert it."
+        )
+
+
 def _state_of(weight: Tensor) -> tuple:
     """What tells a weight from another, and from itself before a change in place (one through `.data` goes unseen)."""
     version = -1 if weight.is_inference() else weight._version
     return id(weight), weight.data_ptr(), weight.device, weight.dtype, version
 
 
+def _count_writes(y: Tensor) -> tuple[Tensor, int] | None:
+    """How often an output has been written into, now and, by what shares its count but not its memory, later on."""
+    if torch.compiler.is_compiling():  # which lets no write reach what is saved
+        return None
+    counter = y.detach()
+    counter.data = y.new_empty(0)
+    return counter, counter._version
+
+
+def _is_written(writes: tuple[Tensor, int] | None) -> bool:
+    return writes is not None and writes[0]._version != writes[1]
+
+
+def _unwritten(writes: tuple[Tensor, int] | None) -> None:
+    """An error where an output has been written into, and cannot be computed again."""
+    if _is_written(writes):
+        raise RuntimeError(
+            "The output of a B-cos layer was changed in place (as by `y += ...` or `relu_`), and this backward pass "
+            "needs it as it was. Write `y = y + ...`, or set `copied = True` on that layer, which then gives a copy."
+        )
+
+
 def _is_batched(grad: Tensor) -> bool:
     """Whether this is many gradients at once, under `torch.vmap`, which has no room for buffers written in place."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(grad)
+
+
+def _is_traced() -> bool:
+    """Whether something follows operations one by one, into no `autograd.Function` and no look at values:
+    `torch.export`, `torch.jit.trace`, the transforms of `torch.func`, forward-mode derivatives. (`torch.compile` can.)
+    """
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting()
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -70,11 +119,18 @@ def _row_norms(x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(x, dim=-1)
     if _eager_on_cpu(x) and x.numel():
         norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
-        low, high = norms.aminmax()
-        if low.item() >= _SAFE_NORMS[0] and high.item() <= _SAFE_NORMS[1]:
+        if _are_safe(norms):
             return norms
     # Elsewhere a look at the values would wait for the device or break the graph; a wide sum costs next to nothing.
     return torch.linalg.vector_norm(x, dim=-1, dtype=widest(x)).to(torch.float32)
+
+
+def _are_safe(norms: Tensor) -> bool:
+    smallest, largest = _SAFE_NORMS
+    if norms.numel() <= 16:  # one call instead of three, where a call takes longer than the work
+        return all(smallest <= norm <= largest for norm in norms.flatten().tolist())
+    low, high = norms.aminmax()
+    return low.item() >= smallest and high.item() <= largest
 
 
 def widest(x: Tensor) -> torch.dtype:
@@ -83,7 +139,10 @@ def widest(x: Tensor) -> torch.dtype:
 
 
 def _eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether values can be looked at for nothing, and buffers written in place."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch.jit.is_tracing() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
@@ -98,13 +157,29 @@ def _pieces(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 def _scales(x_norm: Tensor, w_norm: Tensor, b: float, unit_rows: bool) -> tuple[Tensor, Tensor]:
     """`‖x‖^((1-b)/b)` for every token, as a column, and `‖w‖^((1-b)/b)` (unit rows: `1/‖w‖`) for every row."""
-    tiny = torch.finfo(x_norm.dtype).tiny
-    exponent = (1 - b) / b
-    sx = x_norm.clamp_min(tiny).pow(exponent).unsqueeze(-1)
-    sw = w_norm.clamp_min(tiny).pow(-1.0 if unit_rows else exponent)
-    if unit_rows:
-        sw = sw.masked_fill(w_norm == 0, 0)  # a zero row has no direction; 1/tiny times a gradient would overflow
-    return sx, sw
+    sx = x_norm.clamp_min(torch.finfo(x_norm.dtype).tiny).pow((1 - b) / b).unsqueeze(-1)
+    if torch.compiler.is_compiling():
+        return sx, _scale_of_rows(w_norm, b, unit_rows)
+    kept = w_norm.__dict__.get("_bcos_kept")
+    if kept is None:
+        return sx, _scale_of_rows(w_norm, b, unit_rows)
+    if (b, unit_rows) not in kept:
+        kept.clear()
+        with torch.inference_mode(False), torch.no_grad():
+            kept[b, unit_rows] = _scale_of_rows(w_norm, b, unit_rows)
+    return sx, kept[b, unit_rows]
+
+
+def _scale_of_rows(w_norm: Tensor, b: float, unit_rows: bool) -> Tensor:
+    sw = w_norm.clamp_min(torch.finfo(w_norm.dtype).tiny).pow(-1.0 if unit_rows else (1 - b) / b)
+    # A zero row has no direction; 1/tiny times a gradient would overflow.
+    return sw.masked_fill(w_norm == 0, 0) if unit_rows else sw
+
+
+def _keep_scales(w_norm: Tensor) -> Tensor:
+    """The same norms, which will not change: the powers that are taken of them stay with them."""
+    w_norm._bcos_kept = {}
+    return w_norm
 
 
 def _take_part_along_(t: Tensor, vectors: Tensor, norms: Tensor, share: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bcos_peft.nn.functional import bcos_scale
 from bcos_peft.nn.layers import BcosLayer
 from bcos_peft.nn.low_rank import LowRank
-from bcos_peft.nn.numerics import _row_norms, _state_of
+from bcos_peft.nn.numerics import _keep_scales, _row_norms, _state_of
 
 
 class QuantizedBcosLayer(BcosLayer):
@@ -44,7 +44,7 @@ class QuantizedBcosLayer(BcosLayer):
         state = _state_of(self.weight)
         if self._norms is None or self._norms[0] != state:
             with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
-                self._norms = state, _row_norms(self.dequantized())
+                self._norms = state, _keep_scales(_row_norms(self.dequantized()))
         return self._norms[1]
 
     def scale_rows(self, factors: Tensor) -> None:
