@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+# Older releases of torch do not tell an export from a compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 # Sums of squares stay accurate in float32 while norms stay in this range; outside, they are taken again in float64.
 _SAFE_NORMS = (1e-16, 1e16)
 
@@ -105,7 +108,7 @@ def _is_traced() -> bool:
     `torch.export`, `torch.jit.trace`, the transforms of `torch.func`, forward-mode derivatives. (`torch.compile` can.)
     """
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting()
+        return not torch.compiler.is_dynamo_compiling() or _is_exporting()
     return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
