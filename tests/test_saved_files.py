@@ -46,7 +46,7 @@ def test_a_model(tmp_path, outputs):
     weights, state = load_file(SAVED / "classifier" / "model.safetensors"), model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in weights.items())
     old, new = (json.loads((folder / "config.json").read_text()) for folder in (SAVED / "classifier", tmp_path))
-    assert old["bcos"].keys() | {"family"} == new["bcos"].keys()
+    assert old["bcos"].keys() | {"family", "calibration_pooling"} == new["bcos"].keys()
     assert {name: old["bcos"][name] for name in ("b", "b_pattern")} == {"b": 1.5, "b_pattern": [["classifier", 1.25]]}
     assert all(new["bcos"][name] == value for name, value in old["bcos"].items() if name != "bcos_version")
     explanation = BcosExplainer(model, tokenizer)("a gripping film, beautifully shot")

@@ -84,9 +84,9 @@ def test_what_cannot_be_placed_is_refused(segments, error, message):
         make().by_segment(segments)
 
 
-def test_pairs_are_refused():
-    with pytest.raises(ValueError, match="one text"):
-        make(text=(TEXT, "")).by_segment({"a": "Paris"})
+def test_of_a_pair_whose_second_text_is_empty():
+    assert make(text=(TEXT, "")).by_segment({"a": "Paris"}) == make().by_segment({"a": "Paris"})
+    assert list(make(text=(TEXT, "")).by_segment()) == ["first", "rest"]
 
 
 def test_occurrences_overlap():
