@@ -149,12 +149,14 @@ def choose(model: SentenceTransformer, texts: list[str]):
     near = vectors @ vectors.T
     np.fill_diagonal(near, -1)
     free = set(range(len(texts)))
+    # Of few sentences none are near; and to a tiny model, which only shows that this runs, all are.
+    least, most, far_off = (0.4, 0.95, 0.1) if len(texts) > 400 else (-1, 2, 2)
     for i in range(len(texts)):
         j = int(near[i].argmax())
-        if i not in free or j not in free or not 0.4 <= near[i, j] <= 0.95:
+        if i not in free or j not in free or not least <= near[i, j] <= most:
             continue
         words = len(texts[j].split())
-        far = [k for k in free - {i, j} if abs(len(texts[k].split()) - words) <= 2 and near[i, k] < 0.1]
+        far = [k for k in free - {i, j} if abs(len(texts[k].split()) - words) <= 2 and near[i, k] < far_off]
         if far:
             k = random.Random(i).choice(sorted(far))
             free -= {i, j, k}

@@ -78,13 +78,14 @@ def test_no_other_mark_for_python(info, tmp_path):
 def test_hub_names_load_offline(tmp_path):
     """Every stand-in loads through the ordinary classes, with its own tokenizer and without unknown tokens."""
     lines = ["from transformers import AutoModelForSequenceClassification, AutoTokenizer", "import torch"]
-    for name in MODELS:
+    for name, (_, _, labels) in MODELS.items():
+        count = len(labels or "ab")
         lines += [
             f"tokenizer = AutoTokenizer.from_pretrained({name!r})",
-            f"model = AutoModelForSequenceClassification.from_pretrained({name!r}, num_labels=2)",
+            f"model = AutoModelForSequenceClassification.from_pretrained({name!r}, num_labels={count})",
             "batch = tokenizer(['A gripping film.', ('one', 'two')[0]], padding=True, return_tensors='pt')",
             "assert tokenizer.unk_token_id not in batch['input_ids'], batch",
-            "assert model(**batch).logits.shape == (2, 2)",
+            f"assert model(**batch).logits.shape == (2, {count})",
         ]
     for name in DATASETS:
         lines += [

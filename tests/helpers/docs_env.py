@@ -212,7 +212,7 @@ def build_tokenizer(kind: str, text: list[str], causal: bool = False):
         special_tokens=[(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     ends = {"bos_token": "[CLS]", "eos_token": "[SEP]"} if causal else {}
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=160 if causal else 128, **SPECIAL, **ends)
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=320 if causal else 128, **SPECIAL, **ends)
 
 
 def build_model(name: str, text: list[str], cache: Path) -> None:
@@ -236,7 +236,7 @@ def build_model(name: str, text: list[str], cache: Path) -> None:
     config = transformers.AutoConfig.for_model(
         model_type,
         vocab_size=len(tokenizer),
-        max_position_embeddings=160,
+        max_position_embeddings=320,
         bos_token_id=ids["cls_token_id"],
         eos_token_id=ids["sep_token_id"],
         **size,
