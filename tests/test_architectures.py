@@ -6,10 +6,11 @@
 import hashlib
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
+from architectures import check, configs
+from architectures.control import nothing_held
 from helpers import tiny
 from helpers.paths import ROOT
 
@@ -17,12 +18,6 @@ from bcos_peft import BcosConfig, attribute, get_bcos_model
 from bcos_peft.discovery import infer_family
 from bcos_peft.families import families
 from bcos_peft.nn import BcosLayer
-
-
-sys.path[:0] = [str(ROOT / "benchmarks")]
-
-from architectures import check, configs  # noqa: E402
-from architectures.control import nothing_held  # noqa: E402
 
 
 pytestmark = pytest.mark.newest  # the architectures of the newest transformers

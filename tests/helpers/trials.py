@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import transformers
+from architectures import check, configs
 
 from bcos_peft.discovery import outputs_of
 from bcos_peft.models import PREFIX, find_bcos_model
-from helpers.paths import ROOT
-
-
-sys.path[:0] = [str(ROOT / "benchmarks")]
-
-from architectures import check, configs  # noqa: E402
 
 
 def stock(model_type, dtype=torch.float32):

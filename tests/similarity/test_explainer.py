@@ -11,14 +11,13 @@ from bcos_peft import SimilarityExplainer
 
 pytestmark = pytest.mark.newest
 
-pytest.importorskip("sentence_transformers")
-from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder  # noqa: E402
-from sentence_transformers.base.modules import Dense, Normalize  # noqa: E402
-from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
+sentence_transformers = pytest.importorskip("sentence_transformers")
+base = pytest.importorskip("sentence_transformers.base.modules")
+parts = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 
 
 def pooling(mode="mean", **options):
-    return Pooling(tiny.config("bert").hidden_size, pooling_mode=mode, **options)
+    return parts.Pooling(tiny.config("bert").hidden_size, pooling_mode=mode, **options)
 
 
 def residual(found):
@@ -41,9 +40,12 @@ def test_pairs_sum_to_the_similarity_of_the_model(mode, converted):
 @pytest.mark.parametrize(
     "more",
     [
-        [Normalize()],
-        [Dense(tiny.config("bert").hidden_size, 6)],  # tanh, and a bias
-        [Dense(tiny.config("bert").hidden_size, 6, bias=False, activation_function=torch.nn.Identity()), Normalize()],
+        [base.Normalize()],
+        [base.Dense(tiny.config("bert").hidden_size, 6)],  # tanh, and a bias
+        [
+            base.Dense(tiny.config("bert").hidden_size, 6, bias=False, activation_function=torch.nn.Identity()),
+            base.Normalize(),
+        ],
     ],
 )
 def test_what_comes_after_the_pooling_is_part_of_the_map(more):
@@ -52,11 +54,13 @@ def test_what_comes_after_the_pooling_is_part_of_the_map(more):
     a, b = model.encode([A, B])
     assert found.similarity == pytest.approx(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)), abs=1e-6)
     assert residual(found) < 1e-6
-    assert (found.constants is not None) == (isinstance(more[0], Dense) and more[0].bias)
+    assert (found.constants is not None) == (isinstance(more[0], base.Dense) and more[0].bias)
 
 
 def test_a_pair_is_the_same_alone_in_a_batch_and_of_kept_vectors():
-    explainer = SimilarityExplainer(sentence_transformer(pooling(), Normalize(), dtype=torch.float64), batch_size=3)
+    explainer = SimilarityExplainer(
+        sentence_transformer(pooling(), base.Normalize(), dtype=torch.float64), batch_size=3
+    )
     texts = [A, B, "good", "a long and good film, not at all bad, this one is good", A]
     alone = [explainer(A, text) for text in texts]
     together = explainer(A, texts)
@@ -79,7 +83,7 @@ def test_token_vectors_sum_to_the_embedding():
 
 
 def test_by_backward_passes_where_an_embedding_is_smaller_than_the_text():
-    model = sentence_transformer(pooling(), Dense(tiny.config("bert").hidden_size, 3), dtype=torch.float64)
+    model = sentence_transformer(pooling(), base.Dense(tiny.config("bert").hidden_size, 3), dtype=torch.float64)
     model[2].double()
     explainer = SimilarityExplainer(model, similarity="dot")
     one, other = explainer.embed(A), explainer.embed(B)
@@ -100,7 +104,6 @@ def test_prompts_are_read_and_left_out_of_the_pooling():
 
 
 def test_sparse_encoders():
-    from sentence_transformers.base.modules import Transformer  # noqa: F401
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     model = sparse_encoder(SpladePooling)
@@ -124,7 +127,7 @@ def sparse_encoder(pooling_class):
         tiny.model("bert", "MaskedLM").save_pretrained(folder)
         tiny.tokenizer("wordpiece").save_pretrained(folder)
         first = MLMTransformer(folder)
-    model = SparseEncoder(modules=[first, pooling_class(pooling_strategy="max")], device="cpu")
+    model = sentence_transformers.SparseEncoder(modules=[first, pooling_class(pooling_strategy="max")], device="cpu")
     get_bcos_model(first.auto_model, BcosConfig(b=1.5))
     return model.eval()
 
@@ -133,7 +136,7 @@ def sparse_encoder(pooling_class):
 def test_late_interaction(function):
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    project = Dense(
+    project = base.Dense(
         tiny.config("bert").hidden_size,
         6,
         bias=False,
@@ -141,7 +144,10 @@ def test_late_interaction(function):
         module_input_name="token_embeddings",
     )
     model = sentence_transformer(
-        project, MultiVectorMask(skiplist_words=["good"]), cls=MultiVectorEncoder, similarity_fn_name=function
+        project,
+        MultiVectorMask(skiplist_words=["good"]),
+        cls=sentence_transformers.MultiVectorEncoder,
+        similarity_fn_name=function,
     )
     explainer = SimilarityExplainer(model)
     found = explainer(A, [B, A])
@@ -173,7 +179,7 @@ def test_modules_that_are_not_linear_are_refused_by_name():
             features["token_embeddings"] = self.cell(features["token_embeddings"])[0]
             return features
 
-    model = sentence_transformer(Recurrent(), Pooling(8, "mean"))
+    model = sentence_transformer(Recurrent(), parts.Pooling(8, "mean"))
     with pytest.raises(ValueError, match="operation 'gru', called at"):
         SimilarityExplainer(model)(A, B)
 
@@ -221,4 +227,4 @@ def test_a_cross_encoder_is_sent_to_the_other_explainer(tmp_path):
     tiny.model("bert", num_labels=1).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(TypeError, match="BcosExplainer"):
-        SimilarityExplainer(CrossEncoder(str(tmp_path), device="cpu"))
+        SimilarityExplainer(sentence_transformers.CrossEncoder(str(tmp_path), device="cpu"))
