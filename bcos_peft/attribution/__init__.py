@@ -9,6 +9,7 @@ from bcos_peft.attribution.hops import attribute_span
 from bcos_peft.attribution.leaves import average_embedding
 from bcos_peft.attribution.linear_map import called_part, forward_parameters, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode, reading
+from bcos_peft.attribution.padding import collate
 from bcos_peft.attribution.result import Attribution
 from bcos_peft.attribution.rounding import ResidualWarning
 from bcos_peft.attribution.sequence import attribute_sequence, attribute_sequences, is_causal_lm
@@ -28,6 +29,7 @@ __all__ = [
     "certify",
     "certify_adapter",
     "check_baseline",
+    "collate",
     "embedding_map",
     "explanation_mode",
     "forward_parameters",

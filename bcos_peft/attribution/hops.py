@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,46 +13,10 @@ from bcos_peft.attribution.leaves import _gradients, _Leaves, _Read
 from bcos_peft.attribution.linear_map import _outside_inference_mode, _rest_of, called_part, frozen, named_outputs
 from bcos_peft.attribution.mode import explanation_mode
 from bcos_peft.attribution.rounding import _warn_of_residual
-from bcos_peft.attribution.sequence import _logits_at, is_causal_lm
+from bcos_peft.attribution.sequence import _logits_at, _SequenceAttribution, is_causal_lm
 from bcos_peft.attribution.target import _ChosenTokens
 from bcos_peft.models import BcosModel, family_of, find_model
 from bcos_peft.nn import widest
-
-
-@dataclass(frozen=True)
-class _SpanAttribution:
-    """What `attribute_span` returns.
-
-    Args:
-        scores (`torch.Tensor`): `(1, sequence)`, in logit units, of the tokens before the last explained one.
-        logit (`torch.Tensor`): `(1,)`, the sum of the explained values.
-        residual (`torch.Tensor`): `(1,)`, `logit − Σ scores − baseline − constants`: zero to rounding.
-        probability (`torch.Tensor`): `(places,)`, of each explained token, 0 to 1.
-        predicted (`torch.Tensor`): `(places,)`, the token with the largest logit.
-        foils (`list[list[int]]`): what each was contrasted with; empty lists for no contrast.
-        baseline (`torch.Tensor`, *optional*): `(1,)`, with `baseline="average"`: what average words would give.
-        constants (`torch.Tensor`, *optional*): `(1,)`, what belongs to no token.
-        stayed (`torch.Tensor`, *optional*): `(1,)`, with hops: what the answer before the span holds after them,
-            `Σ |score|`.
-        note (`str`, *optional*): of experimental architectures: what is held.
-
-    Example:
-        >>> import torch
-        >>> one = torch.ones(1)
-        >>> _SpanAttribution(torch.ones(1, 2), 2 * one, 0 * one, one, one.long(), [[]]).scores.shape
-        torch.Size([1, 2])
-    """
-
-    scores: Tensor
-    logit: Tensor
-    residual: Tensor
-    probability: Tensor
-    predicted: Tensor
-    foils: list[list[int]]
-    baseline: Tensor | None = None
-    constants: Tensor | None = None
-    stayed: Tensor | None = None
-    note: str | None = None
 
 
 @_outside_inference_mode
@@ -66,7 +29,7 @@ def attribute_span(
     answer_start: int | None = None,
     source: int | None = None,
     baseline: str = "zero",
-) -> _SpanAttribution:
+) -> _SequenceAttribution:
     r"""Contributions to several tokens that follow each other: of the sum of their logits, in one backward pass.
 
     The sum of the explained values, `V = Σ_i (logit_i − foil_i)`, is one number, so its contributions are those of
@@ -99,7 +62,8 @@ def attribute_span(
         baseline (`"zero"` or `"average"`, defaults to `"zero"`): what words are compared with, as in `attribute`.
 
     Returns:
-        [`_SpanAttribution`]
+        [`_SequenceAttribution`]: one row, the sum; `probability`, `predicted`, `targets` and `foils` have one entry
+        for each explained token.
 
     Raises:
         ValueError: the model is no language model, or an argument does not fit it.
@@ -163,12 +127,13 @@ def attribute_span(
     logit = values.detach()[start - first :].sum()[None].to(scores.dtype)
     residual = _rest_of(logit, scores, average, given)
     _warn_of_residual(inner, scores, logit, residual)
-    return _SpanAttribution(
+    return _SequenceAttribution(
         scores=scores,
         logit=logit,
         residual=residual,
         probability=chosen.probability[start - first :],
         predicted=chosen.predicted[start - first :],
+        targets=chosen.targets[start - first :],
         foils=chosen.foils[start - first :],
         baseline=average,
         constants=given,

@@ -12,6 +12,7 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.sentence_models import is_sentence_model
 from bcos_peft.models import family_of, find_model
 from bcos_peft.nn import widest
 
@@ -37,7 +38,7 @@ def called_part(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, nn.DataParallel):  # it would scatter the batch over copies, out of reach of hooks
         return called_part(model.module)
-    if not any(cls.__module__.startswith("sentence_transformers.") for cls in type(model).__mro__):
+    if not is_sentence_model(model):
         return model
     inner = find_model(model)
     # A cross-encoder of one part gives that part's logits, through an activation that no logit needs.

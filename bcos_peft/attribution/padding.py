@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
+
+from bcos_peft.attribution.linear_map import forward_parameters
+from bcos_peft.text import Encoding
+
+
+def collate(encodings: Sequence[Encoding], model: PreTrainedModel, tokenizer) -> dict[str, Tensor]:
+    """Texts as one batch, padded on the right, on the model's device.
+
+    Args:
+        encodings (`Sequence[Encoding]`): of the texts.
+        model ([`~transformers.PreTrainedModel`]): what reads them.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): of the model.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `input_ids`, `attention_mask` and what else the model takes, each `(texts, length)`.
+
+    Example:
+        >>> from transformers import AutoTokenizer, BertConfig, BertModel
+        >>> from bcos_peft.attribution import collate
+        >>> from bcos_peft.text import encode
+        >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+        >>> small = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+        >>> texts = [encode(text, tokenizer, None, False) for text in ("A film.", "A film and a film.")]
+        >>> batch = collate(texts, BertModel(small), tokenizer)
+        >>> batch["input_ids"].shape == batch["attention_mask"].shape
+        True
+    """
+    # The model's own padding token: by it classifiers on decoders find the last token of a text.
+    known = getattr(model.config, "pad_token_id", None), tokenizer.pad_token_id, 0
+    pad = next(token for token in known if token is not None and token >= 0)
+    # A tokenizer may give more than its model takes (token types, to a model without).
+    taken = forward_parameters(type(model))
+    length = max(len(encoding.input_ids) for encoding in encodings)
+    rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
+    for encoding in encodings:
+        missing = length - len(encoding.input_ids)
+        rows["input_ids"].append(encoding.input_ids + [pad] * missing)
+        rows["attention_mask"].append([1] * (length - missing) + [0] * missing)
+        for name, values in encoding.extra.items():
+            if name in taken:
+                rows.setdefault(name, []).append(values + [0] * missing)
+    return {name: torch.tensor(values, device=model.device) for name, values in rows.items()}
 
 
 def _arrange(inputs: dict[str, Any], causal: bool, padding: int | None = None) -> tuple[dict[str, Any], Tensor | None]:

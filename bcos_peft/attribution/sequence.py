@@ -49,6 +49,8 @@ class _SequenceAttribution:
         baseline (`torch.Tensor`, *optional*): `(places,)`, with `baseline="average"`: what average words would give.
         constants (`torch.Tensor`, *optional*): `(places,)`, of a stock model: what its biases give.
         note (`str`, *optional*): of experimental architectures: what is held.
+        stayed (`torch.Tensor`, *optional*): `(1,)`, with hops over a span: what the answer before it holds after them,
+            `Σ |score|`.
 
     Example:
         >>> import torch
@@ -67,6 +69,7 @@ class _SequenceAttribution:
     baseline: Tensor | None = None
     constants: Tensor | None = None
     note: str | None = None
+    stayed: Tensor | None = None
 
 
 @checked_arguments

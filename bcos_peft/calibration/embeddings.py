@@ -21,6 +21,7 @@ from bcos_peft.calibration.texts import _Texts
 from bcos_peft.config import BcosConfig
 from bcos_peft.discovery import is_headless
 from bcos_peft.families import Family
+from bcos_peft.nn import pool
 
 
 # Modules of sentence-transformers that make one embedding of hidden states, and need nothing else.
@@ -33,25 +34,14 @@ _SIMILARITIES = 10.0  # what a squared error of a similarity counts, beside 1 âˆ
 
 
 class _Pooled(nn.Module):
-    """Embeddings, `(texts, width)`, of hidden states `(texts, length, width)` and their mask `(texts, length)`, bool.
-
-    Example:
-        >>> import torch
-        >>> hidden, mask = torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[True, True, False]])
-        >>> [_Pooled(how)(hidden, mask).tolist() for how in ("mean", "cls", "last")]
-        [[[1.0, 2.0]], [[0.0, 1.0]], [[2.0, 3.0]]]
-    """
+    """A way to pool, as a module."""
 
     def __init__(self, how: str):
         super().__init__()
         self._how = how
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self._how == "mean":
-            return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        found = places.masked_fill(~mask, mask.shape[1]).argmin(1) if self._how == "cls" else (places * mask).argmax(1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), found]
+        return pool(hidden, mask, self._how)
 
 
 class _Modules(nn.Module):

@@ -16,7 +16,7 @@ from bcos_peft.attribution import (
     attribute,
     called_part,
     check_baseline,
-    forward_parameters,
+    collate,
     is_causal_lm,
     max_tokens,
     refuses_padding,
@@ -180,7 +180,7 @@ class BcosExplainer(_SpanExplainer):
             chosen = [among[i] for i in batch] if answer or not where.of_answers else None
             results = attribute(
                 self.model,
-                **self._collate([encodings[i] for i in batch]),
+                **collate([encodings[i] for i in batch], self.bcos_model, self.tokenizer),
                 target="answer" if answer else choice,
                 foil=self._tensor([foils[i] for i in batch]),
                 position=self._tensor([positions[i] for i in batch]),
@@ -228,24 +228,6 @@ class BcosExplainer(_SpanExplainer):
         from tqdm.auto import tqdm
 
         return tqdm(batches, desc="Explaining", unit="batch")
-
-    def _collate(self, encodings: list[Encoding]) -> dict[str, Tensor]:
-        """Right-padded tensors on the model's device."""
-        length = max(len(encoding.input_ids) for encoding in encodings)
-        # The model's own padding token: by it classifiers on decoders find the last token of a text.
-        known = (getattr(self.bcos_model.config, "pad_token_id", None), self.tokenizer.pad_token_id, 0)
-        pad = next(token for token in known if token is not None and token >= 0)
-        # A tokenizer may give more than its model takes (token types, to a model without).
-        taken = forward_parameters(type(self.bcos_model))
-        rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
-        for encoding in encodings:
-            missing = length - len(encoding.input_ids)
-            rows["input_ids"].append(encoding.input_ids + [pad] * missing)
-            rows["attention_mask"].append([1] * (length - missing) + [0] * missing)
-            for name, values in encoding.extra.items():
-                if name in taken:
-                    rows.setdefault(name, []).append(values + [0] * missing)
-        return {name: self._tensor(values) for name, values in rows.items()}
 
     def _tensor(self, values: list) -> Tensor | None:
         return None if values[0] is None else torch.tensor(values, device=self.bcos_model.device)

@@ -20,6 +20,7 @@ from bcos_peft.nn.layers import (
 from bcos_peft.nn.low_rank import LowRank, bcos_lora_linear
 from bcos_peft.nn.norm_cache import SteadyGeneration, steady_weights
 from bcos_peft.nn.numerics import widest
+from bcos_peft.nn.pooling import pool
 from bcos_peft.nn.quantization import count_of, is_quantized, precision_of, quantized_class
 
 
@@ -51,6 +52,7 @@ __all__ = [
     "hold_ratio",
     "is_quantized",
     "layer_norm",
+    "pool",
     "precision_of",
     "quantized_class",
     "rms_norm",

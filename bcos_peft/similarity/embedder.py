@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.digest import digest
-from bcos_peft.attribution import EmbeddingMap, called_part, embedding_map, forward_parameters, max_tokens
+from bcos_peft.attribution import EmbeddingMap, called_part, collate, embedding_map, max_tokens
 from bcos_peft.models import find_model
+from bcos_peft.nn import pool
 from bcos_peft.text import Encoding, encode
 
 
@@ -73,7 +73,7 @@ class _Embedder:
 
     def map(self, encodings: Sequence[Encoding], role: _Role) -> AbstractContextManager[EmbeddingMap]:
         """The linear map of texts that stand in one batch."""
-        return embedding_map(self.model, self._embed(role), **self._collate(encodings))
+        return embedding_map(self.model, self._embed(role), **collate(encodings, self.inner, self.tokenizer))
 
     def project(self, rows: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Vectors of the first text, as what the second's are multiplied with.
@@ -99,38 +99,6 @@ class _Embedder:
 
     def _embed(self, role: _Role) -> Callable[..., Tensor]:
         def embed(**inputs: Tensor) -> Tensor:
-            return _pool(self._called(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
+            return pool(self._called(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
 
         return embed
-
-    def _collate(self, encodings: Sequence[Encoding]) -> dict[str, Tensor]:
-        """Right-padded tensors on the model's device."""
-        known = getattr(self.inner.config, "pad_token_id", None), self.tokenizer.pad_token_id, 0
-        pad = next(token for token in known if token is not None and token >= 0)
-        taken = forward_parameters(type(self.inner))
-        length = max(len(encoding.input_ids) for encoding in encodings)
-        rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
-        for encoding in encodings:
-            missing = length - len(encoding.input_ids)
-            rows["input_ids"].append(encoding.input_ids + [pad] * missing)
-            rows["attention_mask"].append([1] * (length - missing) + [0] * missing)
-            for name, values in encoding.extra.items():
-                if name in taken:
-                    rows.setdefault(name, []).append(values + [0] * missing)
-        return {name: torch.tensor(values, device=self.inner.device) for name, values in rows.items()}
-
-
-def _pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """The embedding of each text, `(batch, features)`, of those of its tokens.
-
-    Args:
-        hidden: `(batch, sequence, features)`.
-        attention_mask: `(batch, sequence)`, padding on the right.
-        pooling: one of `_POOLINGS`.
-    """
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        return hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
-    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(1) / mask.sum(1)

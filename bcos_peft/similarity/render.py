@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 _LONGEST_HEADING = 90
 
 
-class _Shown:
+class _Shown(ABC):
     """How an explained similarity, or a difference of two, is shown."""
 
+    @abstractmethod
     def _view(self, by: str, hide_special: bool, top: int) -> SimilarityView:
         """Strings and numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _records(self, by: str) -> list[dict[str, Any]]:
         """The rows of a table."""
-        raise NotImplementedError
 
     @checked_arguments
     def show(

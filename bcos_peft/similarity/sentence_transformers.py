@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bcos_peft._utils.sentence_models import is_sentence_model
 from bcos_peft.models import find_model
 from bcos_peft.similarity.embedder import _TASKS, _Embedder, _Role
 from bcos_peft.text import Encoding, encode
@@ -138,10 +139,9 @@ def _embedder_of(model: nn.Module, tokenizer: Any, pooling: str | None) -> _Embe
         TypeError: the model, or the tokenizer, is of the wrong kind.
         ValueError: an argument is missing, or is not wanted.
     """
-    names = [cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("sentence_transformers.")]
-    if not names:
+    if not is_sentence_model(model):
         return _Embedder(model, tokenizer, pooling)
-    kind = next((_KINDS[name] for name in names if name in _KINDS), None)
+    kind = next((_KINDS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in _KINDS), None)
     if kind is None:
         raise TypeError(
             f"A {type(model).__name__} has no embeddings. One that reads both texts together is explained as the "

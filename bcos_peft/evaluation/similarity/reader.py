@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bcos_peft._utils.checks import valid_count
-from bcos_peft.attribution import called_part, embedding_map, forward_parameters, frozen, max_tokens, named_outputs
+from bcos_peft.attribution import called_part, collate, embedding_map, frozen, max_tokens, named_outputs
 from bcos_peft.evaluation.methods import Cost
 from bcos_peft.evaluation.questions import evaluating
 from bcos_peft.explanation import Contribution
 from bcos_peft.models import find_model
+from bcos_peft.nn import pool
 from bcos_peft.similarity import SimilarityExplainer, TextTokens
 from bcos_peft.text import Encoding, encode
 
@@ -147,7 +148,7 @@ class WordReader:
         for start in range(0, len(order), self.batch_size):
             part = order[start : start + self.batch_size]
             self._count(len(part))
-            embedded = self._embed(**self._collate([encodings[i] for i in part]))
+            embedded = self._embed(**self._batch([encodings[i] for i in part]))
             for i, row in zip(part, _unit(embedded.double().cpu()), strict=True):
                 found[i] = row
         return torch.stack(found)
@@ -169,7 +170,7 @@ class WordReader:
         handle = table.register_forward_hook(lambda module, args, output: embeddings)
         try:
             self._count(len(embeddings))
-            return _unit(self._embed(**self._collate([encoding] * len(embeddings))))
+            return _unit(self._embed(**self._batch([encoding] * len(embeddings))))
         finally:
             handle.remove()
 
@@ -178,7 +179,7 @@ class WordReader:
         # Not by a hook: a SentenceTransformer calls the forward of its transformer past it.
         self._count(1)
         with torch.no_grad(), named_outputs(self.inner.config):
-            return self.inner(**self._collate([encoding])).last_hidden_state[0].double().cpu()
+            return self.inner(**self._batch([encoding])).last_hidden_state[0].double().cpu()
 
     def products(self, texts: Sequence[Encoding]) -> Tensor:
         """What each token gives to the cosine of two texts, `(2, tokens)`, padded: a forward and a backward pass.
@@ -186,7 +187,7 @@ class WordReader:
         Args:
             texts (`Sequence[Encoding]`): two of them.
         """
-        with embedding_map(self.model, self._embed, **self._collate(texts)) as found:
+        with embedding_map(self.model, self._embed, **self._batch(texts)) as found:
             tokens, _ = found.rows(found.embedding.flip(0).unsqueeze(0) / found.embedding.norm(dim=-1).prod())
         self._count(len(texts))
         self.cost.backward_calls, self.cost.backward_rows = self.cost.backward_calls + 1, self.cost.backward_rows + 2
@@ -198,27 +199,10 @@ class WordReader:
             if self.pooling is None:
                 return self.model(inputs)["sentence_embedding"]
             hidden, mask = self._called(**inputs).last_hidden_state, inputs["attention_mask"]
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        if self.pooling == "last":
-            return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
-        mask = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+        return pool(hidden, mask, self.pooling)
 
-    def _collate(self, encodings: Sequence[Encoding]) -> dict[str, Tensor]:
-        """Tensors, padded on the right."""
-        pad = next(one for one in (self.inner.config.pad_token_id, self.tokenizer.pad_token_id, 0) if one is not None)
-        taken = forward_parameters(type(self.inner))
-        length = max(len(encoding.input_ids) for encoding in encodings)
-        rows: dict[str, list] = {"input_ids": [], "attention_mask": []}
-        for encoding in encodings:
-            missing = length - len(encoding.input_ids)
-            rows["input_ids"].append(encoding.input_ids + [pad] * missing)
-            rows["attention_mask"].append([1] * (length - missing) + [0] * missing)
-            for name, values in encoding.extra.items():
-                if name in taken:
-                    rows.setdefault(name, []).append(values + [0] * missing)
-        return {name: torch.tensor(values, device=self.inner.device) for name, values in rows.items()}
+    def _batch(self, encodings: Sequence[Encoding]) -> dict[str, Tensor]:
+        return collate(encodings, self.inner, self.tokenizer)
 
     def _count(self, rows: int) -> None:
         self.cost.forward_calls += 1
