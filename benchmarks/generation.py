@@ -14,9 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from measure import load_average, machine, paired, timed, write
-from rich.console import Console
-from rich.table import Table
+from measure import paired, ratios, report, timed
 
 from bcos_peft import BcosConfig, get_bcos_model
 
@@ -59,28 +57,15 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     return results
 
 
-def table(results: dict[str, dict], tokens: int) -> Table:
-    view = Table(title=f"Writing {tokens} tokens, B-cos model against the stock model, in the same run")
-    for column in ("", "stock", "B-cos", "ratio", "quartiles"):
-        view.add_column(column, justify="left" if not column else "right")
-    for name, row in results.items():
-        times = (f"{row[who] / tokens:.1f} ms" for who in ("stock_ms", "bcos_ms"))
-        view.add_row(name, *times, f"{row['ratio']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
-    return view
-
-
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(options.threads)
-    before, results = load_average(), measure(options)
-    setting = {key: value for key, value in vars(options).items() if key != "output"}
-    load = {"before": before, "after": load_average()}
-    found = {"results": results, "setting": setting, "machine": machine(options.device), "load_average": load}
-    console = Console()
-    console.print(table(results, options.new))
-    console.print(", ".join(f"{key} {value}" for key, value in found["machine"].items()), highlight=False)
-    console.print("Times are for a token of each text.", highlight=False)
-    write(options.output, found)
+    title = f"Writing {options.new} tokens, B-cos model against the stock model, in the same run"
+    report(
+        options,
+        measure,
+        lambda found: ratios(title, ("stock", "B-cos"), found, lambda ms: f"{ms / options.new:.1f} ms"),
+        "Times are for a token of each text.",
+    )
 
 
 if __name__ == "__main__":

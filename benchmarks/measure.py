@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -168,3 +170,38 @@ def write(path: str | None, result: dict) -> None:
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def ratios(title: str, names: tuple[str, str], results: dict[str, dict], shown: Callable[[float], str]) -> Table:
+    """What `paired` found of several runs, as a table.
+
+    Args:
+        names (`tuple[str, str]`): what the two of each pair are called.
+        shown (`Callable`): writes milliseconds.
+    """
+    view = Table(title=title)
+    for column in ("", *names, "ratio", "quartiles"):
+        view.add_column(column, justify="left" if not column else "right")
+    for name, row in results.items():
+        times = (shown(row[who]) for who in ("stock_ms", "bcos_ms"))
+        view.add_row(name, *times, f"{row['ratio']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
+    return view
+
+
+def report(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], dict],
+    table: Callable[[dict], Table],
+    *notes: str,
+) -> None:
+    """Measure, print a table, what it was measured on and `notes`, and write the numbers where `--output` says."""
+    torch.set_num_threads(options.threads)
+    before, results = load_average(), measure(options)
+    setting = {key: value for key, value in vars(options).items() if key != "output"}
+    load = {"before": before, "after": load_average()}
+    found = {"results": results, "setting": setting, "machine": machine(options.device), "load_average": load}
+    console = Console()
+    console.print(table(results))
+    for note in (", ".join(f"{key} {value}" for key, value in found["machine"].items()), *notes):
+        console.print(note, highlight=False)
+    write(options.output, found)

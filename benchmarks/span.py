@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from measure import load_average, machine, paired, timed, write
-from rich.console import Console
-from rich.table import Table
+from measure import paired, ratios, report, timed
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bcos_peft import BcosConfig, get_bcos_model
@@ -73,27 +71,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     }
 
 
-def table(results: dict[str, dict], options: argparse.Namespace) -> Table:
-    view = Table(title=f"Explaining {options.span} tokens after {options.before}, against explaining one token")
-    for column in ("", "one token", "span", "ratio", "quartiles"):
-        view.add_column(column, justify="left" if not column else "right")
-    for name, row in results.items():
-        times = (f"{row[who] / 1e3:.1f} s" for who in ("stock_ms", "bcos_ms"))
-        view.add_row(name, *times, f"{row['ratio']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
-    return view
-
-
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(options.threads)
-    before, results = load_average(), measure(options)
-    setting = {key: value for key, value in vars(options).items() if key != "output"}
-    load = {"before": before, "after": load_average()}
-    found = {"results": results, "setting": setting, "machine": machine(options.device), "load_average": load}
-    console = Console()
-    console.print(table(results, options))
-    console.print(", ".join(f"{key} {value}" for key, value in found["machine"].items()), highlight=False)
-    write(options.output, found)
+    title = f"Explaining {options.span} tokens after {options.before}, against explaining one token"
+    report(options, measure, lambda found: ratios(title, ("one token", "span"), found, lambda ms: f"{ms / 1e3:.1f} s"))
 
 
 if __name__ == "__main__":
